@@ -1,0 +1,49 @@
+"""The one family of errors that users see. Low floors raise without spans; the first frame that knows the place adds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from lamina.diagnostics.span import Span
+
+
+class LaminaError(Exception):
+    """A failure that has a stable `code`, an exit code, and where possible a place (`spans`) and a way out (`hint`).
+
+    Subclasses live beside the code that raises them and set the class attributes. `transient` failures (a network
+    that was down) are never recorded.
+    """
+
+    code: ClassVar[str] = "lamina/error"
+    default_exit: ClassVar[int] = 1
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, spans: tuple[Span, ...] = (), exit_code: int | None = None, transient: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.spans = spans
+        self.exit_code = self.default_exit if exit_code is None else exit_code
+        self.transient = transient
+
+
+@contextmanager
+def located(*spans: Span) -> Iterator[None]:
+    """Give a LaminaError that passes through these spans, unless it has some already."""
+    try:
+        yield
+    except LaminaError as error:
+        if not error.spans:
+            error.spans = spans
+        raise
+
+
+def nearest(word: str, candidates: list[str] | tuple[str, ...]) -> str | None:
+    """The candidate that a user most likely meant (edit distance at most a third of the word), or None."""
+    import difflib
+
+    found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.65)
+    return found[0] if found else None

@@ -1,0 +1,32 @@
+"""Where something stands in a source text. Spans are born in the lexer, copied, never recomputed, and are outside every key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text that spans point into; `name` is what the user calls it (a path, `<stdin>`, `--build-arg`)."""
+
+    name: str
+    text: str = field(repr=False)
+
+    def line(self, number: int) -> str:
+        """The text of line `number` (from 1), without its end; empty when there is none."""
+        lines = self.text.split("\n")
+        return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Lines and columns count from 1; `end_column` is one past the last character. A column of 0 means the whole line."""
+
+    source: Source = field(repr=False)
+    line: int
+    column: int = 0
+    end_line: int = 0
+    end_column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source.name}:{self.line}" + (f":{self.column}" if self.column else "")
