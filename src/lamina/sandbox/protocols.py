@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.layer.flavour import Flavour
 
 OnOutput = Callable[[Literal["stdout", "stderr"], bytes], None]
 
@@ -110,15 +111,6 @@ class SandboxReport:
     cpu_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class IdMap:
-    """How ids inside map to ids on disk: (inside, outside, count) rows; `single` = one uid, ownership kept in user.lamina.owner."""
-
-    kind: Literal["real", "range", "single"]
-    uids: tuple[tuple[int, int, int], ...] = ()
-    gids: tuple[tuple[int, int, int], ...] = ()
-
-
 class CancelToken(Protocol):
     """Set by Ctrl-C, a failed sibling or a deadline."""
 
@@ -134,7 +126,9 @@ class Sandbox(Protocol):
     @property
     def name(self) -> str: ...  # "root", "userns", "none"
     @property
-    def id_map(self) -> IdMap: ...
+    def flavour(self) -> Flavour:
+        """The flavour of layers that this rung mounts."""
+        ...
     def probe(self) -> tuple[str, ...]:
         """Reasons why it cannot run here; empty = fine."""
         ...
