@@ -1,0 +1,43 @@
+# Two commands matter: `make demo` and `make test`. Both need only Linux, Python >= 3.11, make and the package registries.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: venv check test demo bench test-deps clean fuzz
+
+venv: $(VENV)/.made
+
+$(VENV)/.made: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "lamina needs Python 3.11 or newer; name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+check: venv
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -n auto -m "not slow and not docker and not rootless" tests/unit tests/property tests/golden tests/conformance
+
+test: venv
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-deps:
+	@if [ "$$(id -u)" != 0 ]; then echo "test-deps installs Debian packages and needs root; tests that need them skip without"; exit 0; fi; \
+	if command -v apt-get >/dev/null; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  busybox-static docker.io buildah skopeo docker-registry uidmap git zstd xz-utils bzip2 openssh-client >/dev/null; fi
+
+demo: venv
+	@bash demo/run.sh $(BIN)/lamina
+
+bench: venv
+	$(BIN)/python bench/run.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

@@ -1,0 +1,124 @@
+"""`lamina build`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lamina.cli import progress
+from lamina.cli.commands.build_options import request_from, shared_options
+from lamina.cli.inputs import BadOption
+from lamina.cli.session import open_engine
+from lamina.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lamina.engine.request import BuildResult, Output
+
+
+@click.command(short_help="Build an image from a Dockerfile")
+@click.argument("path", default=".")
+@click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name the image.")
+@click.option("-o", "--output", "outputs", multiple=True, metavar="type=TYPE,dest=PATH", help="Where the result goes: image, oci, docker, tar, local.")
+@click.option("--load", is_flag=True, help="Keep the image in the store (the default without --output).")
+@click.option("--push", is_flag=True, hidden=True)
+@click.option("--progress", "mode", type=click.Choice(["auto", "plain", "tty", "json", "quiet"]), default="auto", show_default=True, help="How to show it.")
+@click.option("--iidfile", type=click.Path(path_type=Path), metavar="FILE", help="Write the image id to FILE.")
+@click.option("--metadata-file", type=click.Path(path_type=Path), metavar="FILE", help="Write digests and names as JSON to FILE.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write each step's verdict and reason as JSON to FILE.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
+@click.option("--check", is_flag=True, help="Only check the Dockerfile, as `lamina lint` does.")
+@shared_options
+@click.pass_obj
+def command(
+    settings: Settings,
+    path: str,
+    tags: tuple[str, ...],
+    outputs: tuple[str, ...],
+    load: bool,
+    push: bool,
+    mode: progress.Mode,
+    iidfile: Path | None,
+    metadata_file: Path | None,
+    report: Path | None,
+    as_json: bool,
+    check: bool,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Build an image from the Dockerfile in PATH (a directory, the build's context).
+
+    \b
+    Examples:
+      lamina build -t app:1 .
+      lamina build --target prod --build-arg V=2 --secret id=tok,src=tok .
+      lamina build --refresh deps --output type=oci,dest=app.tar .
+    """
+    if push:
+        raise BadOption("--push: pushing comes with the registry commands", hint="use --output type=oci,dest=FILE and skopeo copy")
+    if check:
+        from lamina.cli.commands.lint import lint_file
+
+        return lint_file(path, options["file"], as_json=as_json)
+    wanted = _outputs(outputs, load=load)
+    request = request_from(settings, path, options, tags=tags, outputs=wanted)
+    to_stdout = any(output.dest is None and output.type in ("tar", "oci", "docker") for output in wanted)
+    if to_stdout and sys.stdout.isatty():
+        raise BadOption("the output would go to this terminal", hint="name a file: dest=FILE, or send it on with >")
+    width = shutil.get_terminal_size().columns
+    colour = sys.stderr.isatty() and not settings.no_colour
+    view = progress.choose("quiet" if quiet else mode, sys.stderr, colour=colour, width=width)
+    with open_engine(settings) as engine:
+        try:
+            result = engine.build(request, view.report)
+        except BaseException:
+            view.close()
+            if report is not None and engine.failed is not None:
+                from lamina.engine.reporting import write_report
+
+                write_report(report, engine.failed)
+            raise
+        view.close()
+        _write_files(result, iidfile, metadata_file, report)
+    if mode == "json" and not quiet:
+        pass
+    elif not quiet and mode != "quiet":
+        print(progress.summary(result), file=sys.stderr)
+        for name in result.images[0].tags if result.images else ():
+            print(f"image {name}", file=sys.stderr)
+    if as_json:
+        from lamina.engine.reporting import report_bytes
+
+        sys.stdout.write(report_bytes(result).decode() + "\n")
+    elif result.images and not to_stdout:
+        print(result.images[0].id)
+    return 0
+
+
+def _outputs(values: tuple[str, ...], *, load: bool) -> tuple[Output, ...]:
+    from lamina.engine.request import Output
+
+    found: list[Output] = []
+    if values:
+        from lamina.engine.exporters import parse_output
+
+        found = [parse_output(value) for value in values]
+    if load or not found:
+        found.append(Output("image"))
+    return tuple(found)
+
+
+def _write_files(result: BuildResult, iidfile: Path | None, metadata_file: Path | None, report: Path | None) -> None:
+    if iidfile is not None and result.images:
+        iidfile.write_text(result.images[0].id, encoding="ascii")
+    if metadata_file is not None and result.images:
+        from lamina.engine.reporting import metadata_bytes
+
+        metadata_file.write_bytes(metadata_bytes(result))
+    if report is not None:
+        from lamina.engine.reporting import write_report
+
+        write_report(report, result)

@@ -1,0 +1,92 @@
+"""The options that `build` and `plan` share, and the request that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from lamina.cli import inputs
+from lamina.cli.settings import Settings
+from lamina.engine.request import BuildRequest, Output, Selector
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = [
+    click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile (default: PATH/Dockerfile; - is standard input)."),
+    click.option("--target", metavar="STAGE", help="Build this stage (name or number) instead of the last."),
+    click.option("--build-arg", "args", multiple=True, metavar="NAME[=VALUE]", help="Give an ARG a value; without one, the environment's."),
+    click.option("--build-context", "contexts", multiple=True, metavar="NAME=PLACE", help="DIR, oci-layout://PATH or docker-image://REF under a name."),
+    click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="A secret for RUN --mount=type=secret."),
+    click.option("--ssh", "ssh", multiple=True, metavar="ID[=SOCKET|KEY]", help="An ssh agent for RUN --mount=type=ssh."),
+    click.option("--platform", "platforms", metavar="OS/ARCH", help="Build for this platform (default: this machine's)."),
+    click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Add a label to the image."),
+    click.option("--pull", is_flag=True, help="Ask the registries for newer base images."),
+    click.option("--no-cache", is_flag=True, help="Run every RUN, COPY and ADD again."),
+    click.option("--no-cache-filter", "no_cache_filter", multiple=True, metavar="STAGE[,STAGE]", help="The same for these stages."),
+    click.option("--refresh", multiple=True, metavar="SELECTOR", help="Run again: a stage, stage:N, or the beginning of an instruction."),
+    click.option("--max-age", "max_age", multiple=True, metavar="SELECTOR=AGE", help="Run again what is older, for example deps=12h."),
+    click.option("--network", type=click.Choice(["default", "host", "none"]), default="default", show_default=True, help="Network of RUN steps."),
+    click.option("--add-host", "hosts", multiple=True, metavar="HOST:ADDRESS", help="An entry for /etc/hosts of RUN steps."),
+    click.option("--shm-size", metavar="SIZE", help="Size of /dev/shm, for example 128m."),
+    click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="A resource limit of RUN steps."),
+    click.option("--allow", multiple=True, type=click.Choice(["security.insecure", "network.host"]), help="Permit RUN --security=insecure."),
+    click.option("--exact-modes", is_flag=True, help="Let group-write bits of context files count, as docker does."),
+    click.option("--arg-scope", type=click.Choice(["declared", "named"]), default="declared", show_default=True, help="Which RUNs an ARG counts for."),
+    click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Steps that may run at once."),
+    click.option("--cache-from", multiple=True, metavar="PLACE", hidden=True),
+    click.option("--cache-to", multiple=True, metavar="PLACE", hidden=True),
+    click.option("-q", "--quiet", is_flag=True, help="Print nothing but the result."),
+]
+
+
+def shared_options(function: F) -> F:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def request_from(settings: Settings, path: str, options: dict[str, Any], *, tags: tuple[str, ...] = (), outputs: tuple[Output, ...] = ()) -> BuildRequest:
+    """The frozen request behind a command line. Raises BadOption."""
+    from lamina.oci.platform import Platform
+
+    for name in ("cache_from", "cache_to"):
+        if options[name]:
+            raise inputs.BadOption(f"--{name.replace('_', '-')}: shared caches are not in this version", hint="the local store is always used")
+    context = inputs.context_directory(path)
+    name, text, ignore, ignore_name = inputs.dockerfile(context, options["file"])
+    platforms = tuple(Platform.parse(item) for item in (options["platforms"] or "").split(",") if item)
+    if len(platforms) > 1:
+        raise inputs.BadOption("--platform: one platform at a time in this version")
+    return BuildRequest(
+        context=Path(context).absolute(),
+        dockerfile_name=name,
+        dockerfile_text=text,
+        ignore_text=ignore,
+        ignore_name=ignore_name,
+        target=options["target"] or None,
+        args=inputs.build_args(options["args"], settings.environment),
+        platforms=platforms,
+        tags=tags,
+        labels=inputs.pairs(options["labels"], "--label"),
+        named_contexts=inputs.pairs(options["contexts"], "--build-context"),
+        secrets=tuple(inputs.secret(item, settings.environment) for item in options["secrets"]),
+        ssh=inputs.ssh(options["ssh"], settings.environment),
+        outputs=outputs,
+        no_cache=options["no_cache"],
+        no_cache_filter=tuple(stage for item in options["no_cache_filter"] for stage in item.split(",") if stage),
+        refresh=tuple(Selector(item) for item in options["refresh"]),
+        max_age=tuple(inputs.max_age(item) for item in options["max_age"]),
+        pull=options["pull"],
+        network=options["network"],
+        extra_hosts=tuple(inputs.add_host(item) for item in options["hosts"]),
+        shm_size=inputs.size(options["shm_size"], "--shm-size") if options["shm_size"] else 0,
+        ulimits=tuple(inputs.ulimit(item) for item in options["ulimits"]),
+        allow_insecure="security.insecure" in options["allow"],
+        exact_modes=options["exact_modes"],
+        arg_scope=options["arg_scope"],
+        cut_off=settings.cut_off,
+        jobs=options["jobs"] or 0,
+    )

@@ -1,0 +1,62 @@
+"""`lamina plan`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from lamina.cli.commands.build_options import request_from, shared_options
+from lamina.cli.progress import Paint
+from lamina.cli.session import open_engine
+from lamina.cli.settings import Settings
+from lamina.cli.words import seconds, size
+
+WORK_TO_DO = 3
+
+
+@click.command(short_help="Say what a build would do and why; nothing runs")
+@click.argument("path", default=".")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@shared_options
+@click.pass_obj
+def command(settings: Settings, path: str, as_json: bool, quiet: bool, **options: Any) -> int:
+    """Say for each step whether the cache has it, why, and what it would cost. Executes nothing.
+
+    Exit code: 0 when every step is cached, 3 when there is work to do.
+
+    \b
+    Examples:
+      lamina plan .
+      lamina plan --build-arg V=2 --json .
+    """
+    request = request_from(settings, path, options)
+    with open_engine(settings) as engine:
+        plan = engine.plan(request)
+    if as_json:
+        from lamina.engine.reporting import plan_bytes
+
+        sys.stdout.write(plan_bytes(plan).decode() + "\n")
+    elif not quiet:
+        paint = Paint(sys.stdout.isatty() and not settings.no_colour)
+        styles = {"hit": "green", "miss": "yellow", "unknown": "cyan"}
+        for step in plan.steps:
+            if step.verdict == "none":
+                continue
+            cost = f"  ~{seconds(step.saved)}" if step.saved >= 0.1 and step.verdict != "hit" else ""
+            fetch = f"  fetches {size(step.fetch_bytes)}" if step.fetch_bytes else ""
+            word = paint(styles.get(step.verdict, "dim"), f"{step.verdict.upper():7}")
+            print(f"{word} {step.stage_name or step.stage}:{step.line}  {step.text}{cost}{fetch}")
+            print(paint("dim", f"        └ {step.reason.message}"))
+        for warning in plan.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if plan.complete:
+            print("all cached: a build would run nothing")
+        else:
+            work = sum(1 for step in plan.steps if step.verdict in ("miss", "unknown"))
+            print(
+                f"{work} step{'s' if work != 1 else ''} to do, about {seconds(plan.seconds_at_stake)}"
+                + (f", {size(plan.fetch_bytes)} to fetch" if plan.fetch_bytes else "")
+            )
+    return 0 if plan.complete else WORK_TO_DO

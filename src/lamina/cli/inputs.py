@@ -1,0 +1,186 @@
+"""Option values of `build` and `plan`: text from the command line into frozen values, each mistake named."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from lamina.diagnostics.errors import LaminaError, nearest
+from lamina.engine.request import Secret, Selector
+
+
+class BadOption(LaminaError):
+    code = "cli/option"
+    default_exit = 2
+
+
+def pairs(values: tuple[str, ...], option: str) -> dict[str, str]:
+    """NAME=VALUE items; a missing '=' is an error."""
+    result: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not equals or not name:
+            raise BadOption(f"{option} {value!r} is not NAME=VALUE")
+        result[name] = rest
+    return result
+
+
+def build_args(values: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, str | None]:
+    """`NAME=VALUE`, or `NAME` for the environment's value (left out when it has none), as docker does."""
+    result: dict[str, str | None] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not name:
+            raise BadOption(f"--build-arg {value!r} has no name")
+        if equals:
+            result[name] = rest
+        elif name in environment:
+            result[name] = environment[name]
+    return result
+
+
+def fields(value: str, option: str, known: tuple[str, ...]) -> dict[str, str]:
+    """Comma-separated key=value fields (csv quoting), with did-you-mean for keys."""
+    import csv
+
+    result: dict[str, str] = {}
+    for item in next(csv.reader([value]), []):
+        name, equals, rest = item.partition("=")
+        name = name.strip().lower()
+        if name not in known:
+            near = nearest(name, known)
+            raise BadOption(f"{option} {value!r}: unknown field {name!r}", hint=f"did you mean {near}?" if near else f"known: {', '.join(known)}")
+        if not equals:
+            raise BadOption(f"{option} {value!r}: {name} needs a value")
+        result[name] = rest
+    return result
+
+
+def secret(value: str, environment: Mapping[str, str]) -> Secret:
+    """`id=ID[,src=FILE|,env=NAME]`; without either the environment variable ID, else the file ID, as buildx does."""
+    found = fields(value, "--secret", ("id", "src", "source", "env", "type"))
+    identifier = found.get("id")
+    if not identifier:
+        raise BadOption("--secret needs id=NAME", hint="for example --secret id=token,src=./token")
+    source, variable = found.get("src") or found.get("source"), found.get("env")
+    kind = found.get("type", "")
+    if kind not in ("", "file", "env"):
+        raise BadOption(f"--secret {identifier}: type {kind!r} is neither file nor env")
+    if kind == "env" and not variable:
+        variable, source = source or identifier, None
+    if variable is None and source is None:
+        if kind != "file" and identifier in environment:
+            variable = identifier
+        else:
+            source = identifier
+    if variable is not None:
+        if variable not in environment:
+            raise BadOption(f"--secret {identifier}: the environment has no {variable}")
+        return Secret(identifier, value=os.fsencode(environment[variable]))
+    assert source is not None
+    path = Path(source)
+    if not path.is_file():
+        raise BadOption(f"--secret {identifier}: there is no file {source}")
+    return Secret(identifier, file=path.absolute())
+
+
+def ssh(values: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Path]:
+    """`default`, `ID`, `ID=SOCKET` or `ID=KEYFILE`."""
+    result: dict[str, Path] = {}
+    for value in values:
+        identifier, equals, path = value.partition("=")
+        if not equals:
+            path = environment.get("SSH_AUTH_SOCK", "")
+            if not path:
+                raise BadOption(f"--ssh {value}: there is no SSH_AUTH_SOCK in the environment", hint=f"name a socket or key: --ssh {value}=PATH")
+        if "," in path:
+            raise BadOption(f"--ssh {identifier}: several keys are not supported", hint="load them into an agent and give its socket")
+        result[identifier or "default"] = Path(path).absolute()
+    return result
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def duration(text: str, option: str) -> float:
+    """Seconds of `90`, `12h`, `1d12h`."""
+    found = re.fullmatch(r"(?:\d+(?:\.\d+)?[smhdw]?)+", text)
+    if not found:
+        raise BadOption(f"{option}: {text!r} is not a duration", hint="for example 12h, 90m or 1d")
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhdw]?)", text))
+
+
+def max_age(value: str) -> tuple[Selector, float]:
+    selector, equals, age = value.rpartition("=")
+    if not equals or not selector:
+        raise BadOption(f"--max-age {value!r} is not SELECTOR=DURATION", hint="for example --max-age deps=12h")
+    return Selector(selector), duration(age, "--max-age")
+
+
+def size(text: str, option: str) -> int:
+    """Bytes of `64m`, `1g`, `512000` (docker's binary units)."""
+    found = re.fullmatch(r"(\d+)\s*([bkmgt]?)b?", text.lower())
+    if not found:
+        raise BadOption(f"{option}: {text!r} is not a size", hint="for example 64m")
+    return int(found[1]) << {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}[found[2]]
+
+
+def ulimit(value: str) -> tuple[str, int, int]:
+    name, equals, limits = value.partition("=")
+    soft, colon, hard = limits.partition(":")
+    try:
+        low = int(soft)
+        return name, low, int(hard) if colon else low
+    except ValueError:
+        raise BadOption(f"--ulimit {value!r} is not NAME=SOFT[:HARD]") from None
+
+
+def add_host(value: str) -> tuple[str, str]:
+    separator = "=" if "=" in value else ":"
+    name, found, address = value.partition(separator)
+    if not found or not name or not address:
+        raise BadOption(f"--add-host {value!r} is not HOST:ADDRESS")
+    return name, address.strip("[]")
+
+
+def dockerfile(context: Path, given: str | None) -> tuple[str, str, str | None, str]:
+    """(name, text, text of the ignore file or None, its name). `-f -` reads standard input; `-f` is relative to the working directory."""
+    if given == "-":
+        name, path, text = "<stdin>", None, sys.stdin.read()
+    else:
+        path = Path(given) if given else context / "Dockerfile"
+        try:
+            text = path.read_bytes().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
+            raise BadOption(f"there is no {path}", hint=f"did you mean {near}?" if near else "name it with -f FILE") from None
+        except IsADirectoryError:
+            raise BadOption(f"{path} is a folder, not a Dockerfile") from None
+        try:
+            name = str(path.absolute().relative_to(context.absolute()))
+        except ValueError:
+            name = path.name
+    candidates = [context / ".dockerignore"]
+    if path is not None:
+        candidates.insert(0, path.with_name(path.name + ".dockerignore"))
+    for candidate in candidates:
+        try:
+            return name, text, candidate.read_text(encoding="utf-8", errors="surrogateescape"), candidate.name
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return name, text, None, ".dockerignore"
+
+
+def context_directory(text: str) -> Path:
+    """The context as a directory; other forms are refused in words."""
+    if text == "-" or "://" in text or text.startswith("git@"):
+        raise BadOption(f"the context {text!r} is not a directory", hint="this version builds from a directory; use git clone or tar -x first")
+    path = Path(text)
+    if not path.exists():
+        raise BadOption(f"there is no directory {text}")
+    if not path.is_dir():
+        raise BadOption(f"the context {text} is not a directory")
+    return path

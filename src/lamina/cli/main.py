@@ -1,0 +1,88 @@
+"""The command line's door: fast paths, lazy commands, and the one place where an error becomes text and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+COMMANDS = {
+    # name -> (module, attribute, one line for the overview; kept here so that `lamina --help` imports no command)
+    "build": ("build", "Build an image from a Dockerfile"),
+    "plan": ("plan", "Say what a build would do and why; nothing runs"),
+    "why": ("why", "Give the reason for each step of an earlier build"),
+    "diff": ("diff", "Compare two builds step by step"),
+    "cache": ("cache", "List, measure, forget and prune cache records"),
+    "images": ("images", "List images"),
+    "history": ("history", "Show the steps that made an image"),
+    "inspect": ("inspect", "Show an image's config and manifest"),
+    "tag": ("tag", "Give an image another name"),
+    "rmi": ("rmi", "Remove images"),
+    "save": ("save", "Write images to an archive"),
+    "load": ("load", "Read images from an archive"),
+    "import": ("import_", "Make an image from a root file system"),
+    "lint": ("lint", "Check a Dockerfile without building it"),
+    "check": ("check", "Prove that the store is sound, and repair it"),
+    "doctor": ("doctor", "Say what works on this machine, and why the rest does not"),
+    "completion": ("completion", "Print the completion script of a shell"),
+    "version": ("version", "Print the version"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `lamina` and `python -m lamina`; ends the process."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments in (["--version"], ["-V"], ["version"]):
+        from lamina.version import __version__
+
+        print(f"lamina {__version__}")
+        sys.exit(0)
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code. Never raises but for a bug under --debug."""
+    import click
+
+    from lamina.cli.group import cli
+    from lamina.diagnostics.errors import LaminaError
+
+    debug = "--debug" in arguments or bool(os.environ.get("LAMINA_DEBUG"))
+    try:
+        result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as wrong:
+        wrong.show()
+        return wrong.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("lamina: interrupted", file=sys.stderr)
+        return 130
+    except LaminaError as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        from lamina.diagnostics.render import render_error
+
+        print(render_error(error, colour=_colour()), file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except OSError as error:
+        if debug:
+            raise
+        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+        return 74
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: a bug in lamina: {type(error).__name__}: {error}\nhint: run again with --debug for the traceback, and report it", file=sys.stderr)
+        return 70
+
+
+def _colour() -> bool:
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
