@@ -1,0 +1,89 @@
+"""A dockerd of our own for comparisons: own data-root, exec-root, pidfile and socket; stopped by its pid."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+# Debian's client has BuildKit built in; a newer one on PATH may need a plugin that is not there.
+CLIENT = "/usr/bin/docker" if os.path.exists("/usr/bin/docker") else "docker"
+
+
+def why_not() -> str | None:
+    """The reason why no dockerd can be started here, or None."""
+    if os.geteuid() != 0:
+        return "dockerd needs root"
+    for tool in ("dockerd", "docker", "containerd"):
+        if not shutil.which(tool):
+            return f"{tool} is not installed (make test-deps)"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon; `docker()` calls Debian's client against it."""
+
+    socket: Path
+
+    def docker(
+        self, *arguments: str, buildkit: bool = True, stdin: bytes | None = None, check: bool = True, extra: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        environment = {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_BUILDKIT": "1" if buildkit else "0",
+            "BUILDKIT_PROGRESS": "plain",
+            **(extra or {}),
+        }
+        done = subprocess.run([CLIENT, *arguments], env=environment, input=stdin, capture_output=True, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"docker {' '.join(arguments)} failed with {done.returncode}:\n{done.stderr.decode(errors='replace')}")
+        return done
+
+
+@contextmanager
+def daemon(options: Sequence[str] = (), parent: Path | None = None) -> Iterator[Daemon]:
+    """Start one and stop it. Its state lies on `parent` (default /var/tmp): overlay2 needs a real disk or tmpfs."""
+    home = Path(tempfile.mkdtemp(prefix="lamina-dockerd-", dir=parent or "/var/tmp"))
+    socket = home / "s"
+    log = open(home / "log", "wb")
+    process = subprocess.Popen(
+        [
+            "dockerd", "--data-root", str(home / "data"), "--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), "-H", f"unix://{socket}",
+            "--bridge=none", "--iptables=false", "--ip6tables=false", *options,
+        ],
+        stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(300):
+            if process.poll() is not None:
+                raise AssertionError("dockerd ended: " + (home / "log").read_text(errors="replace")[-2000:])
+            if socket.exists() and subprocess.run([CLIENT, "-H", f"unix://{socket}", "version"], capture_output=True, check=False).returncode == 0:
+                break
+            time.sleep(0.1)
+        yield Daemon(socket)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+        _unmount_below(home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _unmount_below(home: Path) -> None:
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for place in sorted((m for m in mounts if m.startswith(str(home))), key=len, reverse=True):
+        subprocess.run(["umount", "-l", place], check=False, capture_output=True)
