@@ -1,0 +1,79 @@
+"""Where an export goes: a file that appears complete or not at all, a directory likewise, or standard output."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from lamina.diagnostics.errors import LaminaError
+
+
+class CannotWrite(LaminaError):
+    """The destination cannot be written (no such folder, permissions, full disk)."""
+
+    code = "output/cannot-write"
+    default_exit = 73
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A writer whose bytes become `path` when the block ends well, after fsync; otherwise `path` is as it was.
+
+    Something that is no regular file (/dev/stdout, a fifo) is written directly: it cannot be replaced.
+    """
+    with _plainly(path):
+        if path.exists() and not path.is_file():
+            with path.open("wb") as direct:
+                yield direct
+            return
+        mode = 0o666 & ~_umask()
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as out:
+                yield out
+                out.flush()
+                os.fchmod(out.fileno(), mode)
+                os.fsync(out.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that takes its place when the block ends well. An empty folder may stand there already."""
+    path = Path(os.path.normpath(path))
+    with _plainly(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not path.is_symlink() and any(path.iterdir()):
+            raise CannotWrite(f"{path} is not empty", hint="name a folder that does not exist yet, or empty it first")
+        made = Path(tempfile.mkdtemp(prefix=f".{path.name[:64]}.", dir=path.parent))
+        try:
+            yield made
+            made.chmod(0o777 & ~_umask())
+            os.replace(made, path)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _plainly(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    """The kernel tells it without the race of setting it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022
