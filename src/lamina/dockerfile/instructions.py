@@ -11,7 +11,7 @@ from lamina.diagnostics.span import Source, Span
 
 @dataclass(frozen=True, slots=True)
 class Heredoc:
-    """A here-document. `content` has tabs removed when `chomp` (<<-); `expand` is False when the name was quoted."""
+    """A here-document. `content` has tabs removed when `chomp` (<<-), `raw` has not; `expand` is False when the name was quoted."""
 
     name: str
     content: str
@@ -19,6 +19,7 @@ class Heredoc:
     chomp: bool
     fd: int = 0
     span: Span | None = field(default=None, compare=False, repr=False)
+    raw: str = ""  # as written: what a shell gets that handles the here-document itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,2 @@
+def parse_patterns(text: str) -> tuple[str, ...]:
+    return ()
