@@ -52,7 +52,7 @@ class Expander:
     def word(self, text: str, env: Mapping[str, str]) -> Expansion:
         """Expand `text`. Raises ExpansionError, whose message quotes the text."""
         text = text.removeprefix("\ufeff")
-        if "$" not in text and self.escape not in text and "'" not in text and '"' not in text:
+        if "$" not in text and self.escape not in text and "'" not in text and '"' not in text and "<<" not in text:
             return Expansion(text, _split(text), frozenset(), frozenset())
         scan = _Scan(self, text, env)
         try:
@@ -172,6 +172,15 @@ class _Scan:
                 words.add_raw(value)
             elif char == '"' and self.mode.quotes:
                 value = self.double_quote()
+                result.append(value)
+                words.add_raw(value)
+            elif char == "<" and self.text.startswith("<<", self.pos):
+                # Blanks between << and the name of a here-document belong to its word.
+                end = self.pos + 2
+                while end < len(self.text) and self.text[end] in SPACES:
+                    end += 1
+                value = self.text[self.pos : end]
+                self.pos = end
                 result.append(value)
                 words.add_raw(value)
             else:

@@ -105,11 +105,14 @@ def _fields(item: AnyInstruction) -> Json:
         case Arg():
             return {"pairs": [{"key": key, "value": value} | _doc(item.comments, key) for key, value in item.pairs]}
         case Env() | Label():
-            return {"pairs": [{"key": key, "value": value} for key, value in item.pairs]}
+            mark = {"no_delim": True} if item.legacy else {}
+            return {"pairs": [{"key": key, "value": value, **mark} for key, value in item.pairs]}
         case Run():
             return _run(item)
-        case Cmd() | Entrypoint():
+        case Cmd():
             return _command(item.command)
+        case Entrypoint():
+            return _command(item.command) | ({} if item.command.words else {"cmdline": None})
         case Copy():
             return _copy(item)
         case Shell():
