@@ -1,10 +1,13 @@
-"""The scheduler's vocabulary: events go in, commands come out. Vertices are opaque (any hashable object with `inputs`)."""
+"""The scheduler's vocabulary: events go in, commands come out. Nodes and results are opaque; nodes are told apart by identity.
+
+Every command but Stop and Done is answered by exactly one event about the same node. A Failed may answer any of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Generic, Literal, Protocol, TypeVar
 
 
 class Node(Protocol):
@@ -12,3 +15,216 @@ class Node(Protocol):
 
     @property
     def inputs(self) -> Sequence[Node | None]: ...
+
+
+N = TypeVar("N", bound=Node)
+R = TypeVar("R")
+
+Status = Literal["waiting", "pure", "hit", "shared", "ran", "missed", "unknown", "failed", "cancelled"]
+"""What became of a node. In plans only: missed, unknown.
+`waiting`: the build ended before its turn; `cancelled`: in the middle of it."""
+
+
+# Commands
+
+
+@dataclass(frozen=True, slots=True)
+class Identify(Generic[N, R]):
+    """Compute the node's key. All inputs have results. Answer: Identified, NeedsPresent, in a plan also Unknown."""
+
+    node: N
+    inputs: tuple[R | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp(Generic[N, R]):
+    """Is there a record under `key`? Answer: Found or NotFound (also where the node is forced, expired or forgotten)."""
+
+    node: N
+    key: str
+    inputs: tuple[R | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MakePresent(Generic[N, R]):
+    """Get the files behind `result` onto this machine. Answer: Present or Absent.
+
+    A pure node (`key` None) that was Absent is asked again when its inputs are present.
+    """
+
+    node: N
+    key: str | None
+    result: R
+
+
+@dataclass(frozen=True, slots=True)
+class Run(Generic[N, R]):
+    """Execute. All inputs are present. `evicted`: a record was found, its files are gone. Answer: Ran."""
+
+    node: N
+    key: str
+    inputs: tuple[R | None, ...]
+    evicted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Generic[N, R]):
+    """`source`, which has the same key, ran in this build. Answer: Found, with `result` or the same under another label."""
+
+    node: N
+    key: str
+    result: R
+    source: N
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """For the driver: cancel what is going on. Comes once, at the first failure or Cancel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Generic[N, R]):
+    """What became of a node; `result` is its last one."""
+
+    node: N
+    status: Status
+    key: str | None = None
+    result: R | None = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[N, R]):
+    """`ended`: each reachable node once, inputs before dependants. `error`: of the first node that failed, which is `failed`."""
+
+    ended: tuple[Ended[N, R], ...]
+    failed: N | None = None
+    error: BaseException | None = None
+    cancelled: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None and not self.cancelled
+
+    def of(self, node: N) -> Ended[N, R]:
+        """Linear; for many nodes make a dict by id."""
+        return next(ended for ended in self.ended if ended.node is node)
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[N, R]):
+    """For the driver: nothing is going on any more. The last command."""
+
+    outcome: Outcome[N, R]
+
+
+Task = Identify[N, R] | LookUp[N, R] | MakePresent[N, R] | Run[N, R] | Share[N, R]
+"""What a performer performs."""
+Command = Identify[N, R] | LookUp[N, R] | MakePresent[N, R] | Run[N, R] | Share[N, R] | Stop | Done[N, R]
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Want(Generic[N]):
+    """The first event. `present`: the targets' files are needed too (an export), not only their results."""
+
+    targets: tuple[N, ...]
+    present: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ctrl-C, or a deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identified(Generic[N, R]):
+    """Either a key, or for a pure node (base image, context, merge) its result at once."""
+
+    node: N
+    key: str | None = None
+    result: R | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NeedsPresent(Generic[N]):
+    """The key cannot be computed without the files of these inputs. They are made present, then Identify comes again."""
+
+    node: N
+    inputs: tuple[N, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Generic[N]):
+    """Plan: the key depends on what has not run."""
+
+    node: N
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[N, R]):
+    node: N
+    result: R
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound(Generic[N, R]):
+    """Plan: with a `result` that stands for the one to come, dependants can still be identified."""
+
+    node: N
+    result: R | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Present(Generic[N]):
+    node: N
+
+
+@dataclass(frozen=True, slots=True)
+class Absent(Generic[N]):
+    """The files are gone (evicted) and cannot be fetched."""
+
+    node: N
+
+
+@dataclass(frozen=True, slots=True)
+class Ran(Generic[N, R]):
+    """The result's files are present."""
+
+    node: N
+    result: R
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Generic[N]):
+    node: N
+    error: BaseException = field(compare=False)
+
+
+Answer = (
+    Identified[N, R]
+    | NeedsPresent[N]
+    | Unknown[N]
+    | Found[N, R]
+    | NotFound[N, R]
+    | Present[N]
+    | Absent[N]
+    | Ran[N, R]
+    | Failed[N]
+)
+"""What a performer gives back."""
+Event = (
+    Want[N]
+    | Cancel
+    | Identified[N, R]
+    | NeedsPresent[N]
+    | Unknown[N]
+    | Found[N, R]
+    | NotFound[N, R]
+    | Present[N]
+    | Absent[N]
+    | Ran[N, R]
+    | Failed[N]
+)
