@@ -5,4 +5,4 @@ from __future__ import annotations
 from lamina.dockerfile.instructions import Document
 from lamina.dockerfile.parser import DockerfileError, parse, parse_trigger
 
-__all__ = ["Document", "DockerfileError", "parse", "parse_trigger"]
+__all__ = ["DockerfileError", "Document", "parse", "parse_trigger"]

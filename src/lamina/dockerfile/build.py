@@ -39,10 +39,10 @@ from lamina.dockerfile.mounts import MountError, parse_device, split_mount
 from lamina.dockerfile.splitting import Parts, SplitError, Word, json_words, split_line, split_once, split_spaces, split_words
 from lamina.dockerfile.words import SPACES, ExpansionError
 
-KEYWORDS = (
-    ("ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL")
-    + ("MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR")
-)  # fmt: skip
+KEYWORDS = tuple(
+    "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL "
+    "MAINTAINER ONBUILD RUN SHELL STOPSIGNAL USER VOLUME WORKDIR".split()
+)
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*\Z")
 _ONBUILD_PREFIX = re.compile(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)
 _MIN_HEALTH_DURATION = 1_000_000  # nanoseconds; Docker's container.MinimumDuration
@@ -112,7 +112,11 @@ def _pairs(keyword: str, parts: Parts, escape: str) -> Node:
         if halves is None:
             word = words[0]
             raise SplitError(
-                "dockerfile/missing-value", f"{keyword} {word.text} lacks a value", word.start, word.end, f"{keyword} {word.text}=VALUE"
+                "dockerfile/missing-value",
+                f"{keyword} {word.text} lacks a value",
+                word.start,
+                word.end,
+                f"{keyword} {word.text}=VALUE",
             )
         return Node(keyword, parts, pairs=((halves[0], halves[1].text),), legacy=True)
     pairs: list[tuple[Word, str]] = []
@@ -167,7 +171,9 @@ def build(node: Node, line: LogicalLine, source: Source, heredocs: tuple[Heredoc
     if maker is None:
         word = node.parts.keyword
         near = nearest(node.keyword, KEYWORDS)
-        raise context.fault("unknown-instruction", f"unknown instruction {word.text}", word, f"did you mean {near}?" if near else None)
+        raise context.fault(
+            "unknown-instruction", f"unknown instruction {word.text}", word, f"did you mean {near}?" if near else None
+        )
     return maker(context)
 
 
@@ -178,16 +184,28 @@ def _from(c: _Context) -> From:
     if len(args) == 3 and args[1].text.lower() == "as":
         name = args[2].text.lower()
         if not _STAGE_NAME.match(name):
-            raise c.fault("bad-stage-name", f'"{args[2].text}" cannot name a stage', args[2], "letters, digits, - _ and . with a letter first")
+            raise c.fault(
+                "bad-stage-name",
+                f'"{args[2].text}" cannot name a stage',
+                args[2],
+                "letters, digits, - _ and . with a letter first",
+            )
     elif len(args) != 1:
         if not args:
             raise c.fault("bad-from", "FROM needs an image", None, "FROM image [AS name]")
         comment = next((word for word in args if word.text.startswith("#")), None)
         if comment:
             raise c.fault("bad-from", "a comment must stand on a line of its own", comment)
-        raise c.fault("bad-from", "FROM takes an image, or an image AS a name", Word(rest.text, args[1].start, rest.end), "FROM image [AS name]")
+        raise c.fault(
+            "bad-from",
+            "FROM takes an image, or an image AS a name",
+            Word(rest.text, args[1].start, rest.end),
+            "FROM image [AS name]",
+        )
     flags = c.flags()
-    return From(span=c.span, text=c.text, comments=c.line.comments, base=args[0].text, name=name, platform=flags.string("platform") or "")
+    return From(
+        span=c.span, text=c.text, comments=c.line.comments, base=args[0].text, name=name, platform=flags.string("platform") or ""
+    )
 
 
 def _arg(c: _Context) -> Arg:
@@ -378,7 +396,12 @@ def _healthcheck(c: _Context) -> Healthcheck:
         return Healthcheck(span=c.span, text=c.text, comments=c.line.comments, test=("NONE",))
     flags = c.flags()
     if kind != "CMD":
-        raise c.fault("bad-healthcheck", f'"{words[0].text}" is no kind of HEALTHCHECK', words[0], "HEALTHCHECK CMD command, or HEALTHCHECK NONE")
+        raise c.fault(
+            "bad-healthcheck",
+            f'"{words[0].text}" is no kind of HEALTHCHECK',
+            words[0],
+            "HEALTHCHECK CMD command, or HEALTHCHECK NONE",
+        )
     if len(words) < 2:
         raise c.fault("bad-healthcheck", "HEALTHCHECK CMD needs a command", words[0])
     return Healthcheck(

@@ -20,7 +20,9 @@ def parse_duration(text: str) -> int:
         if part is None or not (part[1] or part[3]):
             number = re.match(r"[0-9]*\.?[0-9]*", body[pos:])
             if number and number[0].strip("."):
-                raise ValueError(f'duration "{text}" lacks a unit' if number.end() + pos == len(body) else f'unknown unit in duration "{text}"')
+                raise ValueError(
+                    f'duration "{text}" lacks a unit' if number.end() + pos == len(body) else f'unknown unit in duration "{text}"'
+                )
             break
         unit = _UNITS[part[4]]
         fraction = part[3] or ""

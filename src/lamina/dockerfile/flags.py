@@ -79,4 +79,6 @@ def _unknown(keyword: str, name: str, word: Word) -> SplitError:
     other = next((other for other in ("COPY", "ADD", "RUN") if name in FLAGS[other]), None)
     if not near and other:
         hint = f"--{name} belongs to {other}"
-    return SplitError("dockerfile/unknown-flag", f"{keyword} has no flag --{name}", word.start, word.start + len("--") + len(name), hint)
+    return SplitError(
+        "dockerfile/unknown-flag", f"{keyword} has no flag --{name}", word.start, word.start + len("--") + len(name), hint
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from lamina.diagnostics.diagnostic import Diagnostic
 from lamina.diagnostics.span import Source, Span
@@ -11,7 +10,7 @@ from lamina.diagnostics.span import Source, Span
 
 @dataclass(frozen=True, slots=True)
 class Heredoc:
-    """A here-document. `content` has tabs removed when `chomp` (<<-), `raw` has not; `expand` is False when the name was quoted."""
+    """A here-document. `content` has tabs removed when `chomp` (<<-); `expand` is False when the name was quoted."""
 
     name: str
     content: str
@@ -33,7 +32,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
-    """`text` is the instruction's own text as BuildKit shows it (continuations joined); `span` covers all its lines, heredocs too."""
+    """`text` is its own text as BuildKit shows it, continuations joined; `span` covers all its lines, here-documents too."""
 
     span: Span
     text: str
@@ -68,7 +67,7 @@ class Label(Instruction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMount:
-    """One --mount as written: key=value pairs in order, values unexpanded. lower.py gives it meaning; the parser checks what BuildKit's parser does."""
+    """One --mount as written: pairs in order, values unexpanded, None for a bare key. `mounts.evaluate` gives it meaning."""
 
     pairs: tuple[tuple[str, str | None], ...]
     span: Span
@@ -174,7 +173,23 @@ class Maintainer(Instruction):
 
 
 AnyInstruction = (
-    From | Arg | Env | Label | Run | Copy | Cmd | Entrypoint | Shell | Workdir | User | Expose | Volume | StopSignal | Healthcheck | Onbuild | Maintainer
+    From
+    | Arg
+    | Env
+    | Label
+    | Run
+    | Copy
+    | Cmd
+    | Entrypoint
+    | Shell
+    | Workdir
+    | User
+    | Expose
+    | Volume
+    | StopSignal
+    | Healthcheck
+    | Onbuild
+    | Maintainer
 )
 
 

@@ -67,7 +67,12 @@ class Lexer:
             # BuildKit's scanner gives up here, and names the line before.
             if len(line) > MAX_LINE // 4 and len(line.encode("utf-8", "surrogatepass")) > MAX_LINE:
                 span = Span(self.source, max(number, 1), 1, number + 1, 2)
-                self.error("dockerfile/line-too-long", f"line {number + 1} is longer than {MAX_LINE} bytes", span, "split it with a continuation")
+                self.error(
+                    "dockerfile/line-too-long",
+                    f"line {number + 1} is longer than {MAX_LINE} bytes",
+                    span,
+                    "split it with a continuation",
+                )
                 del self.lines[number:]
                 break
 

@@ -15,10 +15,9 @@ from lamina.dockerfile.instructions import RunMount
 
 TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
 SHARING = ("shared", "private", "locked")
-_KEYS = (
-    ("type", "from", "source", "src", "target", "dst", "destination", "readonly", "ro", "readwrite", "rw")
-    + ("id", "sharing", "required", "size", "mode", "uid", "gid", "env")
-)  # fmt: skip
+_KEYS = tuple(
+    "type from source src target dst destination readonly ro readwrite rw id sharing required size mode uid gid env".split()
+)
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?([kmgtpe]?)(?:i?b)?\Z", re.IGNORECASE)
@@ -167,7 +166,17 @@ def _evaluate(pairs: tuple[tuple[str, str | None], ...], expand: Callable[[str],
             env = value
         else:
             raise MountError(f'unknown key "{key}"', hint=_hint(key, _KEYS))
-    mount = Mount(kind, from_, source, target, kind not in ("cache", "tmpfs") if readonly is None else readonly, id_, sharing, required, size)
+    mount = Mount(
+        kind,
+        from_,
+        source,
+        target,
+        kind not in ("cache", "tmpfs") if readonly is None else readonly,
+        id_,
+        sharing,
+        required,
+        size,
+    )
     for key, number in (("mode", mode), ("uid", uid), ("gid", gid)):
         if number is not None:
             _only(key, kind, ("secret", "ssh", "cache"))
@@ -245,5 +254,8 @@ def parse_device(value: str) -> Device:
         elif not name:
             name = written
         else:
-            raise MountError(f'unknown key "{key}" in --device' if equals else f'"{written}" must be key=value', hint=_hint(key, ("name", "required")))
+            raise MountError(
+                f'unknown key "{key}" in --device' if equals else f'"{written}" must be key=value',
+                hint=_hint(key, ("name", "required")),
+            )
     return Device(name, required)

@@ -1,6 +1,7 @@
 """A Dockerfile's text as a Document: stages, typed instructions, and all that is wrong with it.
 
-The rules are BuildKit's (frontend/dockerfile/parser and /instructions); other than there, one bad instruction does not hide the next.
+The rules are BuildKit's (frontend/dockerfile/parser and /instructions). Other than there, one bad instruction does not hide
+the next.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def parse_trigger(expression: str, origin: Span) -> AnyInstruction:
         problems = [Diagnostic("error", "dockerfile/onbuild", "FROM is not allowed as an ONBUILD trigger")]
     if problems:
         prefix = "in an ONBUILD trigger of the base image: "
-        raise DockerfileError(tuple(Diagnostic("error", item.code, prefix + item.message, origin, item.hint) for item in problems))
+        raise DockerfileError(
+            tuple(Diagnostic("error", item.code, prefix + item.message, origin, item.hint) for item in problems)
+        )
     return found[0]
 
 
@@ -67,16 +70,18 @@ def _instruction(lexer: Lexer, line: LogicalLine, origin: Span | None = None) ->
     source = lexer.source
     faults: list[SplitError] = []
     node: Node | None = None
+    markers: list[Heredoc] = []
     try:
         node = read_node(line.text, 0, lexer.escape)
         inner = node.inner if node.inner and node.keyword == "ONBUILD" else node
-        markers = heredoc_markers(line.text) if "<<" in line.text and inner.keyword in _HEREDOC_KEYWORDS and not inner.json else []
-    except SplitError as fault:
-        faults.append(fault)
+        markers = (
+            heredoc_markers(line.text) if "<<" in line.text and inner.keyword in _HEREDOC_KEYWORDS and not inner.json else []
+        )
+    except SplitError as found:
+        faults.append(found)
         markers = _salvaged_markers(line.text)
     except ExpansionError as error:
         faults.append(SplitError("dockerfile/heredoc", error.message, 0, len(line.text)))
-        markers = []
     heredocs: list[Heredoc] = []
     for marker in markers:
         heredoc = lexer.heredoc(marker, line)
@@ -108,11 +113,13 @@ def _instruction(lexer: Lexer, line: LogicalLine, origin: Span | None = None) ->
     if node is not None and not faults:
         span = origin or line.span(source, 0, len(line.text.rstrip()))
         if origin is None:
-            span = Span(source, span.line, span.column, lexer.line, 0 if heredocs or lexer.line != span.end_line else span.end_column)
+            span = Span(
+                source, span.line, span.column, lexer.line, 0 if heredocs or lexer.line != span.end_line else span.end_column
+            )
         try:
             result = build(node, line, source, tuple(heredocs), span)
-        except SplitError as fault:
-            faults.append(fault)
+        except SplitError as found:
+            faults.append(found)
     for fault in faults:
         lexer.error(fault.code, fault.message, line.span(source, fault.start, fault.end), fault.hint)
     return result
@@ -152,7 +159,9 @@ def _document(lexer: Lexer, items: list[AnyInstruction | None]) -> Document:
             span = Span(source, item.span.line, item.span.column, item.span.line, item.span.column + len(word))
             lexer.error("dockerfile/before-from", f"{word} stands before the first FROM", span, "only ARG may stand there")
     if not items and not any(item.severity == "error" for item in lexer.diagnostics):
-        lexer.error("dockerfile/empty", "there is no instruction in it", Span(source, max(lexer.line, 1)), "the first instruction is FROM")
+        lexer.error(
+            "dockerfile/empty", "there is no instruction in it", Span(source, max(lexer.line, 1)), "the first instruction is FROM"
+        )
     order = {id(item): index for index, item in enumerate(lexer.diagnostics)}
     lexer.diagnostics.sort(key=lambda item: (item.span.line if item.span else 0, order[id(item)]))
     return Document(

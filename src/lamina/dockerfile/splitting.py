@@ -177,7 +177,13 @@ def json_words(rest: Word) -> list[Word] | None:
         return None
     for value in values:
         if not isinstance(value, str):
-            raise SplitError("dockerfile/json-not-strings", "a JSON array may hold strings only", rest.start, rest.end, "put every item in double quotes")
+            raise SplitError(
+                "dockerfile/json-not-strings",
+                "a JSON array may hold strings only",
+                rest.start,
+                rest.end,
+                "put every item in double quotes",
+            )
     return [Word(_no_surrogates(value), rest.start, rest.end) for value in values if isinstance(value, str)]
 
 

@@ -12,7 +12,9 @@ from functools import lru_cache
 
 from lamina.diagnostics.errors import LaminaError
 
-SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+SPACES = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 """What Go's unicode.IsSpace takes for a space; str.isspace() has four control characters more."""
 
 _SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
@@ -27,7 +29,7 @@ class ExpansionError(LaminaError):
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """`result` keeps spaces; `words` is the result split at unquoted spaces. `matched` and `unmatched` are the names asked for."""
+    """`result` keeps spaces; `words` is it, split at unquoted spaces. `matched` and `unmatched` are the names asked for."""
 
     result: str
     words: tuple[str, ...]
@@ -280,7 +282,9 @@ class _Scan:
             return "" if unset else word
         if char == "?":
             if unset:
-                raise ExpansionError(f"{name}: {word or ('is not allowed to be unset' if value is None else 'is not allowed to be empty')}")
+                raise ExpansionError(
+                    f"{name}: {word or ('is not allowed to be unset' if value is None else 'is not allowed to be empty')}"
+                )
             return value or ""
         if char == "#" or char == "%":
             greedy = word.startswith(char)

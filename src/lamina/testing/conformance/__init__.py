@@ -1,6 +1,6 @@
 """Runs recorded results of other tools against lamina: `python -m lamina.testing.conformance KIND DIR`.
 
-A kind is a module with `run(directory) -> Iterator[Outcome]`. The data is a folder in the layout of the project's conformance data.
+A kind is a module with `run(directory) -> Iterator[Outcome]`. The data is a folder in the layout of $LAMINA_CONFORMANCE.
 """
 
 from __future__ import annotations
