@@ -39,9 +39,25 @@ from lamina.dockerfile.mounts import MountError, parse_device, split_mount
 from lamina.dockerfile.splitting import Parts, SplitError, Word, json_words, split_line, split_once, split_spaces, split_words
 from lamina.dockerfile.words import SPACES, ExpansionError
 
-KEYWORDS = tuple(
-    "ADD ARG CMD COPY ENTRYPOINT ENV EXPOSE FROM HEALTHCHECK LABEL "
-    "MAINTAINER ONBUILD RUN SHELL STOPSIGNAL USER VOLUME WORKDIR".split()
+KEYWORDS = (
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 )
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*\Z")
 _ONBUILD_PREFIX = re.compile(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)

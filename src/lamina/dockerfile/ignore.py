@@ -239,7 +239,7 @@ class _Group:
 class IgnoreRules:
     """Compiled patterns. Immutable; one object serves any number of walks."""
 
-    __slots__ = ("_groups", "_joined", "_patterns", "_prefix_exceptions", "patterns")
+    __slots__ = ("_anchors", "_groups", "_joined", "_patterns", "_prefix_exceptions", "_usual", "patterns")
 
     def __init__(self, patterns: Iterable[str]) -> None:
         """`patterns` as `parse_patterns` gives them, or of `--exclude`. Raises IgnoreError."""
@@ -253,6 +253,8 @@ class IgnoreRules:
         for group in self._groups:
             group.finish()
         self._joined: dict[tuple[str, ...], re.Pattern[str]] = {}
+        self._anchors = _first_components(self._groups)
+        self._usual: dict[tuple[tuple[bool, ...], int], list[_Test]] = {}
         exceptions = [_without_glob(pattern.text) for pattern in self._patterns if pattern.exception]
         plain = not any(_WILDCARDS.intersection(text) for text in exceptions)
         self._prefix_exceptions = tuple(text + "/" for text in exceptions) if plain else None
@@ -286,6 +288,17 @@ class IgnoreRules:
                 warnings.simplefilter("ignore", FutureWarning)
                 found = self._joined[key] = re.compile("(?:" + "|".join(key) + r")\Z")
         return found
+
+
+def _first_components(groups: list[_Group]) -> frozenset[str] | None:
+    """The top directories that some pattern speaks of by name; None when that cannot be said."""
+    found: set[str] = set()
+    for group in groups:
+        if group.open_prefixes:
+            return None
+        for text in (*group.exact, *group.prefixes, *(pattern.literal for pattern in group.regexes)):
+            found.add(text.partition("/")[0])
+    return frozenset(found)
 
 
 def _without_glob(text: str) -> str:
@@ -322,6 +335,11 @@ class IgnoreDirectory:
     def directory(self, name: str) -> IgnoreDirectory:
         """The directory `name` in this one."""
         path = f"{self.path}/{name}" if self.path else name
+        if self._tests is None:
+            self._tests = self._find_tests()
+        if len(self._tests) <= 1 and True not in self._matched and self.kept((name,)):
+            # Only ignoring patterns speak here, and none of them of this name.
+            return IgnoreDirectory(self._rules, path, self._matched, False)
         ignored = False
         matched: list[bool] = []
         for pattern, above in zip(self._rules._patterns, self._matched):
@@ -337,9 +355,9 @@ class IgnoreDirectory:
 
     def kept(self, names: Iterable[str]) -> list[str]:
         """Those of the names (of anything but directories) that are sent."""
-        if self._tests is None:
-            self._tests = self._prepare()
         tests = self._tests
+        if tests is None:
+            tests = self._tests = self._find_tests()
         prefix = self.path + "/" if self.path else ""
         kept: list[str] = []
         if len(tests) == 1:
@@ -365,6 +383,17 @@ class IgnoreDirectory:
             else:
                 kept.append(name)
         return kept
+
+    def _find_tests(self) -> list[_Test]:
+        """The tests of this directory; those of directories that no pattern names are shared."""
+        anchors = self._rules._anchors
+        if not self.path or anchors is None or self.path.partition("/")[0] in anchors:
+            return self._prepare()
+        key = (self._matched, self.path.count("/"))
+        found = self._rules._usual.get(key)
+        if found is None:
+            found = self._rules._usual[key] = self._prepare()
+        return found
 
     def _prepare(self) -> list[_Test]:
         """The tests that can say something in this directory, last group first: the first that answers decides."""

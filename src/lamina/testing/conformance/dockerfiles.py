@@ -36,8 +36,8 @@ Json = dict[str, object]
 
 
 def run(directory: Path) -> Iterator[Outcome]:
-    corpus = locate(directory, "corpus")
-    expected = locate(directory, "expected")
+    corpus = locate(directory, "corpus", "dockerfiles/corpus")
+    expected = locate(directory, "expected", "dockerfiles/expected")
     for recorded in sorted(expected.glob("*.json")):
         name = recorded.name.removesuffix(".json")
         want = json.loads(recorded.read_text(encoding="utf-8"))

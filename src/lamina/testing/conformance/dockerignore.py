@@ -1,4 +1,4 @@
-""".dockerignore: the matcher's verdict, and what a walk sends, against recorded results of moby's matcher and BuildKit's client."""
+""".dockerignore: the matcher's verdict, and what a walk sends, against recorded results of BuildKit's client."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ Tree = dict[str, "Tree | None"]
 
 
 def run(directory: Path) -> Iterator[Outcome]:
-    for case in json.loads(locate(directory, "cases.json", "dockerignore/cases.json").read_text(encoding="utf-8")):
+    for case in json.loads(
+        locate(directory, "cases.json", "dockerignore/cases.json", "dockerfiles/dockerignore/cases.json").read_text(
+            encoding="utf-8"
+        )
+    ):
         text: str = case["dockerignore"]
         found = compare("patterns", list(parse_patterns(text)), case["patterns"] or [])
         refused = case.get("match_error")

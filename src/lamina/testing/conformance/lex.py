@@ -11,7 +11,7 @@ from lamina.testing.conformance import Outcome, compare, locate
 
 
 def run(directory: Path) -> Iterator[Outcome]:
-    data = json.loads(locate(directory, "cases.json", "lex/cases.json").read_text(encoding="utf-8"))
+    data = json.loads(locate(directory, "cases.json", "lex/cases.json", "dockerfiles/lex/cases.json").read_text(encoding="utf-8"))
     env: dict[str, str] = data["env"]
     for case in data["cases"]:
         mode = case.get("mode", {})
