@@ -1,0 +1,93 @@
+"""The image config (OCI image spec, config.md, with docker's additions): what a container of the image starts with, and its history."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from lamina.oci.digest import DiffId
+from lamina.oci.manifest import InvalidDocument
+
+
+class Healthcheck(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="pascal"):
+    """Durations in nanoseconds, 0 = docker's default."""
+
+    test: tuple[str, ...] | None = None
+    interval: int = 0
+    timeout: int = 0
+    start_period: int = 0
+    start_interval: int = 0
+    retries: int = 0
+
+
+class ContainerConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="pascal"):
+    """docker's field names. None = not set; an empty tuple is written (CMD [])."""
+
+    user: str = ""
+    exposed_ports: dict[str, dict[str, Any]] | None = None
+    env: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None
+    cmd: tuple[str, ...] | None = None
+    args_escaped: bool = False
+    volumes: dict[str, dict[str, Any]] | None = None
+    working_dir: str = ""
+    labels: dict[str, str] | None = None
+    stop_signal: str = ""
+    healthcheck: Healthcheck | None = None
+    on_build: tuple[str, ...] | None = None
+    shell: tuple[str, ...] | None = None
+
+
+class History(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    created: str | None = None
+    created_by: str = ""
+    author: str = ""
+    comment: str = ""
+    empty_layer: bool = False
+
+
+class RootFs(msgspec.Struct, frozen=True, kw_only=True):
+    type: str = "layers"
+    diff_ids: tuple[DiffId, ...] = ()
+
+
+class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`created` is RFC 3339. Fields that are not listed here are dropped when a new image is made upon this one."""
+
+    created: str | None = None
+    author: str = ""
+    architecture: str = ""
+    variant: str = ""
+    os: str = ""
+    os_version: str = msgspec.field(default="", name="os.version")
+    config: ContainerConfig = ContainerConfig()
+    rootfs: RootFs = RootFs()
+    history: tuple[History, ...] = ()
+
+    @property
+    def diff_ids(self) -> tuple[DiffId, ...]:
+        return self.rootfs.diff_ids
+
+
+def parse_config(raw: bytes) -> ImageConfig:
+    """Null where a list is expected is read as nothing. Raises InvalidDocument."""
+    try:
+        document = msgspec.json.decode(raw)
+        if isinstance(document, dict):
+            document = _without_nulls(document)
+        return msgspec.convert(document, ImageConfig)
+    except msgspec.DecodeError as error:
+        raise InvalidDocument(f"not an image config: {error}") from error
+
+
+def encode_config(config: ImageConfig) -> bytes:
+    """The bytes whose sha256 is the image id."""
+    document = msgspec.to_builtins(config)
+    document.setdefault("config", {})
+    document["rootfs"] = msgspec.to_builtins(config.rootfs)
+    return msgspec.json.encode(document)
+
+
+def _without_nulls(document: dict[str, Any]) -> dict[str, Any]:
+    return {k: _without_nulls(v) if isinstance(v, dict) else v for k, v in document.items() if v is not None}
