@@ -78,7 +78,7 @@ def parse_document(raw: bytes, media_type: str = "") -> Manifest | Index:
         if probe.manifests is not None and probe.layers is not None:
             raise InvalidDocument("the document is a manifest and an index at once")
         listed = kind in (OCI_INDEX, DOCKER_LIST) or (kind not in (OCI_MANIFEST, DOCKER_MANIFEST) and probe.manifests is not None)
-        document: Manifest | Index = msgspec.json.decode(raw, type=Index if listed else Manifest)
+        document: Manifest | Index = msgspec.json.decode(raw, type=Index) if listed else msgspec.json.decode(raw, type=Manifest)
     except msgspec.DecodeError as error:
         raise InvalidDocument(f"not a manifest: {error}") from error
     if document.schema_version != 2:
