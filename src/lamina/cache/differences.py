@@ -1,0 +1,289 @@
+"""How two keys' preimages differ, in words: the material that a reason is made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from lamina.cache.record import InputPart, KeyParts
+from lamina.cache.wording import around, digest_short, listed, shorten, shown
+
+Attribute = Literal["content", "added", "removed", "mode", "owner", "xattr"]
+
+
+class FileChange(Protocol):
+    """One name that differs between two listings (lamina.layer.listing)."""
+
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def what(self) -> str: ...
+
+
+CompareFiles = Callable[[InputPart, InputPart], Sequence[FileChange]]
+"""Old and new "files" part -> what differs; () when a listing is not there any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`code` is a reason's code. The lower `rank`, the closer to what the user did."""
+
+    code: str
+    message: str
+    rank: int
+    paths: tuple[str, ...] = ()
+
+
+_ORDER = (
+    ("schema-changed",),
+    ("text-changed",),
+    ("arg-changed",),
+    ("env-changed",),
+    ("platform-changed",),
+    ("option-changed",),
+    ("mount-changed",),
+    ("file-changed", "file-added", "file-removed"),
+    ("mode-changed", "owner-changed", "xattr-changed"),
+    ("remote-changed",),
+    ("base-changed",),
+    ("parent-changed",),
+)
+_RANK = {code: rank for rank, codes in enumerate(_ORDER) for code in codes}
+
+_OPTIONS = {
+    "cwd": "WORKDIR",
+    "user": "USER",
+    "network": "--network",
+    "security": "--security",
+    "hostname": "host name",
+    "hosts": "--add-host",
+    "shm_size": "--shm-size",
+    "ulimits": "--ulimit",
+    "devices": "--device",
+}
+
+_WORDS = {
+    "chown": "--chown",
+    "chmod": "--chmod",
+    "exclude": "--exclude",
+    "include": "--parents",
+    "unpack": "unpacking",
+    "dest": "destination",
+    "name": "source",
+    "path": "path",
+    "mode": "mode",
+    "data": "text",
+}
+
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
+
+_FILE_CODES: dict[str, tuple[str, str]] = {
+    "content": ("file-changed", "changed"),
+    "added": ("file-added", "added"),
+    "removed": ("file-removed", "removed"),
+    "mode": ("mode-changed", "has another mode"),
+    "owner": ("owner-changed", "has another owner"),
+    "xattr": ("xattr-changed", "has other extended attributes"),
+}
+
+
+def differences(
+    old: KeyParts, new: KeyParts, *, old_text: str, new_text: str, args: frozenset[str], compare: CompareFiles
+) -> list[Difference]:
+    """All of them, closest to the user first. `args`: names of build arguments among the variables. The root filesystem is told
+    as base-changed or parent-changed without a cause; who knows the graph completes it."""
+    if old.schema != new.schema:
+        return [_difference("schema-changed", f"keys are made by other rules now (schema {old.schema} -> {new.schema})")]
+    found: list[Difference] = []
+    if old.op != new.op:
+        found += _operation(old.op, new.op, old_text, new_text, args)
+    if old.op.get("type") == new.op.get("type"):
+        found += _inputs(old.inputs, new.inputs, compare)
+    return sorted(found, key=lambda difference: difference.rank)
+
+
+def _difference(code: str, message: str, paths: tuple[str, ...] = ()) -> Difference:
+    return Difference(code, message, _RANK[code], paths)
+
+
+# Operations
+
+
+def _operation(old: dict[str, Any], new: dict[str, Any], old_text: str, new_text: str, args: frozenset[str]) -> list[Difference]:
+    found: list[Difference] = []
+    if " ".join(old_text.split()) != " ".join(new_text.split()):
+        before, after = around(old_text, new_text)
+        found.append(_difference("text-changed", f"instruction changed: {before} -> {after}"))
+    if old.get("type") != new.get("type"):
+        return found or [_difference("text-changed", "another kind of instruction stood here")]
+    if new.get("type") == "exec":
+        return found + _exec(old, new, args, text_told=bool(found))
+    if new.get("type") == "file":
+        # The words of a COPY or WORKDIR: a changed text says it already.
+        return found or _file(old["actions"], new["actions"], new_text, args)
+    return found or [_difference("option-changed", "an option of the source changed")]
+
+
+def _exec(old: dict[str, Any], new: dict[str, Any], args: frozenset[str], *, text_told: bool) -> list[Difference]:
+    found: list[Difference] = []
+    if old["args"] != new["args"]:
+        if old["args"][-1:] == new["args"][-1:]:
+            found.append(
+                _difference(
+                    "option-changed", f"SHELL: {shorten(' '.join(old['args'][:-1]))} -> {shorten(' '.join(new['args'][:-1]))}"
+                )
+            )
+        elif not text_told:
+            before, after = around(" ".join(old["args"]), " ".join(new["args"]))
+            found.append(_difference("text-changed", f"command changed: {before} -> {after}"))
+    found += _environment(old["env"], new["env"], args)
+    if old["platform"] != new["platform"]:
+        found.append(_difference("platform-changed", f"platform: {old['platform']} -> {new['platform']}"))
+    for name, word in _OPTIONS.items():
+        if old.get(name) != new.get(name):
+            found.append(_difference("option-changed", f"{word}: {_plain(old.get(name))} -> {_plain(new.get(name))}"))
+    found += _mounts(old.get("mounts", []), new.get("mounts", []))
+    return found
+
+
+def _environment(old: list[str], new: list[str], args: frozenset[str]) -> list[Difference]:
+    before, after = (dict(pair.partition("=")[::2] for pair in env) for env in (old, new))
+    found: list[Difference] = []
+    for name in [*after, *(name for name in before if name not in after)]:
+        was, now = before.get(name), after.get(name)
+        if was != now:
+            code, word = ("arg-changed", f"build argument {name}") if name in args else ("env-changed", f"variable {name}")
+            found.append(_difference(code, word + _change(name, was, now)))
+    if not found and old != new:
+        names = [name for name, other in zip(after, before) if name != other]
+        found.append(_difference("env-changed", f"variables are set in another order: {shorten(', '.join(names))}"))
+    return found
+
+
+def _change(name: str, was: str | None, now: str | None) -> str:
+    before, after = (None if value is None else shown(name, value) for value in (was, now))
+    if was is None:
+        return f" is new ({after})" if after is not None else " is new"
+    if now is None:
+        return " is gone"
+    return f": {before} -> {after}" if before is not None and after is not None else " changed"
+
+
+def _file(old: list[dict[str, Any]], new: list[dict[str, Any]], text: str, args: frozenset[str]) -> list[Difference]:
+    """Same text, other words: variables in it have other values."""
+    names = list(dict.fromkeys(_VARIABLE.findall(text)))
+    through = f" (through ${', $'.join(names)})" if names else ""
+    code = "text-changed" if not names else "arg-changed" if not args or args.intersection(names) else "env-changed"
+    if len(old) != len(new):
+        return [_difference(code, f"{len(old)} -> {len(new)} sources{through}")]
+    found: list[Difference] = []
+    for was, now in zip(old, new):
+        for field in dict.fromkeys([*now, *was]):
+            if was.get(field) != now.get(field):
+                found.append(_word(field, was.get(field), now.get(field), names, through, code))
+    return found
+
+
+def _word(field: str, was: object, now: object, names: list[str], through: str, code: str) -> Difference:
+    word = _WORDS.get(field, field)
+    if field == "data" or any(shown(name, "") is None for name in names):
+        return _difference(code, f"{word} changed{through}")
+    return _difference(code, f"{word}: {_plain(was)} -> {_plain(now)}{through}")
+
+
+def _mounts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Difference]:
+    before, after = ({(m["type"], m["target"], m.get("id", "")): m for m in mounts} for mounts in (old, new))
+    found: list[Difference] = []
+    for key, mount in after.items():
+        if key not in before:
+            found.append(_difference("mount-changed", f"new mount: {_mount(mount)}"))
+        elif mount != before[key]:
+            fields = [f for f in dict.fromkeys([*mount, *before[key]]) if mount.get(f) != before[key].get(f)]
+            found.append(
+                _difference(
+                    "mount-changed", f"mount {_mount(mount)}: {', '.join(_MOUNT_WORDS.get(f, f) for f in fields)} changed"
+                )
+            )
+    found += [
+        _difference("mount-changed", f"mount is gone: {_mount(mount)}") for key, mount in before.items() if key not in after
+    ]
+    if not found and old != new:
+        found.append(_difference("mount-changed", "mounts stand in another order"))
+    return found
+
+
+_MOUNT_WORDS = {
+    "own": "id or sharing",
+    "owner": "mode or owner",
+    "readonly": "readonly",
+    "required": "required",
+    "namespace": "id",
+}
+
+
+def _mount(mount: dict[str, Any]) -> str:
+    return shorten(" ".join(word for word in (mount["type"], mount.get("id", ""), mount["target"]) if word))
+
+
+def _plain(value: object) -> str:
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, list | tuple):
+        return shorten(", ".join(_plain(item) for item in value))
+    return "yes" if value is True else shorten(str(value))
+
+
+# Inputs
+
+
+def _inputs(old: tuple[InputPart, ...], new: tuple[InputPart, ...], compare: CompareFiles) -> list[Difference]:
+    found: list[Difference] = []
+    if old and new and old[0].id != new[0].id:
+        found.append(_root(old[0], new[0]))
+    if len(old) != len(new):
+        watched = [part.label for part in (new if len(new) > len(old) else old) if part.kind == "watch"]
+        if watched:
+            word = "watched now" if len(new) > len(old) else "not watched any more"
+            found.append(_difference("remote-changed", f"{shorten(watched[-1])} is {word}"))
+        return found
+    for was, now in zip(old[1:], new[1:]):
+        if was.id != now.id:
+            found += _input(was, now, compare)
+    return found
+
+
+def _root(was: InputPart, now: InputPart) -> Difference:
+    before, _, before_digest = was.label.partition("@")
+    after, _, after_digest = now.label.partition("@")
+    if not after_digest:
+        return _difference("parent-changed", "the filesystem that it builds on changed")
+    if before_digest and before == after:
+        return _difference("base-changed", f"base {after} moved: {digest_short(before_digest)} -> {digest_short(after_digest)}")
+    if before_digest:
+        return _difference("base-changed", f"base: {shorten(before)} -> {shorten(after)}")
+    return _difference("base-changed", f"builds on {shorten(after)} now" + (f", was {shorten(before)}" if before else ""))
+
+
+def _input(was: InputPart, now: InputPart, compare: CompareFiles) -> list[Difference]:
+    label = shorten(now.label)
+    if now.kind == "url":
+        return [_difference("remote-changed", f"{label} has other bytes than before")]
+    if now.kind == "git":
+        return [_difference("remote-changed", f"{label}: commit {was.id[:10]} -> {now.id[:10]}")]
+    if now.kind == "watch":
+        return [_difference("remote-changed", f"{label} (watched) changed")]
+    if now.kind in ("image", "filesystem"):
+        return [_difference("file-changed", f"{label or 'a mounted filesystem'} changed")]
+    if now.label.startswith("here-document"):
+        return [_difference("text-changed", f"the {label} changed")]
+    where = "" if now.label in ("", "context") else f" in {label}"
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for change in compare(was, now):
+        grouped.setdefault(_FILE_CODES.get(change.what, _FILE_CODES["content"]), []).append(
+            change.path.decode(errors="backslashreplace") or "/"
+        )
+    if not grouped:
+        return [_difference("file-changed", f"files of {label or 'the context'} changed")]
+    return [_difference(code, f"{listed(tuple(paths))} {word}{where}", tuple(paths)) for (code, word), paths in grouped.items()]

@@ -1,0 +1,173 @@
+"""One reason for every step: why it hit, or which input differs from the nearest earlier record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lamina.cache.differences import CompareFiles, Difference, differences
+from lamina.cache.reason import Reason
+from lamina.cache.record import KeyParts, Place, Record
+from lamina.cache.wording import age, shorten
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """The step whose result is the root filesystem. `reason` is why it ran in this build; None when it did not."""
+
+    text: str
+    line: int
+    reason: Reason | None = None
+
+    @property
+    def name(self) -> str:
+        return f"line {self.line}: {shorten(self.text)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a miss beside the keys. At most one of the first five holds; they are told before any comparison.
+
+    `args`: names of the build arguments among the variables (ExecOp.args_in_env; for COPY and WORKDIR those in scope).
+    """
+
+    now: float  # seconds since the epoch
+    forced_by: str | None = None  # "--no-cache", "--refresh deps"
+    expired: tuple[float, str] | None = None  # the record's age in seconds, and what limits it: "--max-age deps=12h"
+    evicted: bool = False
+    forgotten: bool = False
+    not_trusted: str | None = None  # the scope that wrote the record
+    upstream: Upstream | None = None
+    sources: tuple[Upstream, ...] = ()  # steps that ran now and whose files this one reads (COPY --from, bind mounts)
+    args: frozenset[str] = field(default_factory=frozenset)
+
+
+def explain_miss(
+    parts: KeyParts | None, place: Place, neighbours: Sequence[Record], facts: Facts, compare: CompareFiles = lambda old, new: ()
+) -> Reason:
+    """Why the step ran, or in a plan would run. `neighbours` as RecordCache gives them.
+
+    `parts` None: the key was not computed (a forced step of a plan, or one behind an unknown one).
+    """
+    told = _told(facts)
+    if told is not None:
+        return told
+    if parts is None or not neighbours:
+        return _without_neighbour(place, facts)
+    record, found = _nearest(parts, place, neighbours, facts, compare)
+    since = max(0.0, facts.now - record.created)
+    if not found:
+        return Reason("evicted", "its earlier record is there, its files are not", record_age=since)
+    head, *rest = found
+    reason = _behind(facts, head, since) if head.code == "parent-changed" else None
+    if reason is None:
+        reason = Reason(head.code, head.message, paths=head.paths, record_age=since)
+    details = tuple(d.message for d in rest if d.code != "parent-changed")
+    if len(head.paths) > 1:
+        details = (*(shorten(path, 200) for path in head.paths[:50]), *details)
+    source = next((s for s in facts.sources if s.reason is not None), None)
+    if source is not None and head.code.startswith(("file-", "mode-", "owner-", "xattr-")):
+        details = (*details, f"made by {source.name}")
+    return Reason(reason.code, reason.message, details, reason.paths, reason.record_age, reason.root_step)
+
+
+def explain_unknown(upstream: Upstream | None) -> Reason:
+    """Plan: the key follows from the result of a step that has not run."""
+    if upstream is None:
+        return Reason("parent-changed", "depends on what a step before it will give")
+    root = (upstream.reason.root_step if upstream.reason else None) or upstream.name
+    return Reason("parent-changed", f"depends on what {root} will give", root_step=root)
+
+
+def explain_hit(
+    record: Record,
+    now: float,
+    how: Literal["same-key", "cut-off", "shared"],
+    *,
+    host: str,
+    build: str,
+    because: str | None = None,
+) -> Reason:
+    """Where the record came from and how old it is. `host` and `build` are this machine's and this build's.
+
+    `because`: for cut-off the step that ran again and came out equal; for shared the step of this build that did the work.
+    """
+    since = max(0.0, now - record.created)
+    if how == "shared":
+        return Reason("shared", f"equal to {because or 'another step'}, which ran in this build", record_age=since)
+    where = "on this machine" if record.host == host else f"on {record.host}"
+    made = "earlier in this build" if record.build == build else f"{age(since)} ago {where}, build {record.build[:12]}"
+    if how == "cut-off":
+        return Reason("cut-off", f"{because or 'a step before it'} ran again and came out equal; made {made}", record_age=since)
+    return Reason("same-key", f"same inputs; made {made}", record_age=since)
+
+
+def _told(facts: Facts) -> Reason | None:
+    if facts.forced_by:
+        return Reason("forced", f"asked for by {facts.forced_by}")
+    if facts.expired is not None:
+        old, limit = facts.expired
+        return Reason("expired", f"its record is {age(old)} old, {limit} allows less", record_age=old)
+    if facts.forgotten:
+        return Reason("forgotten", "its record was forgotten (lamina cache forget)")
+    if facts.evicted:
+        return Reason("evicted", "its record is there, its files were removed from this machine")
+    if facts.not_trusted:
+        return Reason("not-trusted", f"its record was written by {facts.not_trusted}, which this build does not believe")
+    return None
+
+
+def _without_neighbour(place: Place, facts: Facts) -> Reason:
+    upstream = facts.upstream
+    if upstream is not None and upstream.reason is not None and upstream.reason.code not in ("first-build", "forced", "expired"):
+        root = upstream.reason.root_step or upstream.name
+        return Reason("first-build", f"never built before in this form, behind {root}", root_step=root)
+    return Reason("first-build", f"first build of this step: {shorten(place.text)}")
+
+
+def _nearest(
+    parts: KeyParts, place: Place, neighbours: Sequence[Record], facts: Facts, compare: CompareFiles
+) -> tuple[Record, list[Difference]]:
+    """The record that the user would call "the last time".
+
+    Same place, fewest differences; but where a step before it changed, a record of the same operation anywhere (an instruction
+    was put in or taken out above).
+    """
+    moved = facts.upstream is not None and facts.upstream.reason is not None
+
+    def score(item: tuple[int, Record]) -> tuple[bool, bool, int, int]:
+        number, record = item
+        return (
+            moved and record.parts.op != parts.op,
+            not _same_place(record.place, place),
+            _distance(record.parts, parts),
+            number,
+        )
+
+    _, record = min(enumerate(neighbours), key=score)
+    found = differences(record.parts, parts, old_text=record.place.text, new_text=place.text, args=facts.args, compare=compare)
+    return record, found
+
+
+def _same_place(one: Place, other: Place) -> bool:
+    return (one.dockerfile, one.stage, one.position) == (other.dockerfile, other.stage, other.position)
+
+
+def _distance(old: KeyParts, new: KeyParts) -> int:
+    fields = sum(1 for name in {*old.op, *new.op} if old.op.get(name) != new.op.get(name))
+    return fields + abs(len(old.inputs) - len(new.inputs)) + sum(1 for a, b in zip(old.inputs, new.inputs) if a.id != b.id)
+
+
+def _behind(facts: Facts, head: Difference, since: float) -> Reason | None:
+    """The root filesystem changed and nothing else: name the step where that began."""
+    upstream = facts.upstream
+    if upstream is None:
+        return Reason(head.code, head.message, record_age=since)
+    cause = upstream.reason
+    if cause is None:
+        return Reason(head.code, f"follows {upstream.name} now", record_age=since, root_step=upstream.name)
+    root = cause.root_step or upstream.name
+    if cause.code == "parent-changed":
+        return Reason(head.code, cause.message, record_age=since, root_step=root)
+    return Reason(head.code, f"follows {root} ({shorten(cause.message, 70)})", cause.details, cause.paths, since, root)
