@@ -1,0 +1,180 @@
+"""The small mutable facts: one SQLite file in WAL mode, short transactions, no ORM.
+
+One connection per process, guarded by a lock: statements take microseconds, and a connection per worker thread would cost
+each of them an opening and a schema parse. After a fork the child gets a connection of its own.
+synchronous=NORMAL: a killed process loses nothing; a power cut may lose the last transactions, never the consistency.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from lamina.store.errors import border, of_sqlite
+from lamina.store.layout import FORMAT, Layout
+
+Value = str | int | float | bytes | None
+_Row = TypeVar("_Row")
+_BUSY = 10.0
+
+_SCHEMA = """
+CREATE TABLE layers (
+  id TEXT PRIMARY KEY, size INTEGER NOT NULL, entries INTEGER NOT NULL, diff TEXT, diff_id TEXT, blob TEXT,
+  created REAL NOT NULL, last_used REAL NOT NULL, boot TEXT
+) WITHOUT ROWID;
+CREATE INDEX layers_diff_id ON layers(diff_id);
+CREATE TABLE images (
+  id TEXT PRIMARY KEY, manifest TEXT NOT NULL, platform TEXT NOT NULL, created REAL NOT NULL, size INTEGER NOT NULL,
+  layers TEXT NOT NULL, blobs TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX images_manifest ON images(manifest);
+CREATE TABLE refs (
+  name TEXT NOT NULL, platform TEXT NOT NULL, image TEXT NOT NULL, updated REAL NOT NULL, PRIMARY KEY (name, platform)
+) WITHOUT ROWID;
+CREATE INDEX refs_image ON refs(image);
+CREATE TABLE remotes (
+  reference TEXT NOT NULL, platform TEXT NOT NULL, manifest TEXT NOT NULL, checked REAL NOT NULL,
+  PRIMARY KEY (reference, platform)
+) WITHOUT ROWID;
+CREATE TABLE records (
+  id TEXT PRIMARY KEY, key TEXT NOT NULL, dockerfile TEXT NOT NULL, stage TEXT NOT NULL, position INTEGER NOT NULL,
+  text TEXT NOT NULL, created REAL NOT NULL, last_used REAL NOT NULL, fate TEXT, doc BLOB NOT NULL
+);
+CREATE INDEX records_key ON records(key);
+CREATE INDEX records_place ON records(dockerfile, stage, position, created);
+CREATE INDEX records_text ON records(text, created);
+CREATE TABLE selections (
+  state TEXT NOT NULL, selector TEXT NOT NULL, merkle TEXT NOT NULL, listing TEXT, last_used REAL NOT NULL,
+  PRIMARY KEY (state, selector)
+) WITHOUT ROWID;
+CREATE TABLE http (url TEXT PRIMARY KEY, etag TEXT, modified TEXT, digest TEXT NOT NULL, checked REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE watches (url TEXT PRIMARY KEY, answer TEXT NOT NULL, checked REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE builds (id TEXT PRIMARY KEY, created REAL NOT NULL, doc BLOB NOT NULL);
+CREATE INDEX builds_created ON builds(created);
+"""
+TABLES = ("layers", "images", "refs", "remotes", "records", "selections", "http", "watches", "builds")
+
+
+class Database:
+    """Rows come back as the type that is asked for (msgspec.convert of the tuple). Thread-safe; safe after fork."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._lock = threading.RLock()
+        self._strangers: list[sqlite3.Connection] = []
+        self._pid = os.getpid()
+        with border(layout.root):
+            self._connection: sqlite3.Connection | None = self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._layout.database, timeout=_BUSY, isolation_level=None, check_same_thread=False, cached_statements=64
+        )
+        try:
+            connection.execute("PRAGMA synchronous=NORMAL")
+            if connection.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+                _create(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _current(self) -> sqlite3.Connection:
+        if self._pid != os.getpid():
+            # A connection must not cross a fork. The parent's is kept, never closed: closing would touch its files.
+            if self._connection is not None:
+                self._strangers.append(self._connection)
+            self._connection, self._pid = self._connect(), os.getpid()
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the store is closed")
+        return self._connection
+
+    def all(self, row: type[_Row], sql: str, values: Sequence[Value] = ()) -> list[_Row]:
+        """All rows of a query."""
+        with self._lock, border(self._layout.root):
+            found = self._current().execute(sql, values).fetchall()
+        return [msgspec.convert(one, row) for one in found]
+
+    def first(self, row: type[_Row], sql: str, values: Sequence[Value] = ()) -> _Row | None:
+        """The first row of a query, or None."""
+        with self._lock, border(self._layout.root):
+            found = self._current().execute(sql, values).fetchone()
+        return None if found is None else msgspec.convert(found, row)
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A write transaction (BEGIN IMMEDIATE, waits up to 10 s for others); undone when the block raises. Not nested."""
+        with self._lock:
+            try:
+                connection = self._current()
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield Transaction(connection)
+                    connection.execute("COMMIT")
+                except BaseException:
+                    # A failed COMMIT or a full disk may have ended the transaction already.
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise of_sqlite(error, self._layout.root) from error
+
+    def integrity(self) -> list[str]:
+        """What SQLite's own check says against the file; empty when sound. Raises StoreDamaged where it cannot even be asked."""
+        with self._lock, border(self._layout.root):
+            answers = [str(row[0]) for row in self._current().execute("PRAGMA integrity_check(20)")]
+        return [answer for answer in answers if answer != "ok"]
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                try:
+                    self._connection.close()
+                except sqlite3.Error:
+                    pass  # what was committed stays in the write-ahead log
+            self._connection = None
+
+
+class Transaction:
+    """Statements inside `Database.write`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def run(self, sql: str, values: Sequence[Value] = ()) -> int:
+        """Rows changed."""
+        return self._connection.execute(sql, values).rowcount
+
+    def many(self, sql: str, rows: Iterable[Sequence[Value]]) -> int:
+        return self._connection.executemany(sql, rows).rowcount
+
+    def first(self, row: type[_Row], sql: str, values: Sequence[Value] = ()) -> _Row | None:
+        found = self._connection.execute(sql, values).fetchone()
+        return None if found is None else msgspec.convert(found, row)
+
+    def all(self, row: type[_Row], sql: str, values: Sequence[Value] = ()) -> list[_Row]:
+        return [msgspec.convert(one, row) for one in self._connection.execute(sql, values).fetchall()]
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """Make the tables, unless another process did it meanwhile."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={FORMAT}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

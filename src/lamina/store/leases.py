@@ -1,0 +1,157 @@
+"""Leases: what a live process uses cannot be collected.
+
+Every open store holds a file `leases/<id>`, locked (flock) as long as the process lives; the kernel lets go when it dies.
+- Names in `tmp/` and `active/` begin with their owner's lease id: they live as long as the lease.
+- The file lists the layers and blobs that its owner has looked at ("pins"). A pin is written under a shared lock of `locks/gc`
+  before the name is looked up; the collector reads all pins and takes its victims away under the exclusive lock. So a name is
+  either seen pinned by the collector or gone before its user looks.
+- A lease that can be locked belongs to a dead process. Its pins also say which layers it may have been committing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lamina.store.layout import Layout
+
+
+class Lease:
+    """Held from construction to `close`. Thread-safe."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._lock = threading.Lock()
+        self._pinned: set[str] = set()
+        self._count = 0
+        self.id, self._file = _new(layout.leases)
+        try:
+            self._gate = os.open(layout.locks / "gc", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def name(self) -> str:
+        """A fresh name for something in `tmp/` or `active/`."""
+        with self._lock:
+            self._count += 1
+            return f"{self.id}.{os.getpid()}.{self._count}"
+
+    def pin(self, names: Iterable[str]) -> None:
+        """Protect layers and blobs. What is there when this returns stays while the lease is held: look afterwards."""
+        with self._lock:
+            fresh = [name for name in names if name not in self._pinned]
+            if not fresh:
+                return
+            fcntl.flock(self._gate, fcntl.LOCK_SH)
+            try:
+                os.write(self._file, "".join(f"{name}\n" for name in fresh).encode())
+            finally:
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
+            self._pinned.update(fresh)
+
+    def close(self) -> None:
+        """Give the lease back. What it still has in `tmp/` and `active/` is garbage from now on. Idempotent."""
+        with self._lock:
+            if self._file < 0:
+                return
+            try:
+                (self._layout.leases / self.id).unlink(missing_ok=True)
+            finally:
+                os.close(self._file)
+                os.close(self._gate)
+                self._file = self._gate = -1
+
+
+@contextmanager
+def standstill(layout: Layout, *, wait: bool = True) -> Iterator[bool]:
+    """For the collector: nobody pins inside the block. Keep it short. Yields False at once when `wait` is off and it is taken."""
+    gate = os.open(layout.locks / "gc", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(gate, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(gate)
+
+
+def live(layout: Layout) -> dict[str, frozenset[str]]:
+    """Pins of each living lease. Inside `standstill` they are complete."""
+    found: dict[str, frozenset[str]] = {}
+    for path in layout.leases.iterdir():
+        file = _seize(path)
+        if file >= 0:
+            os.close(file)
+        elif file == _ALIVE:
+            found[path.name] = _pins(path)
+    return found
+
+
+@contextmanager
+def dead(layout: Layout) -> Iterator[dict[str, frozenset[str]]]:
+    """Leases of dead processes with their pins, each held by us inside the block and removed after it."""
+    held: list[tuple[Path, int]] = []
+    try:
+        found: dict[str, frozenset[str]] = {}
+        for path in layout.leases.iterdir():
+            file = _seize(path)
+            if file >= 0:
+                held.append((path, file))
+                found[path.name] = _pins(path)
+        yield found
+        for path, _ in held:
+            path.unlink(missing_ok=True)
+    finally:
+        for _, file in held:
+            os.close(file)
+
+
+def _new(folder: Path) -> tuple[str, int]:
+    while True:
+        identifier = secrets.token_hex(8)
+        path = folder / identifier
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)  # somebody took it for a dead one between our two calls
+            continue
+        if os.fstat(file).st_nlink:
+            return identifier, file
+        os.close(file)
+
+
+_ALIVE, _GONE = -1, -2
+
+
+def _seize(path: Path) -> int:
+    """A locked descriptor when the owner is dead; else _ALIVE or _GONE."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return _GONE
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return _ALIVE
+    if not os.fstat(file).st_nlink:
+        os.close(file)
+        return _GONE
+    return file
+
+
+def _pins(path: Path) -> frozenset[str]:
+    try:
+        # A pin cut off by a full disk or a kill has no end of line and was never relied upon.
+        return frozenset(path.read_bytes().decode("ascii", "replace").split("\n")[:-1])
+    except FileNotFoundError:
+        return frozenset()

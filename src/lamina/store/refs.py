@@ -1,0 +1,266 @@
+"""Images of the store and their names, with docker's rules; and index.json, the view of them that other tools read.
+
+A name is a full reference (the caller normalises it: "docker.io/library/app:1"). A name has one image per platform. Removing
+the last name of an image removes the image; an image may also have no name at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from lamina.diagnostics.errors import nearest
+from lamina.oci.digest import Digest, LayerId
+from lamina.store.blobs import LocalBlobs
+from lamina.store.database import Database, Transaction
+from lamina.store.errors import border
+from lamina.store.files import replace
+from lamina.store.layout import Layout
+from lamina.store.leases import Lease
+from lamina.store.locks import exclusive
+from lamina.store.protocols import StoreError
+
+_PREFIX = re.compile(r"(?:sha256:)?[0-9a-f]{2,64}")
+
+
+class ImageNotFound(StoreError):
+    code = "store/no-such-image"
+    default_exit = 1
+
+
+class AmbiguousImage(StoreError):
+    code = "store/ambiguous-image"
+    default_exit = 1
+
+
+class ImageInUse(StoreError):
+    code = "store/image-has-tags"
+    default_exit = 1
+
+
+class Image(msgspec.Struct, frozen=True):
+    """An image that is here. Its manifest and config are blobs; its layers are directories, blobs, or both."""
+
+    id: Digest  # of the config
+    manifest: Digest
+    platform: str  # "linux/amd64"
+    created: float  # seconds since the epoch
+    size: int  # bytes of file content of all layers
+    layers: tuple[LayerId, ...]  # bottom first
+    blobs: tuple[Digest, ...] = ()  # what the manifest names beside the config: layers' stored forms, here or not
+    names: tuple[str, ...] = ()
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What rmi did, in docker's two words."""
+
+    untagged: tuple[str, ...]
+    deleted: tuple[Digest, ...]
+
+
+class _Row(msgspec.Struct, array_like=True):
+    id: Digest
+    manifest: Digest
+    platform: str
+    created: float
+    size: int
+    layers: str
+    blobs: str
+
+
+class _Ref(msgspec.Struct, array_like=True):
+    name: str
+    platform: str
+    image: Digest
+
+
+class Images:
+    """Thread-safe; every change is one transaction, index.json follows it under a lock of its own."""
+
+    def __init__(self, layout: Layout, database: Database, blobs: LocalBlobs, lease: Lease, now: Callable[[], float]) -> None:
+        self._layout = layout
+        self._database = database
+        self._blobs = blobs
+        self._lease = lease
+        self._now = now
+
+    def put(self, image: Image, names: Sequence[str] = ()) -> None:
+        """Keep an image whose manifest and config are in the blobs, and give it these names (taking them from others)."""
+        with border(self._layout.root):
+            self._lease.pin((image.id, image.manifest, *image.layers, *image.blobs))
+        layers, blobs = msgspec.json.encode(image.layers).decode(), msgspec.json.encode(image.blobs).decode()
+        with self._database.write() as transaction:
+            transaction.run(
+                "INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?)",
+                (image.id, image.manifest, image.platform, image.created, image.size, layers, blobs),
+            )
+            self._name(transaction, image.id, image.platform, (*image.names, *names))
+        self.write_index()
+
+    def tag(self, image: Digest, names: Sequence[str]) -> None:
+        """Give an image further names; ImageNotFound."""
+        with self._database.write() as transaction:
+            row = transaction.first(tuple[str], "SELECT platform FROM images WHERE id=?", (image,))
+            if row is None:
+                raise ImageNotFound(f"no image {image}")
+            self._name(transaction, image, row[0], names)
+        self.write_index()
+
+    def by_name(self, name: str, platform: str | None = None) -> Image | None:
+        """The image with exactly this name (on this platform; else the newest)."""
+        rows = self._database.all(
+            _Ref,
+            "SELECT name, platform, image FROM refs WHERE name=? AND (platform=?2 OR ?2 IS NULL) ORDER BY updated DESC",
+            (name, platform),
+        )
+        return self._get(rows[0].image) if rows else None
+
+    def by_id(self, digest: Digest) -> Image | None:
+        """By the config's or the manifest's digest."""
+        return self._get(digest) or next(
+            (
+                self._get(row[0])
+                for row in self._database.all(
+                    tuple[Digest], "SELECT id FROM images WHERE manifest=? ORDER BY created DESC", (digest,)
+                )
+            ),
+            None,
+        )
+
+    def find(self, text: str, candidates: Sequence[str] = (), platform: str | None = None) -> Image:
+        """The image that a user means: one of `candidates` (full names for `text`), else an id or its beginning.
+
+        ImageNotFound with the nearest name as hint; AmbiguousImage with the ids that begin so.
+        """
+        for name in candidates or (text,):
+            image = self.by_name(name, platform)
+            if image is not None:
+                return image
+        if _PREFIX.fullmatch(text):
+            wanted = text if text.startswith("sha256:") else f"sha256:{text}"
+            rows = self._database.all(
+                tuple[Digest], "SELECT id FROM images WHERE substr(id, 1, length(?1))=?1 ORDER BY id", (wanted,)
+            )
+            if len(rows) > 1:
+                raise AmbiguousImage(
+                    f"{text!r} is the beginning of {len(rows)} image ids", hint=", ".join(row[0][7:27] for row in rows[:5])
+                )
+            if rows:
+                image = self._get(rows[0][0])
+                if image is not None:
+                    return image
+        known = [row[0] for row in self._database.all(tuple[str], "SELECT DISTINCT name FROM refs")]
+        near = nearest(candidates[0] if candidates else text, known)
+        raise ImageNotFound(
+            f"no image {text!r} in the store", hint=f"did you mean {near}?" if near else "`lamina images` lists what is here"
+        )
+
+    def all(self) -> list[Image]:
+        """Newest first."""
+        names: dict[Digest, list[str]] = {}
+        for ref in self._database.all(_Ref, "SELECT name, platform, image FROM refs ORDER BY name"):
+            names.setdefault(ref.image, []).append(ref.name)
+        rows = self._database.all(_Row, "SELECT * FROM images ORDER BY created DESC, id")
+        return [_image(row, tuple(names.get(row.id, ()))) for row in rows]
+
+    def untag(self, name: str) -> Removed:
+        """`rmi NAME`: the name goes, and with its last name the image. ImageNotFound."""
+        with self._database.write() as transaction:
+            refs = transaction.all(_Ref, "SELECT name, platform, image FROM refs WHERE name=?", (name,))
+            if not refs:
+                raise ImageNotFound(f"no image {name!r} in the store")
+            transaction.run("DELETE FROM refs WHERE name=?", (name,))
+            deleted = []
+            for image in dict.fromkeys(ref.image for ref in refs):
+                if transaction.first(tuple[str], "SELECT name FROM refs WHERE image=? LIMIT 1", (image,)) is None:
+                    transaction.run("DELETE FROM images WHERE id=?", (image,))
+                    deleted.append(image)
+        self.write_index()
+        return Removed((name,), tuple(deleted))
+
+    def remove(self, image: Digest, *, force: bool = False) -> Removed:
+        """`rmi ID`: with its one name; with several only if `force` (ImageInUse otherwise). ImageNotFound."""
+        with self._database.write() as transaction:
+            if transaction.first(tuple[str], "SELECT id FROM images WHERE id=?", (image,)) is None:
+                raise ImageNotFound(f"no image {image}")
+            names = [
+                row[0]
+                for row in transaction.all(tuple[str], "SELECT DISTINCT name FROM refs WHERE image=? ORDER BY name", (image,))
+            ]
+            if len(names) > 1 and not force:
+                raise ImageInUse(
+                    f"the image {image[7:19]} has several names: {', '.join(names)}",
+                    hint="remove the names one by one, or use --force",
+                )
+            transaction.run("DELETE FROM refs WHERE image=?", (image,))
+            transaction.run("DELETE FROM images WHERE id=?", (image,))
+        self.write_index()
+        return Removed(tuple(names), (image,))
+
+    def write_index(self) -> None:
+        """Make index.json again from the table: images whose blobs are all here, so that whoever reads it can copy them."""
+        with border(self._layout.root), exclusive(self._layout.locks / "index"):
+            data = self.index()
+            if not self._layout.index.exists() or self._layout.index.read_bytes() != data:
+                replace(self._layout.index, data, self._layout.tmp / self._lease.name())
+
+    def index(self) -> bytes:
+        """What index.json should say now."""
+        manifests = []
+        for image in sorted(self.all(), key=lambda image: image.id):
+            path = self._layout.blob(image.manifest)
+            if not all(os.path.exists(self._layout.blob(digest)) for digest in (image.manifest, image.id, *image.blobs)):
+                continue
+            raw = path.read_bytes()
+            system, _, rest = image.platform.partition("/")
+            machine, _, variant = rest.partition("/")
+            entry = {
+                "mediaType": _media_type(raw),
+                "digest": image.manifest,
+                "size": len(raw),
+                "platform": {"architecture": machine, "os": system} | ({"variant": variant} if variant else {}),
+            }
+            for name in image.names:
+                # Both readings of the annotation are in use: skopeo compares the whole, containerd wants its own key.
+                notes = {"org.opencontainers.image.ref.name": name, "io.containerd.image.name": name}
+                manifests.append(entry | {"annotations": notes})
+            if not image.names:
+                manifests.append(entry)
+        document = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}
+        return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+
+    def _name(self, transaction: Transaction, image: Digest, platform: str, names: Sequence[str]) -> None:
+        now = self._now()
+        transaction.many(
+            "INSERT OR REPLACE INTO refs VALUES (?,?,?,?)", [(name, platform, image, now) for name in dict.fromkeys(names)]
+        )
+
+    def _get(self, image: Digest) -> Image | None:
+        row = self._database.first(_Row, "SELECT * FROM images WHERE id=?", (image,))
+        if row is None:
+            return None
+        names = self._database.all(tuple[str], "SELECT DISTINCT name FROM refs WHERE image=? ORDER BY name", (image,))
+        found = _image(row, tuple(name[0] for name in names))
+        with border(self._layout.root):
+            self._lease.pin((found.id, found.manifest, *found.layers, *found.blobs))
+        return found
+
+
+class _Typed(msgspec.Struct):
+    mediaType: str = "application/vnd.oci.image.manifest.v1+json"
+
+
+def _media_type(manifest: bytes) -> str:
+    try:
+        return msgspec.json.decode(manifest, type=_Typed).mediaType
+    except msgspec.DecodeError:
+        return _Typed().mediaType
+
+
+def _image(row: _Row, names: tuple[str, ...]) -> Image:
+    layers = msgspec.json.decode(row.layers, type=tuple[LayerId, ...])
+    blobs = msgspec.json.decode(row.blobs, type=tuple[Digest, ...])
+    return Image(row.id, row.manifest, row.platform, row.created, row.size, layers, blobs, names)
