@@ -1,0 +1,450 @@
+"""A local directory as a file tree: what a build may take from its context.
+
+Shown as BuildKit's client sends it: owner 0:0, sockets left out, ignored names invisible, links never followed out of the root.
+Unless `exact_modes`, a group-write bit without an other-write bit (what umask 002 leaves and 022 takes away) is cleared.
+Folders are scanned when asked for, once per tree object, so one build sees one state of each folder.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from operator import attrgetter
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import msgspec
+
+from lamina.diagnostics.errors import LaminaError
+from lamina.layer import merkle
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.links import clean, follow
+from lamina.layer.modes import ModeRule
+from lamina.layer.statcache import FolderRecord, Node, StatCache, Summary, decode_nodes, encode_nodes
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_CHUNK = 1 << 20
+_facts = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
+_pack = msgspec.msgpack.Encoder().encode
+_KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFCHR: Kind.CHARACTER,
+    stat.S_IFBLK: Kind.BLOCK,
+}
+Facts = tuple[int, int, int, int, int, int]
+
+
+class ContextUnreadable(LaminaError):
+    """A file or folder of the context cannot be read; the message names it."""
+
+    code = "context/unreadable"
+    default_exit = 66
+
+
+class ContextChanged(LaminaError):
+    """A file of the context was changed between the moment its digest was taken and its use."""
+
+    code = "context/changed"
+
+
+class Ignore(Protocol):
+    """Which names of a context do not exist for the build. Paths are relative, without a leading slash."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for rules that decide alike; part of what the stat cache remembers."""
+        ...
+
+    def ignored(self, path: bytes) -> bool:
+        """The verdict on this path, its parents' patterns included."""
+        ...
+
+    def reenters(self, folder: bytes) -> bool:
+        """Whether an exception ("!…") might show something below this ignored folder."""
+        ...
+
+
+class _Folder:
+    """One scanned folder. `nodes` come from the record, from an older record by equal stat, or are made of `facts`."""
+
+    __slots__ = ("changed", "facts", "nodes", "record", "signature")
+
+    def __init__(
+        self, facts: list[str | Facts], signature: bytes, record: FolderRecord | None, nodes: dict[bytes, Node] | None
+    ) -> None:
+        self.facts = facts
+        self.signature = signature
+        self.record = record
+        self.nodes = nodes
+        self.changed = record is None
+
+
+class ContextTree:
+    """A FileTree over `root`. Not thread-safe for scanning; `save()` writes the stat cache."""
+
+    def __init__(
+        self, root: Path, ignore: Ignore | None = None, cache: StatCache | None = None, exact_modes: bool = False
+    ) -> None:
+        self._root = os.fsencode(root)
+        self._ignore = ignore
+        self._cache = cache if cache is not None else StatCache()
+        self._exact = exact_modes
+        self._when = time.time_ns()
+        self._folders: dict[bytes, _Folder] = {}
+        self._visible: dict[bytes, dict[bytes, Node]] = {}
+        self._view = f"{ignore.fingerprint if ignore else ''}|{'exact' if exact_modes else 'blind'}|"
+
+    # -- FileTree
+
+    def entry(self, path: bytes) -> Entry | None:
+        found = self.lookup(path)
+        if found is not None or b"/" not in path:
+            return found
+        parent, _, name = path.rpartition(b"/")
+        where = follow(self.lookup, parent)
+        return None if where is None or where == parent else self.lookup(where + b"/" + name if where else name)
+
+    def lookup(self, path: bytes) -> Entry | None:
+        """As entry(), but no link is followed, not in the parents either."""
+        if not path:
+            return Entry(b"", Kind.DIRECTORY, 0o755)
+        node = self._node(path)
+        return None if node is None else self._entry(path, node)
+
+    def resolve(self, path: bytes) -> bytes | None:
+        return follow(self.lookup, path)
+
+    def children(self, path: bytes) -> Sequence[bytes]:
+        return sorted(self._shown(path))
+
+    def open(self, path: bytes) -> BinaryIO:
+        return os.fdopen(self.open_fd(path), "rb")
+
+    def open_fd(self, path: bytes) -> int:
+        """A descriptor of a regular file whose bytes are those that content() digested; the caller closes it."""
+        node = self._node(path)
+        if node is None or not stat.S_ISREG(node.mode):
+            raise ContextUnreadable(f"{_show(path)} is not a file of the build context")
+        fd = self._open_below(path, _FILE)
+        if not node.same_stat(_fresh(node.name, os.fstat(fd))):
+            os.close(fd)
+            raise ContextChanged(f"{_show(path)} was changed while the build ran", hint="run the build again")
+        return fd
+
+    def content(self, path: bytes) -> str:
+        node = self._node(path)
+        if node is None or not stat.S_ISREG(node.mode):
+            raise ContextUnreadable(f"{_show(path)} is not a file of the build context")
+        if not node.digest:
+            self._touch(path.rpartition(b"/")[0])
+            fd = self._open_below(path, _FILE)
+            _digest(fd, node)
+        return node.digest.hex()
+
+    # -- beyond FileTree
+
+    def digest(self, path: bytes, head: bytes, mode: ModeRule | None = None) -> bytes:
+        """Merkle digest of a visible folder ("" = all) whose own header is `head`.
+
+        Equal to what selection.py computes name by name; here unchanged folders are not looked into.
+        """
+        fd = self._open_below(path, _FOLDER)
+        try:
+            return self._digest_folder(path, fd, head, mode)
+        finally:
+            os.close(fd)
+
+    def hidden(self, path: bytes) -> bool:
+        """Whether the name is on disk but ignored (for the message about a missing source)."""
+        if self._ignore is None or self.lookup(path) is not None:
+            return False
+        try:
+            os.close(self._open_below(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
+        except ContextUnreadable:
+            return False
+        return True
+
+    def save(self) -> None:
+        """Hand what was learnt to the stat cache and write it if anything is new."""
+        for path, folder in self._folders.items():
+            if folder.changed and folder.nodes is not None:
+                nodes = list(folder.nodes.values())
+                summaries = folder.record.summaries if folder.record is not None else {}
+                racy = any(node.racy(self._when) for node in nodes)
+                self._cache.put(path, FolderRecord(folder.signature, self._when, racy, encode_nodes(nodes), summaries))
+                folder.changed = False
+        self._cache.save()
+
+    # -- scanning
+
+    def _open_below(self, path: bytes, flags: int) -> int:
+        """Open a name below the root, no link followed on the way. A final folder or file as `flags` say."""
+        try:
+            if not path:
+                return os.open(self._root, flags & ~os.O_NOFOLLOW)
+            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            parts = path.split(b"/")
+            for index, part in enumerate(parts):
+                try:
+                    below = os.open(part, _FOLDER if index < len(parts) - 1 else flags, dir_fd=fd)
+                finally:
+                    os.close(fd)
+                fd = below
+            return fd
+        except OSError as error:
+            raise ContextUnreadable(f"cannot read {_show(path)} of the build context: {error.strerror}") from error
+
+    def _folder(self, path: bytes, fd: int | None = None) -> _Folder:
+        known = self._folders.get(path)
+        if known is not None:
+            return known
+        own = fd is None
+        where = self._open_below(path, _FOLDER) if fd is None else fd
+        try:
+            facts: list[str | Facts] = []
+            add = facts.append
+            with os.scandir(where) as names:
+                for name in names:
+                    try:
+                        values = _facts(name.stat(follow_symlinks=False))
+                    except FileNotFoundError:
+                        continue
+                    add(name.name)
+                    add(values)
+            signature = sha256(_plain(facts)).digest()
+            record = self._cache.get(path)
+            if record is not None and record.signature == signature and not record.racy:
+                folder = _Folder(facts, signature, record, None)
+            else:
+                folder = _Folder(facts, signature, None, self._renew(path, facts, record, where))
+        except OSError as error:
+            raise ContextUnreadable(f"cannot read {_show(path)} of the build context: {error.strerror}") from error
+        finally:
+            if own:
+                os.close(where)
+        self._folders[path] = folder
+        return folder
+
+    def _renew(self, path: bytes, facts: list[str | Facts], old: FolderRecord | None, fd: int) -> dict[bytes, Node]:
+        """Nodes of a folder that is new or not as it was; what is certain about unchanged names is kept."""
+        before = {node.name: node for node in decode_nodes(old.nodes) if not node.racy(old.when)} if old is not None else {}
+        nodes: dict[bytes, Node] = {}
+        for text, values in zip(facts[::2], facts[1::2]):
+            name = os.fsencode(str(text))
+            assert isinstance(values, tuple)
+            node = Node(name, *values)
+            kind = stat.S_IFMT(node.mode)
+            if kind == stat.S_IFSOCK:
+                continue
+            known = before.pop(name, None)
+            if known is not None and known.same_stat(node):
+                node = known
+            elif kind == stat.S_IFLNK:
+                node.link = os.readlink(name, dir_fd=fd)
+            elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+                node.rdev = os.stat(name, dir_fd=fd, follow_symlinks=False).st_rdev
+            nodes[name] = node
+        base = path + b"/" if path else b""
+        for name, node in before.items():
+            if stat.S_ISDIR(node.mode):
+                self._cache.drop(base + name)
+        return nodes
+
+    def _nodes(self, path: bytes, fd: int | None = None) -> dict[bytes, Node]:
+        folder = self._folder(path, fd)
+        if folder.nodes is None:
+            assert folder.record is not None
+            folder.nodes = {node.name: node for node in decode_nodes(folder.record.nodes)}
+        return folder.nodes
+
+    def _touch(self, path: bytes) -> None:
+        """Something new is going to be known about a folder's nodes."""
+        self._folders[path].changed = True
+
+    # -- looking
+
+    def _shown(self, path: bytes, fd: int | None = None) -> dict[bytes, Node]:
+        """The visible names of a folder."""
+        ignore = self._ignore
+        if ignore is None:
+            return self._nodes(path, fd)
+        shown = self._visible.get(path)
+        if shown is None:
+            base = path + b"/" if path else b""
+            shown = {
+                name: node
+                for name, node in self._nodes(path, fd).items()
+                if not ignore.ignored(base + name) or (stat.S_ISDIR(node.mode) and self._holds_exception(base + name))
+            }
+            self._visible[path] = shown
+        return shown
+
+    def _holds_exception(self, path: bytes) -> bool:
+        """Whether an ignored folder has a visible name below it: then, and only then, it is there itself."""
+        assert self._ignore is not None
+        return self._ignore.reenters(path) and bool(self._shown(path))
+
+    def _node(self, path: bytes) -> Node | None:
+        """The visible node of exactly this path: every parent is a real, visible folder."""
+        parent, _, name = path.rpartition(b"/")
+        if parent and parent not in self._folders:
+            above = self._node(parent)
+            if above is None or not stat.S_ISDIR(above.mode):
+                return None
+        return self._shown(parent).get(name)
+
+    def _entry(self, path: bytes, node: Node) -> Entry:
+        kind = _KINDS[stat.S_IFMT(node.mode)]
+        return Entry(
+            path,
+            kind,
+            0o777 if kind is Kind.SYMLINK else self._mode(node.mode),
+            size=node.size if kind is Kind.FILE else 0,
+            mtime=node.mtime / 1e9,
+            link=node.link,
+            major=os.major(node.rdev) if node.rdev else 0,
+            minor=os.minor(node.rdev) if node.rdev else 0,
+            xattrs=self._xattrs(path, node),
+        )
+
+    def _mode(self, mode: int) -> int:
+        if not self._exact and mode & 0o022 == 0o020:
+            mode &= ~0o020
+        return mode & 0o7777
+
+    def _xattrs(self, path: bytes, node: Node) -> tuple[tuple[bytes, bytes], ...]:
+        if node.xattrs is None:
+            self._touch(path.rpartition(b"/")[0])
+            fd = self._open_below(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                node.xattrs = _read_xattrs(b"/proc/self/fd/%d" % fd) if not stat.S_ISLNK(node.mode) else ()
+            finally:
+                os.close(fd)
+        return node.xattrs
+
+    # -- digesting
+
+    def _digest_folder(self, path: bytes, fd: int, head: bytes, rule: ModeRule | None) -> bytes:
+        folder = self._folder(path, fd)
+        view = self._view + (rule.text if rule else "")
+        summary = folder.record.summaries.get(view) if folder.record is not None else None
+        if summary is None:
+            summary = self._summarise(path, fd, folder, rule)
+            if folder.record is None:
+                folder.record = FolderRecord(folder.signature, self._when, False, b"", {})
+            folder.record.summaries[view] = summary
+            folder.changed = True
+            self._nodes(path, fd)
+        below: list[tuple[bytes, bytes]] = []
+        base = path + b"/" if path else b""
+        for name, inner in summary.folders:
+            sub = os.open(name, _FOLDER, dir_fd=fd)
+            try:
+                below.append((name, self._digest_folder(base + name, sub, inner, rule)))
+            except OSError as error:
+                raise ContextUnreadable(f"cannot read {_show(base + name)} of the build context: {error.strerror}") from error
+            finally:
+                os.close(sub)
+        return merkle.folder_digest(head, summary.leaves, below)
+
+    def _summarise(self, path: bytes, fd: int, folder: _Folder, rule: ModeRule | None) -> Summary:
+        leaves: list[tuple[bytes, bytes]] = []
+        folders: list[tuple[bytes, bytes]] = []
+        shown = self._shown(path, fd)
+        self._read(path, shown, fd)
+        for name, node in shown.items():
+            kind = stat.S_IFMT(node.mode)
+            xattrs = node.xattrs or ()
+            mode = self._mode(node.mode)
+            if rule is not None:
+                mode = rule.counted(mode, kind == stat.S_IFDIR)
+            if kind == stat.S_IFREG:
+                leaves.append((name, merkle.header(b"f", mode, 0, 0, xattrs) + node.digest.hex().encode()))
+            elif kind == stat.S_IFDIR:
+                folders.append((name, merkle.header(b"d", mode, 0, 0, xattrs)))
+            else:
+                leaves.append((name, merkle.leaf(self._entry(name, node), mode, 0, 0, "")))
+        return Summary(merkle.leaves_digest(leaves), folders)
+
+    def _read(self, path: bytes, shown: dict[bytes, Node], fd: int) -> None:
+        """Fill in the digests and xattrs that are not known yet. Large files are read on several threads."""
+        large: list[tuple[int, Node]] = []
+        place = b"/proc/self/fd/%d/" % fd
+        for name, node in shown.items():
+            kind = stat.S_IFMT(node.mode)
+            try:
+                if node.xattrs is None:
+                    node.xattrs = () if kind == stat.S_IFLNK else _read_xattrs(place + name)
+                if kind == stat.S_IFREG and not node.digest:
+                    file = os.open(name, _FILE, dir_fd=fd)
+                    if node.size >= _CHUNK:
+                        large.append((file, node))
+                    else:
+                        _digest(file, node)
+            except OSError as error:
+                where = path + b"/" + name if path else name
+                raise ContextUnreadable(f"cannot read {_show(where)} of the build context: {error.strerror}") from error
+        if len(large) == 1:
+            _digest(*large[0])
+        elif large:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+                list(pool.map(lambda job: _digest(*job), large))
+
+
+def _digest(fd: int, node: Node) -> None:
+    """Read a file to its end, close it, and note digest and stat as they are now."""
+    try:
+        hasher = sha256()
+        data = os.read(fd, _CHUNK if node.size >= _CHUNK else node.size + 1)
+        while data:
+            hasher.update(data)
+            data = os.read(fd, _CHUNK)
+        now = _fresh(node.name, os.fstat(fd))
+    finally:
+        os.close(fd)
+    if not node.same_stat(now):
+        raise ContextChanged(f"{_show(node.name)} was changed while it was read", hint="run the build again")
+    node.digest = hasher.digest()
+
+
+def _fresh(name: bytes, found: os.stat_result) -> Node:
+    return Node(name, *_facts(found))
+
+
+def _plain(facts: list[str | Facts]) -> bytes:
+    try:
+        return _pack(facts)
+    except UnicodeEncodeError:
+        return _pack([os.fsencode(item) if isinstance(item, str) else item for item in facts])
+
+
+def _read_xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Those that count; () where the filesystem has none or will not say."""
+    try:
+        names = os.listxattr(path)
+    except OSError:
+        return ()
+    if not names:
+        return ()
+    found: list[tuple[bytes, bytes]] = []
+    for text in names:
+        name = os.fsencode(text)
+        if merkle.counted_xattr(name):
+            try:
+                found.append((name, os.getxattr(path, text)))
+            except OSError:
+                continue
+    return tuple(sorted(found))
+
+
+def _show(path: bytes) -> str:
+    return clean(path).decode("utf-8", "backslashreplace") or "."
