@@ -53,3 +53,10 @@ def shown(url: str) -> str:
         return "an address that cannot be read"
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+class RegistryUnsupported(RegistryError):
+    """Valid, but nothing that can be used here: foreign layers, manifests of schema 1."""
+
+    code = "registry/unsupported"
+    default_exit = 69

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ _BLOCK = 512
 _MAX_MEMBERS = 100_000
 _MAX_EXTENDED = 1 << 20
 _ZEROS = bytes(_BLOCK)
+_REGULAR = (b"\x00", b"0", b"7")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def _scan(file: BinaryIO) -> dict[str, Member]:
         name = _normal(extended.get("path") or _name(header))
         link = extended.get("linkpath") or _text(header[157:257])
         extended = {}
-        if kind in b"\007":
+        if kind in _REGULAR:
             members[name] = Member(body, size)
         elif kind == b"1":
             members[name] = Member(body, 0, _normal(link))
@@ -182,6 +184,20 @@ def _pax(data: bytes) -> dict[str, str]:
     return out
 
 
+class Counted:
+    """Lets `size` bytes through."""
+
+    def __init__(self, out: BinaryIO, name: str, size: int) -> None:
+        self._out, self._name, self.left = out, name, size
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        self.left -= len(data)
+        if self.left < 0:
+            raise BadArchive(f"{self._name} is longer than it was when it was measured")
+        self._out.write(data)
+        return len(data)
+
+
 class TarOut:
     """Writes members with mode 0644/0755, owner 0:0 and mtime 0: the same members in the same order are the same bytes."""
 
@@ -192,20 +208,17 @@ class TarOut:
         self._out.write(_header(name + "/", 0, b"5", 0o755))
 
     def data(self, name: str, data: bytes) -> None:
-        self.stream(name, len(data), io.BytesIO(data))
+        with self.member(name, len(data)) as out:
+            out.write(data)
 
-    def stream(self, name: str, size: int, source: BinaryIO) -> None:
-        """`size` bytes of `source`, which must have exactly these (BadArchive otherwise: it changed while it was read)."""
+    @contextmanager
+    def member(self, name: str, size: int) -> Iterator[Counted]:
+        """A writer for exactly `size` bytes; BadArchive when more or fewer come (their source changed while it was read)."""
         self._out.write(_header(name, size, b"0", 0o644))
-        left = size
-        while left:
-            piece = source.read(min(left, 1 << 20))
-            if not piece:
-                raise BadArchive(f"{name} is shorter than its {size} bytes")
-            self._out.write(piece)
-            left -= len(piece)
-        if source.read(1):
-            raise BadArchive(f"{name} is longer than its {size} bytes")
+        counted = Counted(self._out, name, size)
+        yield counted
+        if counted.left:
+            raise BadArchive(f"{name} is {counted.left} bytes shorter than it was when it was measured")
         self._out.write(bytes(-size % _BLOCK))
 
     def close(self) -> None:
