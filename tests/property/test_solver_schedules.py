@@ -144,8 +144,6 @@ class World:
 def test_every_schedule_ends(
     seed: int, size: int, jobs: int, fail: bool, plan: bool, present: bool, cancel_after: int | None
 ) -> None:
-    seed: int, size: int, jobs: int, fail: bool, plan: bool, present: bool, cancel_after: int | None
-) -> None:
     world = World(seed, size, jobs, fail=fail, plan=plan)
     targets = tuple(world.random.sample(world.nodes, world.random.randint(1, min(3, size))))
     world.take(world.machine.handle(Want(targets, present)))
