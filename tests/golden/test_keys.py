@@ -28,7 +28,7 @@ OPS: dict[str, Op] = {
         ExecMount("secret", "/run/secrets/tok", id="tok", required=True),
         ExecMount("secret", "", id="env", env="TOKEN"),
         ExecMount("ssh", "/run/buildkit/ssh_agent.0", id="default"),
-        env=("A=1", "Ü=ä\n"),
+        env=("A=1", "Ü=ä", "NPM_TOKEN=t", "LINES=1\n2"),
         cwd="/app",
         user="bob:1000",
         platform=Platform("linux", "arm", "v7"),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, assert_never
 
 from lamina.cache.record import KEY_SCHEMA, CacheKey, InputPart, KeyParts
+from lamina.cache.sensitive import sensitive
 from lamina.graph.ops import (
     ContextOp,
     CopyAction,
@@ -137,7 +138,7 @@ def _exec(op: ExecOp) -> Plain:
     return {
         "type": "exec",
         "args": list(op.args),
-        "env": list(op.env),
+        "env": [_variable(pair) for pair in op.env],
         "cwd": op.cwd,
         "user": op.user,
         "platform": str(op.platform),
@@ -233,6 +234,12 @@ def _attributes(owner: Owner | None, chmod: str | None) -> Plain:
 def _base_name(source: str) -> str:
     """A file keeps its name under the destination; the folders above it are no matter."""
     return posixpath.basename(source.rstrip("/")) or "/"
+
+
+def _variable(pair: str) -> str:
+    """`NAME=value`, or `NAME=sha256:…` where the value may be a secret: the parts of a key are stored and shared."""
+    name, _, value = pair.partition("=")
+    return f"{name}={sha256(value.encode())}" if sensitive(name, value) else pair
 
 
 def _given(**values: object) -> Plain:

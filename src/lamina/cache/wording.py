@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 
-_SECRET_NAME = re.compile(r"KEY|TOKEN|PASS|PWD|SECRET|CREDENTIAL|AUTH|PRIVATE|CERT|COOKIE|SIGNATURE", re.IGNORECASE)
+from lamina.cache.sensitive import sensitive
+
 _USER_INFO = re.compile(r"://[^/@\s]*@")
 _LONG = 60
 
 
 def shown(name: str, value: str) -> str | None:
     """A variable's value fit for a log, or None: its name or its look says that it may be secret, or it is no short line."""
-    if _SECRET_NAME.search(name) or len(value) > _LONG or not value.isprintable() or _USER_INFO.search(value):
+    if sensitive(name, value) or len(value) > _LONG or not value.isprintable():
         return None
     return value if value else '""'
 

@@ -7,6 +7,7 @@ import pytest
 from lamina.cache import keys
 from lamina.cache.keys import base_state, definition_state, key_of, key_parts, merge_state, reads, state_after
 from lamina.cache.record import KEY_SCHEMA, CacheKey, InputPart, KeyParts
+from lamina.cache.sensitive import sensitive
 from lamina.graph.ops import (
     ContextOp,
     CopyAction,
@@ -201,6 +202,33 @@ def test_schema_is_in_the_key() -> None:
 def test_values_of_secrets_and_proxies_are_nowhere_in_the_parts() -> None:
     op = exec_op("make", mount("secret", "/s", id="tok"), proxy_env=("http_proxy=http://user:hunter2@proxy",))
     assert "hunter2" not in repr(key_parts(op, BASE, [None]))
+
+
+def test_values_that_look_like_secrets_count_by_their_digest() -> None:
+    one, other = exec_op(env=("SSH_PRIVATE_KEY=hunter2",)), exec_op(env=("SSH_PRIVATE_KEY=hunter3",))
+    assert key(one) != key(other)
+    assert "hunter2" not in repr(key_parts(one, BASE))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("NPM_TOKEN", "x", True),
+        ("githubToken", "x", True),
+        ("SSH_KEY", "x", True),
+        ("DB_PASSWORD", "x", True),
+        ("MYSQL_PWD", "x", True),
+        ("A", "line\nline", True),
+        ("A", "x" * 1025, True),
+        ("URL", "https://bob:pw@host/x", True),
+        ("KEYCLOAK_VERSION", "1", False),
+        ("GIT_AUTHOR", "bob", False),
+        ("URL", "https://bob@host/x", False),
+        ("PATH", "/bin:/usr/bin", False),
+    ],
+)
+def test_sensitive(name: str, value: str, expected: bool) -> None:
+    assert sensitive(name, value) is expected
 
 
 def test_what_is_not_given_is_not_in_the_parts() -> None:
