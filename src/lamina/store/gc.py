@@ -1,0 +1,189 @@
+"""The collector: what nobody needs goes at once, what the cache could do without goes by policy; and what takes how much room.
+
+Everything is decided and taken away (database rows, then one rename per victim into tmp/) inside the standstill, while no
+process can begin to use something; the slow removal comes after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamina.oci.digest import Digest, LayerId
+from lamina.store.errors import border
+from lamina.store.layers import LayerRow, measure
+from lamina.store.layout import layer_of
+from lamina.store.leases import live, standstill
+from lamina.store.local import LocalStore
+from lamina.store.policy import Decision, PrunePolicy, PruneRow, plan_prune
+from lamina.store.recovery import sweep
+from lamina.store.references import References, collect, records
+from lamina.store.removal import remove
+
+_TOMBSTONE_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a collection removed. `freed` = bytes of blobs and of files in layers."""
+
+    layers: tuple[LayerId, ...] = ()
+    blobs: tuple[Digest, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    records: int = 0
+    freed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    decisions: tuple[Decision, ...]
+    swept: Swept
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One line of `du`. `shared` = of `size`, what others need too; `reclaimable` = what pruning everything would free."""
+
+    kind: str  # "image", "record", "layers", "blobs", "cache-mounts", "other"
+    name: str
+    size: int  # bytes
+    shared: int = 0
+    reclaimable: int = 0
+
+
+def collect_garbage(store: LocalStore, *, dry_run: bool = False) -> Swept:
+    """Remove what has no referrer and no living user: layers, blobs, tombstones, leftovers."""
+    return prune(store, None, dry_run=dry_run).swept
+
+
+def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = False) -> Pruned:
+    """Collect garbage and, with a policy, layers of the cache; records that lose a layer become tombstones ("evicted")."""
+    layout, database = store.layout, store.database
+    trash: list[Path] = []
+    store.layers.flush()
+    with border(layout.root):
+        with standstill(layout):
+            leases = live(layout)
+            pins = frozenset().union(*leases.values())
+            references = collect(layout, database)
+            rows = store.layers.rows()
+            decisions = plan_prune(_prune_rows(store, rows, references, pins), policy) if policy is not None else []
+            doomed = {LayerId(decision.row.name) for decision in decisions if decision.remove}
+            layers = [row for row in rows if row.id not in pins and (row.id in doomed or row.id not in references.layers)]
+            evicted = _evictions(store, {row.id for row in layers}, policy)
+            if not dry_run:
+                _bury(store, evicted, [row.id for row in layers])
+                _drop_facts(store, references, {row.id for row in layers}, policy)
+                references = collect(layout, database)
+            blobs = [
+                (digest, size) for digest, size in store.blobs.all() if digest not in references.blobs and digest not in pins
+            ]
+            unnamed = _unnamed(store, pins, {row.id for row in rows})
+            if not dry_run:
+                for path in [layout.layer(row.id) for row in layers] + unnamed:
+                    if path.exists():
+                        trash.append(layout.tmp / store.lease.name())
+                        path.rename(trash[-1])
+                for digest, _ in blobs:
+                    layout.blob(digest).unlink(missing_ok=True)
+        for path in trash:
+            remove(path)
+        leftovers = [] if dry_run else sweep(layout, None, keep=live(layout))
+    if blobs and not dry_run:
+        store.images.write_index()
+    freed = sum(row.size for row in layers) + sum(size for _, size in blobs)
+    swept = Swept(tuple(row.id for row in layers), tuple(digest for digest, _ in blobs), tuple(leftovers), len(evicted), freed)
+    return Pruned(tuple(decisions), swept)
+
+
+def du(store: LocalStore) -> list[Usage]:
+    """Bytes by image, by record's own layer, and by kind; computed from the tables, only blobs and cache mounts are looked at."""
+    references = collect(store.layout, store.database)
+    rows = {row.id: row for row in store.layers.rows()}
+    users: dict[LayerId, int] = {}
+    stacks: list[tuple[str, list[LayerId]]] = []
+    for image in store.images.all():
+        stack = [layer for layer in dict.fromkeys(image.layers) if layer in rows]
+        stacks.append((", ".join(image.names) or image.id[7:19], stack))
+        for layer in stack:
+            users[layer] = users.get(layer, 0) + 1
+    out = [
+        Usage(
+            "image", name, sum(rows[layer].size for layer in stack), sum(rows[layer].size for layer in stack if users[layer] > 1)
+        )
+        for name, stack in stacks
+    ]
+    for layer in sorted(references.cached.keys() - references.images.keys()):
+        if layer in rows:
+            out.append(Usage("record", layer, rows[layer].size, 0, rows[layer].size))
+    free = sum(row.size for row in rows.values() if row.id not in references.images)
+    out.append(Usage("layers", "", sum(row.size for row in rows.values()), 0, free))
+    blobs = list(store.blobs.all())
+    unneeded = sum(size for digest, size in blobs if digest not in references.blobs)
+    out.append(Usage("blobs", "", sum(size for _, size in blobs), 0, unneeded))
+    for kind, folder in (
+        ("cache-mounts", store.layout.cachemounts),
+        ("other", store.layout.http),
+        ("other", store.layout.context),
+    ):
+        size = measure(folder)[1] if folder.is_dir() else 0
+        out.append(Usage(kind, folder.name, size, 0, size))
+    return out
+
+
+def _prune_rows(store: LocalStore, rows: Sequence[LayerRow], references: References, pins: frozenset[str]) -> list[PruneRow]:
+    blobs = dict(store.blobs.all())
+    out = []
+    for row in rows:
+        seconds, used = references.cached.get(row.id, (0.0, 0.0))
+        size = row.size + (blobs.get(row.blob, 0) if row.blob is not None else 0)
+        held = "a running build" if row.id in pins else references.images.get(row.id, "")
+        out.append(PruneRow(row.id, size, row.created, max(row.last_used, used), seconds, held))
+    return out
+
+
+def _evictions(store: LocalStore, gone: set[LayerId], policy: PrunePolicy | None) -> list[tuple[str, str]]:
+    """(record, fate) of living records that lose a layer, or that were not used for the policy's age."""
+    out: list[tuple[str, str]] = []
+    for record in records(store.database):
+        if record.fate is not None:
+            continue
+        document = record.document()
+        old = policy is not None and policy.max_age is not None and policy.now - record.last_used > policy.max_age
+        if document is None or any(layer.id in gone for layer in document.layers) or (policy is not None and policy.everything):
+            out.append((record.id, "evicted"))
+        elif old:
+            out.append((record.id, "expired"))
+    return out
+
+
+def _bury(store: LocalStore, evicted: Sequence[tuple[str, str]], layers: Sequence[LayerId]) -> None:
+    with store.database.write() as transaction:
+        transaction.many("UPDATE records SET fate=? WHERE id=?", [(fate, record) for record, fate in evicted])
+        transaction.many("DELETE FROM layers WHERE id=?", [(layer,) for layer in layers])
+        limit = store.now() - _TOMBSTONE_DAYS * 86400
+        transaction.run("DELETE FROM records WHERE fate IS NOT NULL AND last_used<?", (limit,))
+        transaction.run("DELETE FROM selections WHERE last_used<?", (limit,))
+
+
+def _drop_facts(store: LocalStore, references: References, gone: set[LayerId], policy: PrunePolicy | None) -> None:
+    """Pulled images that lose a layer would only keep blobs that nothing can use; old answers and downloads go by age."""
+    with store.database.write() as transaction:
+        lost = [(manifest,) for manifest, layers in references.remotes.items() if layers & gone]
+        transaction.many("DELETE FROM remotes WHERE manifest=?", lost)
+        if policy is not None and (policy.everything or policy.max_age is not None):
+            limit = policy.now + 1 if policy.everything else policy.now - (policy.max_age or 0.0)
+            transaction.run("DELETE FROM remotes WHERE checked<?", (limit,))
+            transaction.run("DELETE FROM http WHERE checked<?", (limit,))
+            transaction.run("DELETE FROM selections WHERE last_used<?", (limit,))
+
+
+def _unnamed(store: LocalStore, pins: frozenset[str], known: set[LayerId]) -> list[Path]:
+    """Folders in layers/ without a row, of no living process."""
+    found = []
+    for path in store.layout.layers.iterdir():
+        layer = layer_of(path.name)
+        if layer is None or (layer not in known and layer not in pins):
+            found.append(path)
+    return found
