@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lamina.store.removal import remove
+
+
+def test_an_absent_name_and_a_file(tmp_path: Path) -> None:
+    remove(tmp_path / "absent")
+    (tmp_path / "file").write_text("x")
+    remove(tmp_path / "file")
+    assert os.listdir(tmp_path) == []
+
+
+def test_symlinks_are_removed_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    tree = tmp_path / "tree"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "link").symlink_to(outside)
+    (tree / "link").symlink_to(outside)
+    remove(tree)
+    (tmp_path / "top").symlink_to(outside)
+    remove(tmp_path / "top")
+    assert os.listdir(tmp_path) == ["outside"]
+    assert os.listdir(outside) == ["precious"]
+
+
+def test_folders_without_any_permission(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "work" / "work" / "inner").mkdir(parents=True)
+    (tree / "work" / "work" / "inner" / "file").write_text("x")
+    for path in (tree / "work" / "work" / "inner", tree / "work" / "work", tree):
+        path.chmod(0)
+    remove(tree)
+    assert os.listdir(tmp_path) == []
+
+
+def test_trees_deeper_than_stack_descriptors_and_path_length(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    here = os.open(tree, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d" * 20, dir_fd=here)
+        below = os.open("d" * 20, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    remove(tree)
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    os.makedirs(os.fsencode(tree) + b"/\xff\n/\xfe")
+    with open(os.fsencode(tree) + b"/\xff\n/\xfe/\xfd", "wb"):
+        pass
+    remove(tree)
+    assert os.listdir(tmp_path) == []
