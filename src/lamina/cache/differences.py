@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from lamina.cache.record import InputPart, KeyParts
-from lamina.cache.wording import around, digest_short, listed, shorten, shown
+from lamina.cache.wording import around, digest_short, more, shorten, shown
 
 Attribute = Literal["content", "added", "removed", "mode", "owner", "xattr"]
 
@@ -63,6 +63,8 @@ _OPTIONS = {
     "ulimits": "--ulimit",
     "devices": "--device",
 }
+
+_DEFAULTS = {"network": "default", "security": "sandbox"}
 
 _WORDS = {
     "chown": "--chown",
@@ -143,7 +145,8 @@ def _exec(old: dict[str, Any], new: dict[str, Any], args: frozenset[str], *, tex
         found.append(_difference("platform-changed", f"platform: {old['platform']} -> {new['platform']}"))
     for name, word in _OPTIONS.items():
         if old.get(name) != new.get(name):
-            found.append(_difference("option-changed", f"{word}: {_plain(old.get(name))} -> {_plain(new.get(name))}"))
+            before, after = (_plain(op.get(name, _DEFAULTS.get(name))) for op in (old, new))
+            found.append(_difference("option-changed", f"{word}: {before} -> {after}"))
     found += _mounts(old.get("mounts", []), new.get("mounts", []))
     return found
 
@@ -214,7 +217,7 @@ def _mounts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Differ
     return found
 
 
-_MOUNT_WORDS = {
+_MOUNT__WORDS = {
     "own": "id or sharing",
     "owner": "mode or owner",
     "readonly": "readonly",
@@ -285,5 +288,8 @@ def _input(was: InputPart, now: InputPart, compare: CompareFiles) -> list[Differ
             change.path.decode(errors="backslashreplace") or "/"
         )
     if not grouped:
-        return [_difference("file-changed", f"files of {label or 'the context'} changed")]
-    return [_difference(code, f"{listed(tuple(paths))} {word}{where}", tuple(paths)) for (code, word), paths in grouped.items()]
+        return [_difference("file-changed", f"files of {'the context' if not where else label} changed")]
+    return [
+        _difference(code, f"{shorten(paths[0])} {word}{where}{more(len(paths) - 1)}", tuple(paths))
+        for (code, word), paths in grouped.items()
+    ]

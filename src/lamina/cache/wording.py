@@ -23,11 +23,11 @@ def shorten(text: str, limit: int = _LONG) -> str:
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
-def around(old: str, new: str, limit: int = _LONG) -> tuple[str, str]:
+def around(old: str, new: str, limit: int = 46) -> tuple[str, str]:
     """Both texts shortened to the place where they differ."""
     old, new = " ".join(old.split()), " ".join(new.split())
     if max(len(old), len(new)) <= limit:
-        return shorten(old), shorten(new)
+        return shorten(old, limit), shorten(new, limit)
     same = next((i for i, (a, b) in enumerate(zip(old, new)) if a != b), min(len(old), len(new)))
     start = max(0, same - limit // 3)
     mark = "…" if start else ""
@@ -48,6 +48,6 @@ def age(seconds: float) -> str:
     return f"{int(seconds // 86400)} days"
 
 
-def listed(paths: tuple[str, ...]) -> str:
-    """`a.txt`, `a.txt (and 2 more)`."""
-    return shorten(paths[0]) + (f" (and {len(paths) - 1} more)" if len(paths) > 1 else "")
+def more(count: int) -> str:
+    """` (and 2 more)`, nothing for none."""
+    return f" (and {count} more)" if count else ""
