@@ -217,7 +217,7 @@ def _mounts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Differ
     return found
 
 
-_MOUNT__WORDS = {
+_MOUNT_WORDS = {
     "own": "id or sharing",
     "owner": "mode or owner",
     "readonly": "readonly",
