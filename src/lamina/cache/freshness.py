@@ -1,67 +1,16 @@
-"""What a user asked about freshness: selectors, flags, and the comments before an instruction, matched with steps."""
+"""What the flags of a build ask about freshness, matched with steps: --no-cache, --no-cache-filter, --refresh, --max-age.
+
+Comments before an instruction (`# lamina: max-age=1d`) are read by lamina.dockerfile and come as Freshness.max_age.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lamina.diagnostics.errors import LaminaError
 from lamina.graph.vertex import Step
 
-
-class BadDuration(LaminaError):
-    code = "cache/bad-duration"
-    default_exit = 2
-
-
-_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?[smhdw]?)+")
-_PIECE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw]?)")
-_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DIRECTIVE = re.compile(r"\s*lamina:\s*(?P<rest>.*)", re.DOTALL)
 _FORCIBLE = ("RUN", "COPY", "ADD")
-
-
-def parse_duration(text: str) -> float:
-    """`90`, `90s`, `12h`, `1d12h`, `2w` as seconds; raises BadDuration."""
-    if not _DURATION.fullmatch(text):
-        raise BadDuration(f"{text!r} is not a duration", hint="for example 12h, 90m or 1d")
-    return sum(float(number) * _SECONDS[unit] for number, unit in _PIECE.findall(text))
-
-
-@dataclass(frozen=True, slots=True)
-class Directives:
-    """Of the comments right before an instruction: `# lamina: max-age=1d`, `# lamina: watch=URL` (several may stand on one line).
-
-    `problems`: what was not understood; the directive is left out then.
-    """
-
-    max_age: float | None = None  # seconds, the smallest that is given
-    watch: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-
-def directives(comments: Iterable[str]) -> Directives:
-    """`comments` without their '#'. A comment that does not begin with `lamina:` is just a comment."""
-    ages: list[float] = []
-    watch: list[str] = []
-    problems: list[str] = []
-    for comment in comments:
-        found = _DIRECTIVE.match(comment)
-        for word in found["rest"].split() if found else ():
-            name, _, given = word.partition("=")
-            if name == "max-age":
-                try:
-                    ages.append(parse_duration(given))
-                except BadDuration as error:
-                    problems.append(f"# lamina: max-age: {error.message}")
-            elif name == "watch" and given.startswith(("http://", "https://")):
-                watch.append(given)
-            elif name == "watch":
-                problems.append(f"# lamina: watch: {given!r} is not an http or https URL")
-            else:
-                problems.append(f"# lamina: {name!r} is not known (known are max-age and watch)")
-    return Directives(min(ages) if ages else None, tuple(dict.fromkeys(watch)), tuple(problems))
 
 
 def matches(selector: str, step: Step) -> bool:
@@ -96,11 +45,11 @@ class Asked:
                     return f"--no-cache-filter {name}"
         return next((f"--refresh {selector}" for selector in self.refresh if matches(selector, step)), None)
 
-    def limit(self, step: Step, comments: Directives) -> tuple[float, str] | None:
-        """The smallest max-age that holds for the step, in seconds, and who says so."""
+    def limit(self, step: Step, declared: float | None = None) -> tuple[float, str] | None:
+        """The smallest max-age that holds for the step, in seconds, and who says so. `declared`: by a comment before it."""
         limits = [(seconds, f"--max-age {selector}") for selector, seconds in self.max_age if matches(selector, step)]
-        if comments.max_age is not None:
-            limits.append((comments.max_age, "# lamina: max-age"))
+        if declared is not None:
+            limits.append((declared, "# lamina: max-age"))
         return min(limits, default=None)
 
     def unused(self, steps: Sequence[Step]) -> tuple[str, ...]:
