@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 from lamina.cache.record import InputPart, KeyParts
 from lamina.cache.wording import around, digest_short, more, shorten, shown
@@ -26,8 +27,7 @@ CompareFiles = Callable[[InputPart, InputPart], Sequence[FileChange]]
 """Old and new "files" part -> what differs; () when a listing is not there any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """`code` is a reason's code. The lower `rank`, the closer to what the user did."""
 
     code: str

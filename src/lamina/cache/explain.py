@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from lamina.cache.differences import CompareFiles, Difference, differences
 from lamina.cache.reason import Reason
@@ -12,8 +13,7 @@ from lamina.cache.record import KeyParts, Place, Record
 from lamina.cache.wording import age, shorten
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(msgspec.Struct, frozen=True):
     """The step whose result is the root filesystem. `reason` is why it ran in this build; None when it did not."""
 
     text: str
@@ -25,8 +25,7 @@ class Upstream:
         return f"line {self.line}: {shorten(self.text)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What is known of a miss beside the keys. At most one of the first five holds; they are told before any comparison.
 
     `args`: names of the build arguments among the variables (ExecOp.args_in_env; for COPY and WORKDIR those in scope).
@@ -40,7 +39,7 @@ class Facts:
     not_trusted: str | None = None  # the scope that wrote the record
     upstream: Upstream | None = None
     sources: tuple[Upstream, ...] = ()  # steps that ran now and whose files this one reads (COPY --from, bind mounts)
-    args: frozenset[str] = field(default_factory=frozenset)
+    args: frozenset[str] = frozenset()
 
 
 def explain_miss(

@@ -6,7 +6,8 @@ Comments before an instruction (`# lamina: max-age=1d`) are read by lamina.docke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from lamina.graph.vertex import Step
 
@@ -26,8 +27,7 @@ def _is_stage(name: str, step: Step) -> bool:
     return step.stage >= 0 and (name == str(step.stage) or (bool(step.stage_name) and name.lower() == step.stage_name.lower()))
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """The flags of a build, selectors as text."""
 
     no_cache: bool = False

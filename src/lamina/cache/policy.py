@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from lamina.cache.record import Record
 from lamina.cache.wording import age
@@ -29,8 +30,7 @@ def choose(records: Sequence[Record], *, present: Callable[[Record], bool], max_
     return next((record for record in equal if present(record)), equal[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """One thing that pruning may remove. `size` bytes become free, `seconds` is what it takes to make it again."""
 
     name: str
@@ -40,8 +40,7 @@ class Item:
     leased: bool = False  # a live process or a kept image needs it
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(msgspec.Struct, frozen=True):
     """`why` is a sentence for `cache prune`."""
 
     item: Item

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import msgspec
 
 from lamina.cache.policy import DAY, DEFAULT_EXPIRY, Item, choose, prune, too_old, value
@@ -74,7 +72,7 @@ def test_leased_items_count_and_stay() -> None:
 
 def test_value() -> None:
     one = item("x")
-    assert value(one, NOW) > value(replace(one, size=200), NOW)
-    assert value(one, NOW) < value(replace(one, seconds=2.0), NOW)
+    assert value(one, NOW) > value(msgspec.structs.replace(one, size=200), NOW)
+    assert value(one, NOW) < value(msgspec.structs.replace(one, seconds=2.0), NOW)
     assert value(one, NOW) == 2 * value(item("x", unused=DAY), NOW)
     assert value(item("x", size=0, seconds=0.0), NOW) > 0
