@@ -77,8 +77,8 @@ class Node:
     inner: Node | None = None
 
 
-def read_node(text: str, start: int, escape: str) -> Node:
-    """Split text[start:]. Raises SplitError for what BuildKit's parser phase refuses."""
+def read_node(text: str, start: int, escape: str, nested: bool = False) -> Node:
+    """Split text[start:]. Raises SplitError for what BuildKit's parser phase refuses. An ONBUILD in an ONBUILD is left alone."""
     parts = split_line(text, start)
     keyword = parts.keyword.text.upper()
     rest = parts.rest
@@ -96,7 +96,7 @@ def read_node(text: str, start: int, escape: str) -> Node:
     if keyword == "HEALTHCHECK":
         return _health(parts)
     if keyword == "ONBUILD":
-        return Node(keyword, parts, inner=read_node(text, rest.start, escape) if rest.text else None)
+        return Node(keyword, parts, inner=read_node(text, rest.start, escape, nested=True) if rest.text and not nested else None)
     return Node(keyword, parts, (rest,) if rest.text else ())
 
 

@@ -214,3 +214,7 @@ class Document:
     meta_args: tuple[Arg, ...]
     stages: tuple[Stage, ...]
     diagnostics: tuple[Diagnostic, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        return tuple(item for item in self.diagnostics if item.severity == "error")

@@ -179,7 +179,7 @@ class _Scan:
             elif char == "<" and self.text.startswith("<<", self.pos):
                 # Blanks between << and the name of a here-document belong to its word.
                 end = self.pos + 2
-                while end < len(self.text) and self.text[end] in SPACES:
+                while end < len(self.text) and self.text[end] in "\t\r ":
                     end += 1
                 value = self.text[self.pos : end]
                 self.pos = end
@@ -300,7 +300,7 @@ class _Scan:
         replacement = self.operand("}", True, "missing '}'")
         value = self.lookup(name)
         if value is None and self.mode.keep_unset:
-            return f"${{{name}/{pattern}/{replacement}}}"
+            return f"${{{name}{'//' if everywhere else '/'}{pattern}/{replacement}}}"
         regex = _regex(pattern, True)
         value = value or ""
         if everywhere:
