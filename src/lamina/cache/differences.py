@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from lamina.cache.record import InputPart, KeyParts
 from lamina.cache.wording import around, digest_short, more, shorten, shown
 
-Attribute = Literal["content", "added", "removed", "mode", "owner", "xattr"]
+Plain = dict[str, Any]
+"""JSON data of an operation (keys.op_parts)."""
 
 
 class FileChange(Protocol):
-    """One name that differs between two listings (lamina.layer.listing)."""
+    """One name that differs between two listings. `what`: content, added, removed, mode, owner, xattr, else content."""
 
     @property
     def path(self) -> bytes: ...
@@ -79,6 +80,7 @@ _WORDS = {
     "data": "text",
 }
 
+_PATHS = 100  # as many are kept in a reason
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
 
 _FILE_CODES: dict[str, tuple[str, str]] = {
@@ -102,7 +104,7 @@ def differences(
     if old.op != new.op:
         found += _operation(old.op, new.op, old_text, new_text, args)
     if old.op.get("type") == new.op.get("type"):
-        found += _inputs(old.inputs, new.inputs, compare)
+        found += _inputs(old, new, compare)
     return sorted(found, key=lambda difference: difference.rank)
 
 
@@ -113,7 +115,7 @@ def _difference(code: str, message: str, paths: tuple[str, ...] = ()) -> Differe
 # Operations
 
 
-def _operation(old: dict[str, Any], new: dict[str, Any], old_text: str, new_text: str, args: frozenset[str]) -> list[Difference]:
+def _operation(old: Plain, new: Plain, old_text: str, new_text: str, args: frozenset[str]) -> list[Difference]:
     found: list[Difference] = []
     if " ".join(old_text.split()) != " ".join(new_text.split()):
         before, after = around(old_text, new_text)
@@ -128,7 +130,7 @@ def _operation(old: dict[str, Any], new: dict[str, Any], old_text: str, new_text
     return found or [_difference("option-changed", "an option of the source changed")]
 
 
-def _exec(old: dict[str, Any], new: dict[str, Any], args: frozenset[str], *, text_told: bool) -> list[Difference]:
+def _exec(old: Plain, new: Plain, args: frozenset[str], *, text_told: bool) -> list[Difference]:
     found: list[Difference] = []
     if old["args"] != new["args"]:
         if old["args"][-1:] == new["args"][-1:]:
@@ -174,7 +176,7 @@ def _change(name: str, was: str | None, now: str | None) -> str:
     return f": {before} -> {after}" if before is not None and after is not None else " changed"
 
 
-def _file(old: list[dict[str, Any]], new: list[dict[str, Any]], text: str, args: frozenset[str]) -> list[Difference]:
+def _file(old: list[Plain], new: list[Plain], text: str, args: frozenset[str]) -> list[Difference]:
     """Same text, other words: variables in it have other values."""
     names = list(dict.fromkeys(_VARIABLE.findall(text)))
     through = f" (through ${', $'.join(names)})" if names else ""
@@ -196,7 +198,7 @@ def _word(field: str, was: object, now: object, names: list[str], through: str, 
     return _difference(code, f"{word}: {_plain(was)} -> {_plain(now)}{through}")
 
 
-def _mounts(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Difference]:
+def _mounts(old: list[Plain], new: list[Plain]) -> list[Difference]:
     before, after = ({(m["type"], m["target"], m.get("id", "")): m for m in mounts} for mounts in (old, new))
     found: list[Difference] = []
     for key, mount in after.items():
@@ -226,7 +228,7 @@ _MOUNT_WORDS = {
 }
 
 
-def _mount(mount: dict[str, Any]) -> str:
+def _mount(mount: Plain) -> str:
     return shorten(" ".join(word for word in (mount["type"], mount.get("id", ""), mount["target"]) if word))
 
 
@@ -241,20 +243,37 @@ def _plain(value: object) -> str:
 # Inputs
 
 
-def _inputs(old: tuple[InputPart, ...], new: tuple[InputPart, ...], compare: CompareFiles) -> list[Difference]:
+def _inputs(old: KeyParts, new: KeyParts, compare: CompareFiles) -> list[Difference]:
     found: list[Difference] = []
-    if old and new and old[0].id != new[0].id:
-        found.append(_root(old[0], new[0]))
-    if len(old) != len(new):
-        watched = [part.label for part in (new if len(new) > len(old) else old) if part.kind == "watch"]
-        if watched:
-            word = "watched now" if len(new) > len(old) else "not watched any more"
-            found.append(_difference("remote-changed", f"{shorten(watched[-1])} is {word}"))
-        return found
-    for was, now in zip(old[1:], new[1:]):
+    if old.inputs and new.inputs and old.inputs[0].id != new.inputs[0].id:
+        found.append(_root(old.inputs[0], new.inputs[0]))
+    if len(old.inputs) != len(new.inputs):
+        longer, word = (new, "watched now") if len(new.inputs) > len(old.inputs) else (old, "not watched any more")
+        watched = [part.label for part in longer.inputs if part.kind == "watch"]
+        return [*found, *(_difference("remote-changed", f"{shorten(label)} is {word}") for label in watched[-1:])]
+    names = _names(new.op)
+    for number, (was, now) in enumerate(zip(old.inputs[1:], new.inputs[1:])):
         if was.id != now.id:
-            found += _input(was, now, compare)
+            found += _input(was, now, names[number] if number < len(names) else "", compare)
     return found
+
+
+def _names(op: Plain) -> list[str]:
+    """What the user calls each input after the first: a COPY source's base name, a mount's target."""
+    if op.get("type") == "file":
+        return [action["name"] for action in op["actions"] if action["action"] == "copy"]
+    mounts = op.get("mounts", [])
+    return [m["target"] for m in mounts if (m["type"] == "bind" and not m.get("empty")) or m.get("source")]
+
+
+def _path(name: str, path: bytes) -> str:
+    """Names in a listing are relative to the source; the source's own name stands before them as the user wrote it."""
+    text = path.decode(errors="backslashreplace")
+    if not text:
+        return name or "/"
+    if name.startswith("/") or any(sign in name for sign in "*?[") or text == name or text.startswith(name + "/"):
+        return text
+    return f"{name}/{text}" if name else text
 
 
 def _root(was: InputPart, now: InputPart) -> Difference:
@@ -269,7 +288,7 @@ def _root(was: InputPart, now: InputPart) -> Difference:
     return _difference("base-changed", f"builds on {shorten(after)} now" + (f", was {shorten(before)}" if before else ""))
 
 
-def _input(was: InputPart, now: InputPart, compare: CompareFiles) -> list[Difference]:
+def _input(was: InputPart, now: InputPart, name: str, compare: CompareFiles) -> list[Difference]:
     label = shorten(now.label)
     if now.kind == "url":
         return [_difference("remote-changed", f"{label} has other bytes than before")]
@@ -284,12 +303,10 @@ def _input(was: InputPart, now: InputPart, compare: CompareFiles) -> list[Differ
     where = "" if now.label in ("", "context") else f" in {label}"
     grouped: dict[tuple[str, str], list[str]] = {}
     for change in compare(was, now):
-        grouped.setdefault(_FILE_CODES.get(change.what, _FILE_CODES["content"]), []).append(
-            change.path.decode(errors="backslashreplace") or "/"
-        )
+        grouped.setdefault(_FILE_CODES.get(change.what, _FILE_CODES["content"]), []).append(_path(name, change.path))
     if not grouped:
         return [_difference("file-changed", f"files of {'the context' if not where else label} changed")]
     return [
-        _difference(code, f"{shorten(paths[0])} {word}{where}{more(len(paths) - 1)}", tuple(paths))
+        _difference(code, f"{shorten(paths[0])} {word}{where}{more(len(paths) - 1)}", tuple(paths[:_PATHS]))
         for (code, word), paths in grouped.items()
     ]

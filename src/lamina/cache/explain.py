@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from lamina.cache.differences import CompareFiles, Difference, differences
 from lamina.cache.reason import Reason
 from lamina.cache.record import KeyParts, Place, Record
 from lamina.cache.wording import age, shorten
+
+if TYPE_CHECKING:
+    from lamina.cache.differences import CompareFiles, Difference
 
 
 class Upstream(msgspec.Struct, frozen=True):
@@ -133,6 +135,8 @@ def _nearest(
     Same place, fewest differences; but where a step before it changed, a record of the same operation anywhere (an instruction
     was put in or taken out above).
     """
+    from lamina.cache.differences import differences  # only a miss needs it
+
     moved = facts.upstream is not None and facts.upstream.reason is not None
 
     def score(item: tuple[int, Record]) -> tuple[bool, bool, int, int]:

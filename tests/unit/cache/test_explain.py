@@ -58,16 +58,32 @@ def why(
 
 
 def test_changed_files_are_named() -> None:
-    new = parts(copy_op(), STEP, replace_id(FILES))
-    one = why(parts(copy_op(), STEP, FILES), new, files=[Changed(b"src/app.py", "content")])
+    old = parts(copy_op("/"), STEP, FILES)
+    new = parts(copy_op("/"), STEP, replace_id(FILES))
+    one = why(old, new, files=[Changed(b"src/app.py", "content")])
     assert (one.code, one.message, one.paths) == ("file-changed", "src/app.py changed", ("src/app.py",))
-    three = why(parts(copy_op(), STEP, FILES), new, files=[Changed(p, "content") for p in (b"a", b"b", b"c")])
+    three = why(old, new, files=[Changed(p, "content") for p in (b"a", b"b", b"c")])
     assert three.message == "a changed (and 2 more)"
     assert three.details == ("a", "b", "c")
     stage = why(
         parts(copy_op(), STEP, FILES), parts(copy_op(), STEP, replace_id(FILES, "stage deps")), files=[Changed(b"x\xff", "added")]
     )
     assert (stage.code, stage.message) == ("file-added", "x\\xff added in stage deps")
+
+
+def test_paths_are_told_as_the_user_wrote_the_source() -> None:
+    changes = [Changed(b"", "mode"), Changed(b"sub/one", "content"), Changed(b"dir/two", "content")]
+    folder = why(parts(copy_op("/dir", "/d"), STEP, FILES), parts(copy_op("/dir", "/d"), STEP, replace_id(FILES)), files=changes)
+    assert folder.paths == ("dir/sub/one", "dir/two")
+    assert folder.details == ("dir/sub/one", "dir/two", "dir has another mode")
+    globbed = copy_op("/*.txt", "/d/")
+    reason = why(parts(globbed, STEP, FILES), parts(globbed, STEP, replace_id(FILES)), files=[Changed(b"a.txt", "content")])
+    assert reason.message == "a.txt changed"
+    bound = exec_op("m", ExecMount("tmpfs", "/a"), ExecMount("bind", "/m", input=1))
+    reason = why(parts(bound, STEP, FILES), parts(bound, STEP, replace_id(FILES)), files=[Changed(b"", "content")])
+    assert reason.message == "/m changed"
+    reason = why(parts(bound, STEP, FILES), parts(bound, STEP, replace_id(FILES)), files=[Changed(b"x/y", "content")])
+    assert reason.message == "x/y changed"
 
 
 def replace_id(part: InputPart, label: str | None = None) -> InputPart:
@@ -87,13 +103,13 @@ def replace_id(part: InputPart, label: str | None = None) -> InputPart:
     ],
 )
 def test_each_kind_of_file_change(what: str, code: str, words: str) -> None:
-    reason = why(parts(copy_op(), STEP, FILES), parts(copy_op(), STEP, replace_id(FILES)), files=[Changed(b"f", what)])
+    reason = why(parts(copy_op("/"), STEP, FILES), parts(copy_op("/"), STEP, replace_id(FILES)), files=[Changed(b"f", what)])
     assert (reason.code, reason.message) == (code, words)
 
 
 def test_several_kinds_of_file_changes_make_details() -> None:
     changes = [Changed(b"m", "mode"), Changed(b"new", "added"), Changed(b"f", "content")]
-    reason = why(parts(copy_op(), STEP, FILES), parts(copy_op(), STEP, replace_id(FILES)), files=changes)
+    reason = why(parts(copy_op("/"), STEP, FILES), parts(copy_op("/"), STEP, replace_id(FILES)), files=changes)
     assert reason.code == "file-added"
     assert reason.details == ("f changed", "m has another mode")
 
