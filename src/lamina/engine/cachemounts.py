@@ -5,19 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from lamina.diagnostics.errors import LaminaError
+from lamina.engine.locks import try_lock, wait_lock
 from lamina.sandbox.protocols import CancelToken
-
-
-class CacheMountCancelled(LaminaError):
-    code = "engine/cancelled"
-    default_exit = 130
 
 
 class CacheMounts:
@@ -50,15 +44,15 @@ class CacheMounts:
             descriptor = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if sharing == "shared":
-                    _wait(descriptor, fcntl.LOCK_SH, cancel)
+                    wait_lock(descriptor, fcntl.LOCK_SH, cancel, f"cache mount {identifier}")
                 elif sharing == "locked":
-                    _wait(descriptor, fcntl.LOCK_EX, cancel)
-                elif not _try(descriptor, fcntl.LOCK_EX):
+                    wait_lock(descriptor, fcntl.LOCK_EX, cancel, f"cache mount {identifier}")
+                elif not try_lock(descriptor, fcntl.LOCK_EX):
                     number += 1
                     continue
                 (place / "id").write_text(identifier, encoding="utf-8")
                 data = place / "data"
-                if reset and data.exists() and (sharing != "shared" or _try(descriptor, fcntl.LOCK_EX)):
+                if reset and data.exists() and (sharing != "shared" or try_lock(descriptor, fcntl.LOCK_EX)):
                     _remove(data)
                     if sharing == "shared":
                         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -78,23 +72,6 @@ def _make(data: Path, mode: int, uid: int, gid: int) -> bool:
         os.chown(data, uid, gid)
     os.chmod(data, mode)
     return True
-
-
-def _try(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _wait(descriptor: int, kind: int, cancel: CancelToken) -> None:
-    pause = 0.005
-    while not _try(descriptor, kind):
-        if cancel.cancelled():
-            raise CacheMountCancelled("cancelled while waiting for a locked cache mount")
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.25)
 
 
 def _remove(folder: Path) -> None:

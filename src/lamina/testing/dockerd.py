@@ -35,7 +35,12 @@ class Daemon:
     socket: Path
 
     def docker(
-        self, *arguments: str, buildkit: bool = True, stdin: bytes | None = None, check: bool = True, extra: Mapping[str, str] | None = None
+        self,
+        *arguments: str,
+        buildkit: bool = True,
+        stdin: bytes | None = None,
+        check: bool = True,
+        extra: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         environment = {
             **os.environ,
@@ -46,7 +51,9 @@ class Daemon:
         }
         done = subprocess.run([CLIENT, *arguments], env=environment, input=stdin, capture_output=True, check=False)
         if check and done.returncode:
-            raise AssertionError(f"docker {' '.join(arguments)} failed with {done.returncode}:\n{done.stderr.decode(errors='replace')}")
+            raise AssertionError(
+                f"docker {' '.join(arguments)} failed with {done.returncode}:\n{done.stderr.decode(errors='replace')}"
+            )
         return done
 
 
@@ -67,7 +74,11 @@ def daemon(options: Sequence[str] = (), parent: Path | None = None) -> Iterator[
         for _ in range(300):
             if process.poll() is not None:
                 raise AssertionError("dockerd ended: " + (home / "log").read_text(errors="replace")[-2000:])
-            if socket.exists() and subprocess.run([CLIENT, "-H", f"unix://{socket}", "version"], capture_output=True, check=False).returncode == 0:
+            if (
+                socket.exists()
+                and subprocess.run([CLIENT, "-H", f"unix://{socket}", "version"], capture_output=True, check=False).returncode
+                == 0
+            ):
                 break
             time.sleep(0.1)
         yield Daemon(socket)

@@ -1,0 +1,172 @@
+"""COPY and ADD -> FileOp; ADD's URLs and repositories -> sources of their own."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from urllib.parse import unquote, urlsplit
+
+from lamina.diagnostics.errors import located
+from lamina.dockerfile.instructions import Copy
+from lamina.dockerfile.lower.giturl import parse_git
+from lamina.dockerfile.lower.stage import Lowering, owner
+from lamina.dockerfile.lower.values import LoweringError
+from lamina.graph.ops import CopyAction, FileOp, GitOp, HttpOp, MergeOp, MkfileAction, Owner
+from lamina.graph.vertex import Freshness, Step, Vertex
+from lamina.oci.digest import parse_digest
+
+_SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=][rwxXst]*)+(?:,[ugoa]*(?:[-+=][rwxXst]*)+)*\Z")
+
+
+def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, name: str) -> Vertex:
+    flags, keyword = copy.flags, "ADD" if copy.add else "COPY"
+    chown = stage.expand(flags.chown, copy.span) if flags.chown else ""
+    chmod = stage.expand(flags.chmod, copy.span) if flags.chmod else ""
+    exclude = tuple(stage.expand(pattern, copy.span) for pattern in flags.exclude)
+    checksum = stage.expand(flags.checksum, copy.span) if flags.checksum else ""
+    sources = [word for text in copy.sources for word in _expanded(text, stage, copy)]
+    dest = stage.expand(copy.dest, copy.span)
+    with located(copy.span):
+        mode = _mode(chmod)
+        link = flags.link and mode is None
+        made = _Actions(copy, stage, None if link else stage.filesystem, owner(chown), mode, exclude, stage.absolute(dest))
+        if checksum:
+            _check_checksum(checksum, sources)
+        for source in sources:
+            made.add_source(source, checksum)
+        for heredoc in copy.heredocs:
+            made.add_heredoc(heredoc.name, stage.expand(heredoc.content, copy.span) if heredoc.expand else heredoc.content)
+    vertex = stage.graph.add(FileOp(tuple(made.actions)), tuple(made.inputs), freshness, step, name)
+    shown = [*sources, *(f"<<{heredoc.name}" for heredoc in copy.heredocs), dest]
+    options = (
+        (" --parents" if flags.parents else "") + (f" --chown={chown}" if chown else "") + (f" --chmod={chmod}" if chmod else "")
+    )
+    stage.commit(f"{keyword}{options} {' '.join(shown)} # buildkit", vertex, layer=True)
+    stage.filesystem = (
+        stage.graph.add(MergeOp(), (stage.filesystem, vertex), name=f"{name} (link)") if link and stage.filesystem else vertex
+    )
+    return vertex
+
+
+def _expanded(text: str, stage: Lowering, copy: Copy) -> list[str]:
+    return [stage.expand(text, copy.span)]
+
+
+class _Actions:
+    """Collects the actions of one instruction, each with the input that it reads."""
+
+    def __init__(
+        self,
+        copy: Copy,
+        stage: Lowering,
+        root: Vertex | None,
+        owner: Owner | None,
+        mode: str | None,
+        exclude: tuple[str, ...],
+        dest: str,
+    ) -> None:
+        self._copy, self._stage, self._owner, self._mode, self._exclude, self._dest = copy, stage, owner, mode, exclude, dest
+        self.inputs: list[Vertex | None] = [root]
+        self.actions: list[CopyAction] = []
+
+    def _input(self, vertex: Vertex) -> int:
+        if vertex in self.inputs[1:]:
+            return self.inputs.index(vertex, 1)
+        self.inputs.append(vertex)
+        return len(self.inputs) - 1
+
+    def add_source(self, source: str, checksum: str) -> None:
+        copy = self._copy
+        if copy.add and copy.flags.from_ is None:
+            git = parse_git(source)
+            if git is not None:
+                self._add_git(git, checksum)
+                return
+            if source.startswith(("http://", "https://")):
+                self._add_url(source, checksum)
+                return
+        vertex = self._stage.find_source(copy.flags.from_ or "", copy.span, False, self._stage.platform)
+        if vertex is None:
+            raise LoweringError(f"{source!r} cannot be copied from an empty stage", spans=(copy.span,))
+        include: tuple[str, ...] = ()
+        path = source
+        if copy.flags.parents:
+            path, include = _pivot(source)
+        unpack = copy.add and copy.flags.unpack is not False and copy.flags.from_ is None
+        self.actions.append(
+            CopyAction(
+                input=self._input(vertex),
+                source=posixpath.normpath("/" + path.lstrip("/")),
+                dest=self._dest,
+                include=include,
+                exclude=self._exclude,
+                owner=self._owner,
+                mode=self._mode,
+                unpack=unpack,
+                required=True,
+            )
+        )
+
+    def _add_url(self, url: str, checksum: str) -> None:
+        filename = posixpath.basename(unquote(urlsplit(url).path).rstrip("/") or "") or "__unnamed__"
+        op = HttpOp(url, filename, parse_digest(checksum) if checksum else None)
+        self._add_whole(self._stage.graph.add(op, name=f"ADD {url}"), f"/{filename}", unpack=self._copy.flags.unpack is True)
+
+    def _add_git(self, op: GitOp, checksum: str) -> None:
+        keep = self._copy.flags.keep_git_dir
+        op = GitOp(op.url, op.ref, op.subdir, op.keep_git_dir if keep is None else keep, checksum or op.checksum, op.submodules)
+        self._add_whole(self._stage.graph.add(op, name=f"ADD {op.url}"), "/", exclude=self._exclude, contents=True)
+
+    def add_heredoc(self, name: str, content: str) -> None:
+        mkfile = MkfileAction(path=f"/{name}", data=content.encode("utf-8", "surrogateescape"))
+        self._add_whole(
+            self._stage.graph.add(FileOp((mkfile,)), (None,), name="[internal] preparing inline document"), f"/{name}"
+        )
+
+    def _add_whole(
+        self, vertex: Vertex, source: str, *, unpack: bool = False, exclude: tuple[str, ...] = (), contents: bool = False
+    ) -> None:
+        self.actions.append(
+            CopyAction(
+                input=self._input(vertex),
+                source=source,
+                dest=self._dest,
+                wildcard=False,
+                exclude=exclude,
+                owner=self._owner,
+                mode=self._mode,
+                unpack=unpack,
+                follow_symlink=False,
+                dir_contents=contents,
+            )
+        )
+
+
+def _pivot(source: str) -> tuple[str, tuple[str, ...]]:
+    """--parents: what stands after /./ is kept with its folders."""
+    before, found, after = source.partition("/./")
+    if not found:
+        before, after = "/", source
+    return before or "/", (posixpath.normpath(after).lstrip("/"),)
+
+
+def _mode(chmod: str) -> str | None:
+    if not chmod:
+        return None
+    if re.fullmatch("[0-7]+", chmod) and int(chmod, 8) <= 0o7777:
+        return chmod
+    if _SYMBOLIC.match(chmod) and not chmod.isdecimal():
+        return chmod
+    raise LoweringError(
+        f"--chmod={chmod} is neither an octal mode up to 7777 nor symbolic", hint="for example --chmod=755 or --chmod=u+x"
+    )
+
+
+def _check_checksum(checksum: str, sources: list[str]) -> None:
+    if len(sources) != 1:
+        raise LoweringError("--checksum takes exactly one source")
+    remote = sources[0].startswith(("http://", "https://")) or parse_git(sources[0]) is not None
+    if not remote:
+        raise LoweringError("--checksum works with http(s) and git sources only")
+    if parse_git(sources[0]) is None:
+        parse_digest(checksum)

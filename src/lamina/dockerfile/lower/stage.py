@@ -1,0 +1,111 @@
+"""The stage that is being lowered: filesystem so far, variables, config, history."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from lamina.diagnostics.errors import located
+from lamina.diagnostics.span import Span
+from lamina.dockerfile.lower.graph import Graph
+from lamina.dockerfile.lower.scope import PATH, Environment, pairs_of
+from lamina.dockerfile.lower.values import Options
+from lamina.dockerfile.words import Expander
+from lamina.graph.ops import Owner
+from lamina.graph.vertex import Step, Vertex
+from lamina.oci.config import ContainerConfig, History, ImageConfig
+from lamina.oci.platform import Platform
+
+COMMENT = "buildkit.dockerfile.v0"
+
+
+def empty_image(platform: Platform) -> ImageConfig:
+    """What `FROM scratch` begins with."""
+    return ImageConfig(
+        architecture=platform.architecture,
+        os=platform.os,
+        variant=platform.variant,
+        config=ContainerConfig(env=(f"PATH={PATH}",), working_dir="/"),
+    )
+
+
+@dataclass(slots=True)
+class Lowering:
+    """`environment` is what RUN sees and words expand from: ENV and ARG. `arguments` are those ARGs, in order of first declaration."""
+
+    graph: Graph
+    options: Options
+    expander: Expander
+    meta: dict[str, str]
+    image: ImageConfig
+    filesystem: Vertex | None
+    platform: Platform
+    environment: Environment
+    arguments: dict[str, str | None]
+    made: list[Vertex | None]  # for each history entry after the base's own
+    find_source: Callable[[str, Span, bool, Platform], Vertex | None]
+    command_set: bool = False
+    ssh_mounts: int = 0
+    uses: dict[str, list[bool]] = field(default_factory=dict)  # build argument -> for each RUN that has it: does its text name it
+
+    @property
+    def config(self) -> ContainerConfig:
+        return self.image.config
+
+    def set_config(self, **values: object) -> None:
+        self.image = msgspec.structs.replace(self.image, config=msgspec.structs.replace(self.image.config, **values))
+
+    def expand(self, text: str, span: Span) -> str:
+        with located(span):
+            return self.expander.word(text, self.environment.values).result
+
+    def expand_words(self, text: str, span: Span) -> list[str]:
+        with located(span):
+            return self.expander.words(text, self.environment.values)
+
+    def commit(self, created_by: str, vertex: Vertex | None = None, *, layer: bool = False) -> None:
+        entry = History(created_by=created_by, comment=COMMENT, empty_layer=not layer)
+        self.image = msgspec.structs.replace(self.image, history=(*self.image.history, entry))
+        self.made.append(vertex)
+
+    def workdir(self) -> str:
+        return posixpath.normpath(posixpath.join("/", self.config.working_dir)).replace("//", "/")
+
+    def absolute(self, path: str) -> str:
+        """Below the working directory where it is relative; a trailing slash (or /.) stays a slash."""
+        joined = path if path.startswith("/") else posixpath.join(self.workdir(), path)
+        clean = posixpath.normpath("/" + joined.lstrip("/"))
+        if (path.endswith(("/", "/.")) or path in (".", "")) and clean != "/":
+            clean += "/"
+        return clean
+
+    def begin(self) -> None:
+        """Variables of the base: its ENV comes after ARGs that were inherited, as in BuildKit."""
+        for name, value in pairs_of(self.config.env or ()).items():
+            self.environment.set(name, value)
+
+
+def set_env(lines: tuple[str, ...], name: str, value: str) -> tuple[str, ...]:
+    """An image's Env with one variable set: in its old place, else at the end."""
+    entry = f"{name}={value}"
+    found = [n for n, line in enumerate(lines) if line.partition("=")[0] == name]
+    return tuple(entry if n == found[0] else line for n, line in enumerate(lines)) if found else (*lines, entry)
+
+
+def owner(text: str) -> Owner | None:
+    user, colon, group = text.partition(":")
+    return Owner(user, group if colon and group else None) if text else None
+
+
+def one_line(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text).strip()
+
+
+def step_name(step: Step, count_stages: int) -> str:
+    """[build 3/7] RUN make."""
+    where = f"{step.stage_name or f'stage-{step.stage}'} " if count_stages > 1 else ""
+    return f"[{where}{step.index}/{step.total}] {one_line(step.text)}"

@@ -1,0 +1,95 @@
+"""Which stages there are under which name, what each needs, and the order in which they are lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lamina.diagnostics.errors import nearest
+from lamina.diagnostics.span import Span
+from lamina.dockerfile.instructions import AnyInstruction, Copy, Document, Run, Stage
+from lamina.dockerfile.lower.values import LoweringError
+
+
+@dataclass(slots=True)
+class StageState:
+    """A stage with what its FROM line means. `base` is another stage, "scratch", or an image (`image`)."""
+
+    stage: Stage
+    base: StageState | None = None
+    image: str | None = None
+    platform: object = None
+    triggers: tuple[AnyInstruction, ...] = ()
+    needs: list[StageState] = field(default_factory=list)
+
+    @property
+    def display(self) -> str:
+        return self.stage.name or f"stage-{self.stage.index}"
+
+
+def is_stage_reference(value: str | None, count: int) -> bool:
+    return value is not None and value.isdecimal() and int(value) < count
+
+
+def find(states: list[StageState], name: str, before: int) -> StageState | None:
+    """The stage called `name` (any case) among the first `before`; the last of several."""
+    return next((s for s in reversed(states[:before]) if s.stage.name and s.stage.name == name.lower()), None)
+
+
+def choose_target(document: Document, states: list[StageState], target: str | None) -> StageState:
+    """By name, then by number, else the last stage. LoweringError with the nearest name."""
+    if target is None:
+        return states[-1]
+    named = find(states, target, len(states))
+    if named is not None:
+        return named
+    if target.isdecimal() and int(target) < len(states):
+        return states[int(target)]
+    names = [s.stage.name for s in states if s.stage.name]
+    near = nearest(target.lower(), names)
+    raise LoweringError(
+        f"target stage {target!r} is not in {document.source.name}",
+        hint=f"did you mean {near!r}?" if near else f"stages: {', '.join(names) or f'0 to {len(states) - 1}'}",
+    )
+
+
+def sources(instruction: AnyInstruction) -> list[tuple[str, Span]]:
+    """The `from` values of an instruction, as written."""
+    if isinstance(instruction, Copy):
+        return [(instruction.flags.from_, instruction.span)] if instruction.flags.from_ is not None else []
+    if isinstance(instruction, Run):
+        found = []
+        for mount in instruction.mounts:
+            for key, value in mount.pairs:
+                if key.lower() == "from" and value:
+                    found.append((value, mount.span))
+        return found
+    return []
+
+
+def reachable(target: StageState, depends: Callable[[StageState], list[StageState]]) -> list[StageState]:
+    """The stages that `target` needs, dependencies first. LoweringError for a circle."""
+    order: list[StageState] = []
+    done: set[int] = set()
+    open_: list[int] = []
+    stack: list[tuple[StageState, bool]] = [(target, False)]
+    while stack:
+        state, leaving = stack.pop()
+        if leaving:
+            open_.pop()
+            if id(state) not in done:
+                done.add(id(state))
+                order.append(state)
+            continue
+        if id(state) in done:
+            continue
+        if id(state) in open_:
+            raise LoweringError(
+                f"circular dependency: stage {state.display} needs itself",
+                spans=(state.stage.from_.span,),
+                hint="a stage can copy only from others",
+            )
+        open_.append(id(state))
+        stack.append((state, True))
+        stack.extend((other, False) for other in reversed(depends(state)))
+    return order

@@ -1,0 +1,95 @@
+"""What lowering takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lamina.diagnostics.diagnostic import Diagnostic
+from lamina.diagnostics.errors import LaminaError
+from lamina.graph.vertex import Step, Vertex
+from lamina.oci.config import ImageConfig
+from lamina.oci.digest import Digest
+from lamina.oci.platform import Platform
+
+
+class LoweringError(LaminaError):
+    """The file is well formed and cannot be built: an unknown stage, a bad variable, an impossible mount."""
+
+    code = "dockerfile/lower"
+    default_exit = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedBase:
+    """An image that a reference was resolved to. `reference` is the normalised text."""
+
+    reference: str
+    digest: Digest
+    config: ImageConfig
+
+
+BaseKey = tuple[str, Platform]
+"""(normalised reference, platform)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Lowering cannot go on without these: resolve them, add them to `bases`, call again."""
+
+    references: frozenset[BaseKey]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`contexts` are names of named contexts that are directories; `images` map a name to the image that replaces it.
+
+    `args` without a value were given as bare names that the environment does not have: they count as not given.
+    """
+
+    target: str | None = None
+    args: Mapping[str, str | None] = field(default_factory=dict)
+    build_platform: Platform = Platform("linux", "amd64")
+    platform: Platform = Platform("linux", "amd64")
+    labels: Mapping[str, str] = field(default_factory=dict)
+    contexts: frozenset[str] = frozenset()
+    images: Mapping[str, str] = field(default_factory=dict)
+    network: Literal["default", "none", "host"] = "default"
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    shm_size: int = 0
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    arg_scope: Literal["declared", "named"] = "declared"
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredStep:
+    """One instruction (or ONBUILD trigger). `needed` is False in stages that the target does not reach; `kind` is its keyword."""
+
+    step: Step
+    vertex: Vertex | None
+    needed: bool
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArgUse:
+    """A build argument: how many RUNs have it in their environment (and key), and how many of them name it."""
+
+    name: str
+    in_keys: int
+    named: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """`target` is None for an empty filesystem. `layered` has one vertex for each layer that the target's own stages add, in order,
+    as the config's history has entries without `empty_layer`."""
+
+    target: Vertex | None
+    config: ImageConfig
+    steps: tuple[LoweredStep, ...]
+    warnings: tuple[Diagnostic, ...] = ()
+    arg_uses: tuple[ArgUse, ...] = ()
+    base_layers: int = 0  # layers of the final chain that come from the base image
+    history_vertices: tuple[Vertex | None, ...] = ()  # for each history entry after the base's: the vertex that made it

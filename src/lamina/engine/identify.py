@@ -1,0 +1,193 @@
+"""Keys of vertices: which content ids an operation's inputs have. Pure vertices (bases, contexts, merges) get their result here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lamina.cache import keys
+from lamina.cache.record import InputPart, KeyParts, Place
+from lamina.engine.results import Files, Filesystem, Result
+from lamina.graph.ops import ContextOp, ExecOp, FileOp, GitOp, HttpOp, ImageOp, MergeOp
+from lamina.graph.vertex import Vertex
+from lamina.layer.modes import ModeRule
+from lamina.layer.selection import Selection, select
+from lamina.oci.canonical import canonical
+from lamina.oci.digest import StateId
+
+if TYPE_CHECKING:
+    from lamina.engine.job import Job
+
+Listing = Callable[[], bytes]
+"""Makes the listing of a selection, on demand: a hit never needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """`listings` by index into parts.inputs."""
+
+    parts: KeyParts
+    listings: dict[int, Listing] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The files of these inputs are needed to compute the key."""
+
+    inputs: tuple[Vertex, ...]
+
+
+def is_quick(node: Vertex) -> bool:
+    """Whether identifying it reads no files and asks no network."""
+    if node.freshness.watch:
+        return False
+    if isinstance(node.op, (HttpOp, GitOp, ExecOp)):
+        return isinstance(node.op, ExecOp) and not any(mount.input is not None for mount in node.op.mounts)
+    if isinstance(node.op, FileOp):
+        return all(selection is None for selection in keys.selections(node.op))
+    return True
+
+
+def label_of(node: Vertex) -> str:
+    """What a filesystem is called in a sentence: the step that made it."""
+    if isinstance(node.op, ImageOp):
+        return node.op.reference
+    if node.steps:
+        step = node.steps[0]
+        return f"stage {step.stage_name or step.stage}"
+    return node.name
+
+
+def place_of(node: Vertex, dockerfile: str) -> Place:
+    step = node.steps[0]
+    return Place(dockerfile=dockerfile, stage=step.stage_name or str(step.stage), position=step.index, line=step.line, text=step.text)
+
+
+def pure_result(node: Vertex, inputs: tuple[Result | None, ...], job: Job) -> Result | None:
+    """The result of a vertex that is not run and not recorded; None for the others."""
+    op = node.op
+    match op:
+        case ImageOp():
+            return job.around.bases.filesystem(op)
+        case ContextOp():
+            return job.around.contexts.files(op.name)
+        case HttpOp() | GitOp():
+            return job.around.sources.result(op)
+        case MergeOp():
+            below, *above = inputs
+            filesystems = [i for i in (below, *above) if isinstance(i, Filesystem)]
+            return Filesystem(
+                keys.merge_state([f.state for f in filesystems]),
+                keys.merge_state([StateId(f.identity) for f in filesystems]),
+                tuple(layer for f in filesystems for layer in f.layers),
+                None,
+                tainted=any(f.tainted for f in filesystems),
+                label=label_of(node),
+            )
+    return None
+
+
+def key_parts(node: Vertex, inputs: tuple[Result | None, ...], job: Job) -> Keyed | Missing:
+    root = inputs[0] if inputs else None
+    assert root is None or isinstance(root, Filesystem)
+    root_part = None if root is None else InputPart("filesystem", root.identity, root.label)
+    selected: list[InputPart | None] = []
+    listings: dict[int, Listing] = {}
+    missing: list[Vertex] = []
+    for wanted in keys.selections(node.op):
+        if wanted is None:
+            selected.append(None)
+            continue
+        source, vertex = inputs[wanted.input], node.inputs[wanted.input]
+        assert source is not None
+        assert vertex is not None
+        if isinstance(source, Filesystem):
+            part, listing = _from_filesystem(source, wanted, job)
+            if part is None:
+                missing.append(vertex)
+        elif source.id is not None and source.kind in ("url", "git"):
+            part, listing = InputPart(source.kind, _whole_source(source.id, wanted), source.label), None
+        else:
+            part, listing = _from_files(source, wanted, job)
+        selected.append(part)
+        if part is not None and listing is not None:
+            listings[id(part)] = listing
+    if missing:
+        return Missing(tuple(missing))
+    watched = [InputPart("watch", job.around.sources.watch(url, job.warn), url) for url in node.freshness.watch]
+    parts = keys.key_parts(node.op, root_part, selected, watched)
+    return Keyed(parts, {n: listings[id(part)] for n, part in enumerate(parts.inputs) if id(part) in listings})
+
+
+def _whole_source(identifier: str, wanted: keys.Selection) -> str:
+    """A URL or checkout is taken as a whole; what is left out of it is said by the operation."""
+    return identifier if wanted.whole or wanted.path.count("/") <= 1 else f"{identifier}:{wanted.path}"
+
+
+def _from_filesystem(source: Filesystem, wanted: keys.Selection, job: Job) -> tuple[InputPart | None, Listing | None]:
+    """From the table of known selections of this state; else by looking at the files, which must be here."""
+    if wanted.whole:
+        return InputPart("files", source.state, source.label), None
+    selector = hashlib.sha256(canonical(_plain(wanted))).hexdigest()
+    known = job.around.store.facts.selection(source.state, selector)
+    if known is not None:
+        return InputPart("files", known.merkle, source.label, known.listing), _lazily(source, wanted, job)
+    if not job.around.layers.all_present(source.layers):
+        return None, None
+    view = job.around.layers.view(source.layers)
+    selection = _selection(view, wanted)
+    merkle = selection.digest()
+    from lamina.store.facts import Selection as Known
+
+    job.around.store.facts.set_selection(source.state, selector, Known(merkle, None))
+    return InputPart("files", merkle, source.label), lambda: job.around.listing(selection)
+
+
+def _lazily(source: Filesystem, wanted: keys.Selection, job: Job) -> Listing:
+    def make() -> bytes:
+        return job.around.listing(_selection(job.around.layers.view(source.layers), wanted))
+
+    return make
+
+
+def _from_files(source: Files, wanted: keys.Selection, job: Job) -> tuple[InputPart, Listing]:
+    assert source.tree is not None
+    with job.around.contexts.lock:
+        selection = _selection(source.tree, wanted)
+        merkle = selection.digest()
+
+    def listing() -> bytes:
+        with job.around.contexts.lock:
+            return job.around.listing(selection)
+
+    return InputPart("files", merkle, source.label), listing
+
+
+def _selection(tree: object, wanted: keys.Selection) -> Selection:
+    return select(
+        tree,  # type: ignore[arg-type]  # FileTree; the callers have checked
+        wanted.path,
+        wildcard=wanted.wildcard,
+        include=wanted.include,
+        excluded=exclusion(wanted.exclude),
+        follow_symlink=wanted.follow_symlink,
+        required=wanted.required,
+        mode=ModeRule("0") if wanted.chmod else None,
+        owned=wanted.chown,
+    )
+
+
+def exclusion(patterns: tuple[str, ...]) -> Callable[[bytes], bool] | None:
+    """--exclude: dockerignore rules over paths relative to the source."""
+    if not patterns:
+        return None
+    from lamina.dockerfile.ignore import IgnoreRules
+
+    rules = IgnoreRules.parse("\n".join(patterns))
+    return lambda path: rules.ignored(path.decode("utf-8", "surrogateescape"))
+
+
+def _plain(wanted: keys.Selection) -> dict[str, object]:
+    return {name: getattr(wanted, name) for name in wanted.__dataclass_fields__ if name != "input"}

@@ -1,0 +1,357 @@
+"""One build or plan: performs what the scheduler asks and remembers what each step came to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from lamina.cache import explain, freshness, keys, policy
+from lamina.cache.differences import FileChange
+from lamina.cache.freshness import Asked
+from lamina.cache.reason import Reason, Verdict
+from lamina.cache.record import CacheKey, InputPart, KeyParts, Place, Record
+from lamina.diagnostics.errors import located
+from lamina.engine import identify
+from lamina.engine.locks import Cancelled
+from lamina.engine.request import BuildRequest, Notice, Report, StepEnded, StepOutput, StepStarted
+from lamina.engine.results import Files, Filesystem, Result
+from lamina.engine.runners.exec import RunFailed, run_exec
+from lamina.engine.runners.files import run_file_op
+from lamina.graph.ops import ExecOp, FileOp
+from lamina.graph.vertex import Vertex
+from lamina.oci.digest import Digest
+from lamina.sandbox.protocols import CancelToken
+from lamina.solver.events import (
+    Absent,
+    Answer,
+    Found,
+    Identified,
+    Identify,
+    LookUp,
+    MakePresent,
+    NeedsPresent,
+    NotFound,
+    Present,
+    Ran,
+    Run,
+    Share,
+    Task,
+    Unknown,
+)
+
+if TYPE_CHECKING:
+    from lamina.engine.layers import Kept
+    from lamina.engine.surroundings import Surroundings
+    from lamina.store.layers import ActiveLayer
+
+VTask = Task[Vertex, Result]
+VAnswer = Answer[Vertex, Result]
+
+
+@dataclass
+class Account:
+    """What became of one vertex."""
+
+    number: int
+    parts: KeyParts | None = None
+    key: CacheKey | None = None
+    reason: Reason | None = None
+    verdict: Verdict | None = None
+    seconds: float = 0.0
+    saved: float = 0.0
+    fetch_bytes: int = 0
+    state: str | None = None
+    place: Place | None = None
+    listings: dict[int, identify.Listing] = field(default_factory=dict)
+
+
+class Job:
+    """`perform` is called by the scheduler's workers, many at once; an account is written only by the one that performs its vertex."""
+
+    def __init__(self, request: BuildRequest, around: Surroundings, report: Report, *, build_id: str, planning: bool = False) -> None:
+        self.request = request
+        self.around = around
+        self.report = report
+        self.build_id = build_id
+        self.planning = planning
+        self.asked = Asked(
+            request.no_cache,
+            request.no_cache_filter,
+            tuple(selector.text for selector in request.refresh),
+            tuple((selector.text, age) for selector, age in request.max_age),
+        )
+        self.accounts: dict[int, Account] = {}
+        self.warnings: list[str] = []
+        self._lock = threading.Lock()
+
+    def account(self, vertex: Vertex) -> Account:
+        with self._lock:
+            return self.accounts.setdefault(id(vertex), Account(len(self.accounts) + 1))
+
+    def perform(self, task: VTask, cancel: CancelToken) -> VAnswer:
+        spans = tuple(step.span for step in task.node.steps if step.span is not None)[:1]
+        with located(*spans):
+            match task:
+                case Identify(node, inputs):
+                    return self._identify(node, inputs)
+                case LookUp(node, key, inputs):
+                    return self._look_up(node, CacheKey(key), inputs)
+                case MakePresent(node, _, result):
+                    return self._make_present(node, result, cancel)
+                case Run(node, key, inputs, evicted):
+                    return self._run(node, CacheKey(key), inputs, evicted, cancel)
+                case Share(node, _, result, source):
+                    return self._share(node, result, source)
+
+    def inline(self, task: VTask) -> bool:
+        """Looking up a record is one query: not worth a thread. Identifying is, where files are read."""
+        return isinstance(task, (LookUp, Share)) or (isinstance(task, Identify) and identify.is_quick(task.node))
+
+    # Identify
+
+    def _identify(self, node: Vertex, inputs: tuple[Result | None, ...]) -> VAnswer:
+        pure = identify.pure_result(node, inputs, self)
+        if pure is not None:
+            return Identified(node, result=pure)
+        found = identify.key_parts(node, inputs, self)
+        if isinstance(found, identify.Missing):
+            return Unknown(node) if self.planning else NeedsPresent(node, found.inputs)
+        account = self.account(node)
+        account.parts, account.listings = found.parts, found.listings
+        account.place = identify.place_of(node, self.request.dockerfile_name)
+        account.key = keys.key_of(found.parts)
+        return Identified(node, key=account.key)
+
+    # LookUp
+
+    def _look_up(self, node: Vertex, key: CacheKey, inputs: tuple[Result | None, ...]) -> VAnswer:
+        forced_by = self._forced_by(node)
+        records = () if forced_by else tuple(self.around.records.lookup([key]).get(key, ()))
+        choice = self._choose(node, records)
+        if choice is not None:
+            return Found(node, self._hit(node, choice, inputs))
+        facts = self._facts(node, inputs)
+        if forced_by:
+            facts = replace(facts, forced_by=forced_by)
+        elif records:
+            limit = self._limit(node)
+            assert limit is not None
+            newest = max(record.created for record in records)
+            facts = replace(facts, expired=(max(0.0, self.around.now() - newest), limit[1]))
+        elif (fate := self.around.records.fates([key]).get(key)) is not None:
+            facts = replace(facts, forgotten=fate == "forgotten", evicted=fate == "evicted")
+        self._explain_miss(node, facts)
+        if self.planning:
+            self.account(node).verdict = "miss"
+        return NotFound(node)
+
+    def _choose(self, node: Vertex, records: tuple[Record, ...]) -> Record | None:
+        limit = self._limit(node)
+        return policy.choose(
+            records, present=lambda r: self.around.layers.all_present(r.layers), max_age=limit[0] if limit else None, now=self.around.now()
+        )
+
+    def _forced_by(self, node: Vertex) -> str | None:
+        found = next((by for step in node.steps if (by := self.asked.forced_by(step)) is not None), None)
+        return found or ("--no-cache" if node.freshness.forced else None)
+
+    def _limit(self, node: Vertex) -> tuple[float, str] | None:
+        """Seconds, and who says so."""
+        limits = [(age, f"--max-age {s}") for step in node.steps for s, age in self.asked.max_age if freshness.matches(s, step)]
+        if node.freshness.max_age is not None:
+            limits.append((node.freshness.max_age, "# lamina: max-age"))
+        return min(limits, default=None)
+
+    def _hit(self, node: Vertex, record: Record, inputs: tuple[Result | None, ...], *, shared_with: str | None = None) -> Filesystem:
+        account = self.account(node)
+        tainted = [i for i in inputs if isinstance(i, Filesystem) and i.tainted]
+        how: Literal["same-key", "cut-off", "shared"] = "shared" if shared_with else "cut-off" if tainted else "same-key"
+        because = shared_with
+        if tainted and not shared_with:
+            because = next((s.name for s in self._sources(node, inputs)), None)
+        account.reason = explain.explain_hit(
+            record, self.around.now(), how, host=self.around.host, build=self.build_id, because=because
+        )
+        account.saved, account.state = record.seconds, record.state
+        self._end(node, "hit")
+        return Filesystem(
+            record.state, self._identity(record, ""), record.layers, record, tainted=bool(tainted), label=identify.label_of(node)
+        )
+
+    def _identity(self, record: Record, nonce: str) -> str:
+        """What dependants' keys see of this result."""
+        return record.state if self.request.cut_off else keys.definition_state(record.key, nonce)
+
+    def _share(self, node: Vertex, result: Result, source: Vertex) -> VAnswer:
+        assert isinstance(result, Filesystem)
+        assert result.record is not None
+        self._hit(node, result.record, (), shared_with=source.steps[0].text if source.steps else source.name)
+        return Found(node, replace(result, label=identify.label_of(node)))
+
+    # Reasons
+
+    def _facts(self, node: Vertex, inputs: tuple[Result | None, ...]) -> explain.Facts:
+        args = frozenset(node.op.args_in_env) if isinstance(node.op, ExecOp) else frozenset()
+        return explain.Facts(
+            now=self.around.now(), upstream=self._upstream(node.inputs[0] if node.inputs else None), sources=self._sources(node, inputs), args=args
+        )
+
+    def _upstream(self, vertex: Vertex | None) -> explain.Upstream | None:
+        """The nearest step below that has a record of its own; merges and bases are looked through."""
+        while vertex is not None:
+            account = self.accounts.get(id(vertex))
+            if account is not None and account.reason is not None and vertex.steps:
+                step = vertex.steps[0]
+                return explain.Upstream(step.text, step.line, account.reason if account.verdict not in ("hit", None) else None)
+            vertex = next((v for v in reversed(vertex.inputs) if v is not None), None)
+        return None
+
+    def _sources(self, node: Vertex, inputs: tuple[Result | None, ...]) -> tuple[explain.Upstream, ...]:
+        found = []
+        for vertex in node.inputs:
+            upstream = self._upstream(vertex)
+            if upstream is not None and upstream.reason is not None:
+                found.append(upstream)
+        return tuple(found)
+
+    def _explain_miss(self, node: Vertex, facts: explain.Facts) -> None:
+        account = self.account(node)
+        assert account.place is not None
+        neighbours = self.around.records.neighbours(account.place)
+        account.reason = explain.explain_miss(account.parts, account.place, neighbours, facts, self._comparison(account))
+        account.saved = neighbours[0].seconds if neighbours else 0.0
+
+    def _comparison(self, account: Account) -> Callable[[InputPart, InputPart], Sequence[FileChange]]:
+        """Old and new part -> the names that differ, read from the old record's listing and one that is made now."""
+
+        def compare(old: InputPart, new: InputPart) -> Sequence[FileChange]:
+            assert account.parts is not None
+            make = next((account.listings[n] for n, part in enumerate(account.parts.inputs) if part is new and n in account.listings), None)
+            if old.listing is None or make is None:
+                return ()
+            return self.around.compare_listings(old.listing, make())
+
+        return compare
+
+    # MakePresent
+
+    def _make_present(self, node: Vertex, result: Result, cancel: CancelToken) -> VAnswer:
+        if isinstance(result, Files):
+            self.around.sources.load(result)
+            return Present(node)
+        return Present(node) if self.around.layers.make_present(result.layers, cancel) else Absent(node)
+
+    # Run
+
+    def _run(self, node: Vertex, key: CacheKey, inputs: tuple[Result | None, ...], evicted: bool, cancel: CancelToken) -> VAnswer:
+        if cancel.cancelled():
+            raise Cancelled("cancelled before it ran")
+        if evicted:
+            self._explain_miss(node, replace(self._facts(node, inputs), evicted=True))
+        with self.around.store.locks.key(key, cancel.cancelled) as waited:
+            if waited and self._forced_by(node) is None:
+                choice = self._choose(node, tuple(self.around.records.lookup([key]).get(key, ())))
+                if choice is not None and self.around.layers.all_present(choice.layers):
+                    return Ran(node, self._hit(node, choice, (), shared_with="a step of another build"))
+            return Ran(node, self._execute(node, key, inputs, cancel))
+
+    def _execute(self, node: Vertex, key: CacheKey, inputs: tuple[Result | None, ...], cancel: CancelToken) -> Filesystem:
+        account = self.account(node)
+        self.report(StepStarted(account.number, node.name))
+        started = time.monotonic()
+        root = inputs[0] if inputs else None
+        assert root is None or isinstance(root, Filesystem)
+        try:
+            with self.around.layers.active() as active:
+                if isinstance(node.op, ExecOp):
+                    self._exec(node, node.op, root, inputs, active, cancel)
+                else:
+                    assert isinstance(node.op, FileOp)
+                    self._files(node.op, root, inputs, active)
+                kept = self.around.layers.keep(active)
+        except BaseException as error:
+            account.seconds = time.monotonic() - started
+            if not isinstance(error, Cancelled):
+                account.verdict = "failed"
+                assert account.reason is not None
+                self.report(StepEnded(account.number, node.name, "failed", account.reason, account.seconds, 0.0, str(error)))
+            raise
+        account.seconds = time.monotonic() - started
+        record = self._record(node, key, root, kept, account)
+        self.around.records.publish(record)
+        account.state, account.saved = record.state, 0.0
+        self._end(node, "ran")
+        nonce = self.build_id if self._forced_by(node) is not None else ""
+        return Filesystem(record.state, self._identity(record, nonce), record.layers, record, tainted=True, label=identify.label_of(node))
+
+    def _record(self, node: Vertex, key: CacheKey, root: Filesystem | None, kept: Kept, account: Account) -> Record:
+        assert account.parts is not None
+        assert account.place is not None
+        return Record(
+            key=key,
+            parts=self._with_listings(account.parts, account.listings),
+            place=account.place,
+            state=keys.state_after(root.state if root is not None else None, kept.diff),
+            layers=(*(root.layers if root is not None else ()), kept.layer),
+            diff=kept.diff,
+            created=self.around.now(),
+            seconds=account.seconds,
+            host=self.around.host,
+            build=self.build_id,
+        )
+
+    def _with_listings(self, parts: KeyParts, listings: dict[int, identify.Listing]) -> KeyParts:
+        """Listings become blobs, so that a later miss can name the paths that differ."""
+        inputs = list(parts.inputs)
+        for number, make in listings.items():
+            digest: Digest = self.around.store.blobs.put(make())
+            inputs[number] = msgspec.structs.replace(inputs[number], listing=digest)
+        return msgspec.structs.replace(parts, inputs=tuple(inputs))
+
+    def _files(self, op: FileOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer) -> None:
+        view = self.around.layers.view
+        trees = [None if i is None else view(i.layers) if isinstance(i, Filesystem) else i.tree for i in inputs]
+        with self.around.contexts.lock:
+            run_file_op(op, trees[0] if trees else None, trees, active.upper.parent, self.around.layers.flavour, excluded=identify.exclusion)
+
+    def _exec(
+        self, node: Vertex, op: ExecOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer, cancel: CancelToken
+    ) -> None:
+        number = self.account(node).number
+        report = run_exec(
+            op,
+            root,
+            inputs,
+            active.path,
+            active.upper,
+            active.work,
+            self.around.exec_surroundings(self.request, forced=self._forced_by(node) is not None),
+            lambda stream, data: self.report(StepOutput(number, stream, data)),
+            cancel,
+        )
+        if cancel.cancelled():
+            raise Cancelled("stopped")
+        if report.exit_code:
+            why = f"was ended by signal {report.signal}" if report.signal else f"ended with exit code {report.exit_code}"
+            hints = {127: "a command was not found in the image", 126: "the command cannot be executed"}
+            hint = "it ran out of memory" if report.oom else hints.get(report.exit_code)
+            raise RunFailed(f"{node.steps[0].text if node.steps else node.name} {why}", hint=hint, exit_code=report.exit_code)
+
+    def _end(self, node: Vertex, verdict: Verdict) -> None:
+        account = self.account(node)
+        account.verdict = verdict
+        assert account.reason is not None
+        self.report(StepEnded(account.number, node.name, verdict, account.reason, account.seconds, account.saved))
+
+    def warn(self, text: str, code: str = "") -> None:
+        """Said once a build."""
+        with self._lock:
+            if text in self.warnings:
+                return
+            self.warnings.append(text)
+        self.report(Notice("warning", text, code))

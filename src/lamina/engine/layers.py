@@ -1,0 +1,131 @@
+"""Layers as the engine sees them: present or not, viewed without mounting, kept after a step, their diffIDs hashed beside the build."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamina.cache.record import LayerRef
+from lamina.engine.results import Filesystem
+from lamina.layer.flavour import Flavour
+from lamina.layer.normal import normalise
+from lamina.layer.pack import diff_id
+from lamina.layer.view import LayerView
+from lamina.oci.digest import DiffId, LayerId
+from lamina.sandbox.protocols import CancelToken
+from lamina.store.layers import ActiveLayer, LayerFacts
+from lamina.store.local import LocalStore
+
+Fetch = Callable[[LayerRef, CancelToken], bool]
+"""Gets a foreign layer (of a base image) into the store; False when nobody has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    layer: LayerRef
+    diff: str  # digest of the normalised diff
+
+
+class LayerKeeper:
+    """Thread-safe. `close` waits for nothing; `diff_ids` does."""
+
+    def __init__(self, store: LocalStore, fetch: Fetch) -> None:
+        self._store = store
+        self._fetch = fetch
+        self._lock = threading.Lock()
+        self._hashing: dict[LayerId, Future[DiffId]] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def flavour(self) -> Flavour:
+        return self._store.flavour
+
+    def all_present(self, layers: Sequence[LayerRef]) -> bool:
+        wanted = {layer.id for layer in layers}
+        return wanted <= self._store.layers.present(wanted).keys()
+
+    def make_present(self, layers: Sequence[LayerRef], cancel: CancelToken) -> bool:
+        """Fetch what is a base image's and not here; False when a layer built here is gone."""
+        wanted = {layer.id: layer for layer in layers}
+        here = self._store.layers.present(wanted)
+        for name, layer in wanted.items():
+            if name in here:
+                continue
+            if name.startswith("diff:") or not self._fetch(layer, cancel):
+                return False
+        return True
+
+    def folders(self, layers: Sequence[LayerRef]) -> list[Path]:
+        """Layer directories (each with `diff/` and maybe `extra`), bottom first. They must be present."""
+        paths = self._store.layers.present({layer.id for layer in layers})
+        return [paths[layer.id].parent for layer in layers]
+
+    def lowers(self, filesystem: Filesystem) -> list[Path]:
+        """The `diff` folders for an overlay, bottom first, each once: a layer that stands twice shows its upper place."""
+        folders = [folder / "diff" for folder in self.folders(filesystem.layers)]
+        return [folder for index, folder in enumerate(folders) if folder not in folders[index + 1 :]]
+
+    def view(self, layers: Sequence[LayerRef]) -> LayerView:
+        return LayerView(self.folders(layers), self._store.flavour)
+
+    @contextmanager
+    def active(self) -> Iterator[ActiveLayer]:
+        """A new layer; discarded unless `keep` took it."""
+        active = self._store.layers.begin()
+        try:
+            yield active
+        finally:
+            if active.path.exists():
+                self._store.layers.discard(active)
+
+    def keep(self, active: ActiveLayer) -> Kept:
+        """Name the layer by its normalised diff; an equal one that is here already is taken over."""
+        folder = active.upper.parent
+        normal = normalise(folder, self._store.flavour)
+        layer = LayerId("diff:" + normal.digest.rpartition(":")[2])
+        self._store.layers.commit(active, layer, LayerFacts(diff=normal.digest))
+        row = self._store.layers.row(layer)
+        if row is None or row.diff_id is None:
+            self._start_hashing(layer)
+        return Kept(LayerRef(id=layer, size=normal.size, empty=normal.entries == 0), normal.digest)
+
+    def _start_hashing(self, layer: LayerId) -> None:
+        with self._lock:
+            if layer in self._hashing:
+                return
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(2, thread_name_prefix="lamina-diffid")
+            self._hashing[layer] = self._pool.submit(self._hash, layer)
+
+    def _hash(self, layer: LayerId) -> DiffId:
+        path = self._store.layers.path(layer)
+        assert path is not None
+        found, _ = diff_id(path.parent, self._store.flavour)
+        self._store.layers.set_diff_id(layer, found)
+        return found
+
+    def diff_ids(self, layers: Sequence[LayerRef]) -> list[DiffId]:
+        """Of layers bottom first; waits for those that are being hashed. They must be present or known."""
+        rows = {row.id: row for row in self._store.layers.rows({layer.id for layer in layers})}
+        result: list[DiffId] = []
+        for layer in layers:
+            row = rows.get(layer.id)
+            if layer.id.startswith("sha256:"):
+                result.append(DiffId(layer.id))
+            elif row is not None and row.diff_id is not None:
+                result.append(row.diff_id)
+            else:
+                self._start_hashing(layer.id)
+                with self._lock:
+                    future = self._hashing[layer.id]
+                result.append(future.result())
+        return result
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
