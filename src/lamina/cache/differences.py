@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lamina.cache.record import InputPart, KeyParts
 from lamina.cache.wording import around, digest_short, more, shorten, shown
 
+if TYPE_CHECKING:
+    from lamina.layer import listing
+    from lamina.oci.digest import Digest
+
 Plain = dict[str, Any]
 """JSON data of an operation (keys.op_parts)."""
 
 
-class FileChange(Protocol):
-    """One name that differs between two listings. `what`: content, added, removed, mode, owner, xattr, else content."""
-
-    @property
-    def path(self) -> bytes: ...
-    @property
-    def what(self) -> str: ...
-
-
-CompareFiles = Callable[[InputPart, InputPart], Sequence[FileChange]]
+CompareFiles = Callable[[InputPart, InputPart], "Sequence[listing.Difference]"]
 """Old and new "files" part -> what differs; () when a listing is not there any more."""
 
 
@@ -84,13 +79,27 @@ _PATHS = 100  # as many are kept in a reason
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)")
 
 _FILE_CODES: dict[str, tuple[str, str]] = {
-    "content": ("file-changed", "changed"),
+    "changed": ("file-changed", "changed"),
     "added": ("file-added", "added"),
     "removed": ("file-removed", "removed"),
-    "mode": ("mode-changed", "has another mode"),
-    "owner": ("owner-changed", "has another owner"),
-    "xattr": ("xattr-changed", "has other extended attributes"),
+    "mode-changed": ("mode-changed", "has another mode"),
+    "owner-changed": ("owner-changed", "has another owner"),
+    "xattrs-changed": ("xattr-changed", "has other extended attributes"),
 }
+
+
+def by_listings(load: Callable[[Digest], listing.Listing | None]) -> CompareFiles:
+    """Compares the listings beside two parts; `load` gives None for one that is not there any more."""
+
+    def compare(was: InputPart, now: InputPart) -> Sequence[listing.Difference]:
+        before, after = (None if part.listing is None else load(part.listing) for part in (was, now))
+        if before is None or after is None:
+            return ()
+        from lamina.layer.listing import compare as compare_listings
+
+        return compare_listings(before, after)
+
+    return compare
 
 
 def differences(
@@ -135,9 +144,7 @@ def _exec(old: Plain, new: Plain, args: frozenset[str], *, text_told: bool) -> l
     if old["args"] != new["args"]:
         if old["args"][-1:] == new["args"][-1:]:
             found.append(
-                _difference(
-                    "option-changed", f"SHELL: {shorten(' '.join(old['args'][:-1]))} -> {shorten(' '.join(new['args'][:-1]))}"
-                )
+                _difference("option-changed", f"SHELL: {shorten(' '.join(old['args'][:-1]))} -> {shorten(' '.join(new['args'][:-1]))}")
             )
         elif not text_told:
             before, after = around(" ".join(old["args"]), " ".join(new["args"]))
@@ -207,13 +214,9 @@ def _mounts(old: list[Plain], new: list[Plain]) -> list[Difference]:
         elif mount != before[key]:
             fields = [f for f in dict.fromkeys([*mount, *before[key]]) if mount.get(f) != before[key].get(f)]
             found.append(
-                _difference(
-                    "mount-changed", f"mount {_mount(mount)}: {', '.join(_MOUNT_WORDS.get(f, f) for f in fields)} changed"
-                )
+                _difference("mount-changed", f"mount {_mount(mount)}: {', '.join(_MOUNT_WORDS.get(f, f) for f in fields)} changed")
             )
-    found += [
-        _difference("mount-changed", f"mount is gone: {_mount(mount)}") for key, mount in before.items() if key not in after
-    ]
+    found += [_difference("mount-changed", f"mount is gone: {_mount(mount)}") for key, mount in before.items() if key not in after]
     if not found and old != new:
         found.append(_difference("mount-changed", "mounts stand in another order"))
     return found
@@ -303,7 +306,7 @@ def _input(was: InputPart, now: InputPart, name: str, compare: CompareFiles) -> 
     where = "" if now.label in ("", "context") else f" in {label}"
     grouped: dict[tuple[str, str], list[str]] = {}
     for change in compare(was, now):
-        grouped.setdefault(_FILE_CODES.get(change.what, _FILE_CODES["content"]), []).append(_path(name, change.path))
+        grouped.setdefault(_FILE_CODES[change.change], []).append(_path(name, change.path))
     if not grouped:
         return [_difference("file-changed", f"files of {'the context' if not where else label} changed")]
     return [

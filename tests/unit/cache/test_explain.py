@@ -1,14 +1,15 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
 
+from lamina.cache.differences import by_listings
 from lamina.cache.explain import Facts, Upstream, explain_hit, explain_miss, explain_unknown
 from lamina.cache.keys import key_of, key_parts, reads
 from lamina.cache.memory import MemoryRecordCache
 from lamina.cache.reason import HIT_CODES, MISS_CODES, Reason
 from lamina.cache.record import InputPart, KeyParts, Place, Record
 from lamina.graph.ops import CopyAction, ExecMount, FileOp, MkfileAction, Op, Owner
+from lamina.layer.listing import Change, Difference, Item, Listing
 from lamina.oci.digest import Digest, StateId
 from lamina.oci.platform import Platform
 from lamina.testing.vertices import copy_op, exec_op
@@ -32,10 +33,8 @@ def record(preimage: KeyParts, where: Place, *, age: float = 3600.0, host: str =
     return Record(key_of(preimage), preimage, where, StateId("state:r"), (), "sha256:d", NOW - age, 1.5, host, build)
 
 
-@dataclass(frozen=True)
-class Changed:
-    path: bytes
-    what: str
+def changed(path: bytes, change: Change = "changed") -> Difference:
+    return Difference(path, change)
 
 
 def why(
@@ -44,7 +43,7 @@ def why(
     *,
     was: Place | None = None,
     now: Place | None = None,
-    files: Sequence[Changed] = (),
+    files: Sequence[Difference] = (),
     facts: Facts | None = None,
 ) -> Reason:
     """The reason for a miss of `new`, `old` being the only earlier record."""
@@ -60,30 +59,41 @@ def why(
 def test_changed_files_are_named() -> None:
     old = parts(copy_op("/"), STEP, FILES)
     new = parts(copy_op("/"), STEP, replace_id(FILES))
-    one = why(old, new, files=[Changed(b"src/app.py", "content")])
+    one = why(old, new, files=[changed(b"src/app.py")])
     assert (one.code, one.message, one.paths) == ("file-changed", "src/app.py changed", ("src/app.py",))
-    three = why(old, new, files=[Changed(p, "content") for p in (b"a", b"b", b"c")])
+    three = why(old, new, files=[changed(p) for p in (b"a", b"b", b"c")])
     assert three.message == "a changed (and 2 more)"
     assert three.details == ("a", "b", "c")
-    stage = why(
-        parts(copy_op(), STEP, FILES), parts(copy_op(), STEP, replace_id(FILES, "stage deps")), files=[Changed(b"x\xff", "added")]
-    )
+    other = parts(copy_op("/"), STEP, replace_id(FILES, "stage deps"))
+    stage = why(old, other, files=[changed(b"x\xff", "added")])
     assert (stage.code, stage.message) == ("file-added", "x\\xff added in stage deps")
 
 
 def test_paths_are_told_as_the_user_wrote_the_source() -> None:
-    changes = [Changed(b"", "mode"), Changed(b"sub/one", "content"), Changed(b"dir/two", "content")]
+    changes = [changed(b"", "mode-changed"), changed(b"sub/one"), changed(b"dir/two")]
     folder = why(parts(copy_op("/dir", "/d"), STEP, FILES), parts(copy_op("/dir", "/d"), STEP, replace_id(FILES)), files=changes)
     assert folder.paths == ("dir/sub/one", "dir/two")
     assert folder.details == ("dir/sub/one", "dir/two", "dir has another mode")
     globbed = copy_op("/*.txt", "/d/")
-    reason = why(parts(globbed, STEP, FILES), parts(globbed, STEP, replace_id(FILES)), files=[Changed(b"a.txt", "content")])
+    reason = why(parts(globbed, STEP, FILES), parts(globbed, STEP, replace_id(FILES)), files=[changed(b"a.txt")])
     assert reason.message == "a.txt changed"
     bound = exec_op("m", ExecMount("tmpfs", "/a"), ExecMount("bind", "/m", input=1))
-    reason = why(parts(bound, STEP, FILES), parts(bound, STEP, replace_id(FILES)), files=[Changed(b"", "content")])
+    reason = why(parts(bound, STEP, FILES), parts(bound, STEP, replace_id(FILES)), files=[changed(b"")])
     assert reason.message == "/m changed"
-    reason = why(parts(bound, STEP, FILES), parts(bound, STEP, replace_id(FILES)), files=[Changed(b"x/y", "content")])
+    reason = why(parts(bound, STEP, FILES), parts(bound, STEP, replace_id(FILES)), files=[changed(b"x/y")])
     assert reason.message == "x/y changed"
+
+
+def test_listings_are_loaded_and_compared() -> None:
+    def file(text: bytes) -> Item:
+        return Item("f", text, 0o644, 0, 0)
+
+    listings = {"1": Listing({b"a": file(b"1"), b"b": file(b"1")}), "2": Listing({b"a": file(b"2"), b"b": file(b"1")})}
+    compare = by_listings(lambda digest: listings.get(digest))
+    one, two = (InputPart("files", "sha256:" + n, "context", Digest(n)) for n in "12")
+    assert compare(one, two) == [Difference(b"a", "changed")]
+    assert compare(one, InputPart("files", "x", "context", Digest("gone"))) == ()
+    assert compare(InputPart("files", "x"), two) == ()
 
 
 def replace_id(part: InputPart, label: str | None = None) -> InputPart:
@@ -93,22 +103,21 @@ def replace_id(part: InputPart, label: str | None = None) -> InputPart:
 @pytest.mark.parametrize(
     ("what", "code", "words"),
     [
-        ("content", "file-changed", "f changed"),
+        ("changed", "file-changed", "f changed"),
         ("added", "file-added", "f added"),
         ("removed", "file-removed", "f removed"),
-        ("mode", "mode-changed", "f has another mode"),
-        ("owner", "owner-changed", "f has another owner"),
-        ("xattr", "xattr-changed", "f has other extended attributes"),
-        ("link", "file-changed", "f changed"),
+        ("mode-changed", "mode-changed", "f has another mode"),
+        ("owner-changed", "owner-changed", "f has another owner"),
+        ("xattrs-changed", "xattr-changed", "f has other extended attributes"),
     ],
 )
-def test_each_kind_of_file_change(what: str, code: str, words: str) -> None:
-    reason = why(parts(copy_op("/"), STEP, FILES), parts(copy_op("/"), STEP, replace_id(FILES)), files=[Changed(b"f", what)])
+def test_each_kind_of_file_change(what: Change, code: str, words: str) -> None:
+    reason = why(parts(copy_op("/"), STEP, FILES), parts(copy_op("/"), STEP, replace_id(FILES)), files=[changed(b"f", what)])
     assert (reason.code, reason.message) == (code, words)
 
 
 def test_several_kinds_of_file_changes_make_details() -> None:
-    changes = [Changed(b"m", "mode"), Changed(b"new", "added"), Changed(b"f", "content")]
+    changes = [changed(b"m", "mode-changed"), changed(b"new", "added"), changed(b"f")]
     reason = why(parts(copy_op("/"), STEP, FILES), parts(copy_op("/"), STEP, replace_id(FILES)), files=changes)
     assert reason.code == "file-added"
     assert reason.details == ("f changed", "m has another mode")
