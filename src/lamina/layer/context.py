@@ -7,6 +7,7 @@ Folders are scanned when asked for, once per tree object, so one build sees one 
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import time
@@ -76,9 +77,7 @@ class _Folder:
 
     __slots__ = ("changed", "facts", "nodes", "record", "signature")
 
-    def __init__(
-        self, facts: list[str | Facts], signature: bytes, record: FolderRecord | None, nodes: dict[bytes, Node] | None
-    ) -> None:
+    def __init__(self, facts: list[str | Facts], signature: bytes, record: FolderRecord | None, nodes: dict[bytes, Node] | None) -> None:
         self.facts = facts
         self.signature = signature
         self.record = record
@@ -89,9 +88,7 @@ class _Folder:
 class ContextTree:
     """A FileTree over `root`. Not thread-safe for scanning; `save()` writes the stat cache."""
 
-    def __init__(
-        self, root: Path, ignore: Ignore | None = None, cache: StatCache | None = None, exact_modes: bool = False
-    ) -> None:
+    def __init__(self, root: Path, ignore: Ignore | None = None, cache: StatCache | None = None, exact_modes: bool = False) -> None:
         self._root = os.fsencode(root)
         self._ignore = ignore
         self._cache = cache if cache is not None else StatCache()
@@ -125,7 +122,7 @@ class ContextTree:
         return sorted(self._shown(path))
 
     def open(self, path: bytes) -> BinaryIO:
-        return os.fdopen(self.open_fd(path), "rb")
+        return io.FileIO(self.open_fd(path), "rb")
 
     def open_fd(self, path: bytes) -> int:
         """A descriptor of a regular file whose bytes are those that content() digested; the caller closes it."""

@@ -14,7 +14,7 @@ class InvalidMode(LaminaError):
 
 
 class ModeRule:
-    """A parsed `--chmod`. `apply` gives the mode of the copy; an octal rule makes all sources alike, a symbolic one is a function."""
+    """A parsed `--chmod`. An octal rule gives all copies one mode, a symbolic one computes it from the source's."""
 
     __slots__ = ("_clauses", "_fixed", "text")
 

@@ -88,10 +88,11 @@ class Selection:
 
     def record(self, path: bytes, entry: Entry) -> bytes:
         """The Merkle record of one name that is no folder."""
-        mode, uid, gid = self._counted(entry)
+        mode, uid, gid = self.counted(entry)
         return merkle.leaf(entry, mode, uid, gid, self.tree.content(path) if entry.kind in (Kind.FILE, Kind.HARDLINK) else "")
 
-    def _counted(self, entry: Entry) -> tuple[int, int, int]:
+    def counted(self, entry: Entry) -> tuple[int, int, int]:
+        """Mode, uid and gid as far as they are in the digest."""
         mode = entry.mode
         if self._mode is not None and entry.kind is not Kind.SYMLINK:
             mode = self._mode.counted(mode, entry.kind is Kind.DIRECTORY)
@@ -100,7 +101,7 @@ class Selection:
     def _header(self, path: bytes, entry: Entry) -> bytes:
         if not path:  # the root's own mode and owner never count
             return merkle.header(b"d", 0o755, 0, 0, ())
-        return merkle.header(b"d", *self._counted(entry), entry.xattrs)
+        return merkle.header(b"d", *self.counted(entry), entry.xattrs)
 
     def _match_digest(self, match: Match) -> bytes:
         if match.entry.kind is not Kind.DIRECTORY:

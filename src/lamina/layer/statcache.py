@@ -49,7 +49,7 @@ class Node(msgspec.Struct, array_like=True, gc=False):
 
 
 class Summary(msgspec.Struct, array_like=True, gc=False):
-    """For one way of looking (ignore rules, mode rules): digest over the visible leaves, and the visible folders with their headers."""
+    """For one way of looking (ignore rules, mode rules): digest over visible leaves; visible folders with their headers."""
 
     leaves: bytes
     folders: list[tuple[bytes, bytes]]
@@ -120,9 +120,7 @@ def _load(path: Path) -> dict[bytes, FolderRecord]:
     try:
         data = path.read_bytes()
         start = len(_MAGIC) + 4
-        if data[: len(_MAGIC)] != _MAGIC or zlib.crc32(memoryview(data)[start:]) != int.from_bytes(
-            data[len(_MAGIC) : start], "big"
-        ):
+        if data[: len(_MAGIC)] != _MAGIC or zlib.crc32(memoryview(data)[start:]) != int.from_bytes(data[len(_MAGIC) : start], "big"):
             return {}
         return _decode_records.decode(memoryview(data)[start:])
     except (OSError, msgspec.MsgspecError, ValueError):

@@ -1,0 +1,134 @@
+"""Execute COPY, ADD and WORKDIR: the actions of a FileOp become entries of one new layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+from lamina.diagnostics.errors import LaminaError
+from lamina.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction, Owner
+from lamina.layer.copying import CopyFailed, Ids, LayerWriter, Reuse, Target, copy, prepare
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.globbing import excluder
+from lamina.layer.modes import ModeRule
+from lamina.layer.selection import Selection, select
+from lamina.layer.tree import FileTree
+from lamina.layer.unpacking import is_archive, unpack
+
+
+class UnknownOwner(LaminaError):
+    """A name given to --chown (or USER, for WORKDIR) that the image's passwd or group does not have."""
+
+    code = "copy/unknown-owner"
+
+
+def selection_of(action: CopyAction, tree: FileTree) -> Selection:
+    """What the action takes from its input: the one place where key and copy agree. SourceNotFound as select() says."""
+    return select(
+        tree,
+        action.source,
+        wildcard=action.wildcard,
+        include=action.include,
+        excluded=excluder(action.exclude) if action.exclude else None,
+        follow_symlink=action.follow_symlink,
+        required=action.required,
+        mode=ModeRule(action.mode) if action.mode is not None else None,
+        owned=action.owner is not None,
+    )
+
+
+def run_file_op(
+    op: FileOp,
+    root: FileTree | None,
+    inputs: Sequence[FileTree | None],
+    writer: LayerWriter,
+    *,
+    now: float,
+    reuse: Reuse | None = None,
+) -> None:
+    """Write what `op` changes upon `root` (None = empty) to `writer`. `inputs[i]` is the tree of input i (input 0 unused).
+
+    `now` (seconds) dates folders and files that have no date of their own. Nothing of `root` is changed.
+    """
+    target = Target(root, writer, now)
+    for action in op.actions:
+        owner = owner_ids(action.owner, root)
+        if isinstance(action, MkdirAction):
+            target.make_folders(target.locate(_path(action.path)), owner, action.mode)
+        elif isinstance(action, MkfileAction):
+            _make_file(target, action, owner, now)
+        else:
+            tree = inputs[action.input]
+            if tree is None:
+                raise CopyFailed(f"nothing to copy {action.source!r} from: the source is empty")
+            _copy(target, action, selection_of(action, tree), owner, reuse)
+
+
+def owner_ids(owner: Owner | None, root: FileTree | None) -> Ids | None:
+    """Numbers for names, by the passwd and group of the filesystem that is written upon. UnknownOwner for a name it lacks."""
+    if owner is None:
+        return None
+    uid, gid = 0, 0
+    if owner.user.isdecimal():
+        uid = gid = int(owner.user)
+    elif owner.user:
+        fields = _account(root, b"etc/passwd", owner.user, 4)
+        if fields is None:
+            raise UnknownOwner(f"there is no user {owner.user!r} in the image's /etc/passwd", hint="make the user first, or give a number")
+        uid, gid = int(fields[2]), int(fields[3])
+    if owner.group:
+        if owner.group.isdecimal():
+            gid = int(owner.group)
+        else:
+            fields = _account(root, b"etc/group", owner.group, 3)
+            if fields is None:
+                raise UnknownOwner(
+                    f"there is no group {owner.group!r} in the image's /etc/group", hint="make the group first, or give a number"
+                )
+            gid = int(fields[2])
+    return uid, gid
+
+
+def _account(root: FileTree | None, path: bytes, name: str, wanted: int) -> list[str] | None:
+    where = root.resolve(path) if root is not None else None
+    entry = root.entry(where) if root is not None and where is not None else None
+    if root is None or where is None or entry is None or entry.kind not in (Kind.FILE, Kind.HARDLINK):
+        return None
+    with root.open(where) as data:
+        text = data.read(1 << 24).decode("utf-8", "surrogateescape")
+    for line in text.splitlines():
+        fields = line.split(":")
+        if fields[0] == name and len(fields) >= wanted and all(field.isdecimal() for field in fields[2:wanted]):
+            return fields
+    return None
+
+
+def _copy(target: Target, action: CopyAction, selection: Selection, owner: Ids | None, reuse: Reuse | None) -> None:
+    dest = _path(action.dest)
+    mode = ModeRule(action.mode) if action.mode is not None else None
+    for match in selection.matches:
+        if not selection.shows(match):
+            continue
+        if action.unpack and match.entry.kind in (Kind.FILE, Kind.HARDLINK):
+            with selection.tree.open(match.path) as data:
+                if is_archive(data):
+                    data.seek(0)
+                    where = target.locate(dest)
+                    target.make_folders(where, owner)
+                    unpack(target, data, where)
+                    continue
+        copy(target, selection, match, dest, owner=owner, mode=mode, dir_contents=action.dir_contents, reuse=reuse)
+
+
+def _make_file(target: Target, action: MkfileAction, owner: Ids | None, now: float) -> None:
+    where = prepare(target, _path(action.path), owner)
+    there = target.lookup(where)
+    if there is not None and there.kind is Kind.DIRECTORY:
+        raise CopyFailed(f"cannot replace the folder {action.path} with a file")
+    mode = ModeRule(action.chmod).apply(action.mode, False) if action.chmod is not None else action.mode
+    uid, gid = owner or (0, 0)
+    target.put(Entry(where, Kind.FILE, mode, uid, gid, len(action.data), now), BytesIO(action.data))
+
+
+def _path(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

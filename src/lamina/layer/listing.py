@@ -1,0 +1,122 @@
+"""A compact list of what a selection held, kept beside a record so that a later miss can name the paths that differ."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+import msgspec
+
+from lamina.layer import merkle
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.selection import Match, Selection
+
+Change = Literal["added", "removed", "changed", "mode-changed", "owner-changed", "xattrs-changed"]
+LIMIT = 200_000  # names; a listing of more is cut off and says so
+
+
+class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """`what` is a file's sha256, a link's text, a device's numbers; `xattrs` b"-" when none counts."""
+
+    kind: str
+    what: bytes
+    mode: int
+    uid: int
+    gid: int
+    xattrs: bytes = b"-"
+
+
+class Listing(msgspec.Struct, array_like=True, frozen=True):
+    """Items by path. A single file stands under its own name; names of several matches begin with the match's name."""
+
+    items: dict[bytes, Item]
+    complete: bool = True
+
+
+class Difference(msgspec.Struct, frozen=True):
+    path: bytes
+    change: Change
+
+
+_decoder = msgspec.msgpack.Decoder(Listing)
+
+
+def make(selection: Selection) -> Listing:
+    """List a selection (reads nothing again that its digest has read)."""
+    items: dict[bytes, Item] = {}
+    several = selection.pattern or len(selection.matches) != 1
+    for match in selection.matches:
+        if not selection.shows(match):
+            continue
+        base = match.shown or match.name
+        if match.entry.kind is not Kind.DIRECTORY:
+            items[base] = _item(selection, match.path, match.entry)
+            continue
+        prefix = base + b"/" if several else b""
+        items[prefix.rstrip(b"/")] = _item(selection, match.path, match.entry)
+        if not _below(selection, match, b"", prefix, items):
+            return Listing(items, False)
+    return Listing(items)
+
+
+def dump(listing: Listing) -> bytes:
+    return zlib.compress(msgspec.msgpack.encode(listing), 1)
+
+
+def load(data: bytes) -> Listing | None:
+    """None for anything that is no listing."""
+    try:
+        unpacker = zlib.decompressobj()
+        plain = unpacker.decompress(data, 1 << 28)
+        return _decoder.decode(plain) if unpacker.eof else None
+    except (zlib.error, msgspec.MsgspecError):
+        return None
+
+
+def compare(old: Listing, new: Listing) -> list[Difference]:
+    """What differs, by path. Of a name that differs in several ways the first of: content or type, mode, owner, xattrs."""
+    before, after = old.items, new.items
+    found: list[Difference] = []
+    if new.complete:
+        found += [Difference(path, "removed") for path in before if path not in after]
+    for path, item in after.items():
+        was = before.get(path)
+        if was is None:
+            if old.complete:
+                found.append(Difference(path, "added"))
+        elif was != item:
+            found.append(Difference(path, _change(was, item)))
+    found.sort(key=lambda difference: difference.path)
+    return found
+
+
+def _change(was: Item, item: Item) -> Change:
+    if was.kind != item.kind or was.what != item.what:
+        return "changed"
+    if was.mode != item.mode:
+        return "mode-changed"
+    return "owner-changed" if (was.uid, was.gid) != (item.uid, item.gid) else "xattrs-changed"
+
+
+def _below(selection: Selection, match: Match, relative: bytes, prefix: bytes, items: dict[bytes, Item]) -> bool:
+    where = match.path + b"/" if match.path else b""
+    for name, entry in selection.below(match, relative):
+        inner = relative + b"/" + name if relative else name
+        if len(items) >= LIMIT:
+            return False
+        items[prefix + inner] = _item(selection, where + inner, entry)
+        if entry.kind is Kind.DIRECTORY and not _below(selection, match, inner, prefix, items):
+            return False
+    return True
+
+
+def _item(selection: Selection, path: bytes, entry: Entry) -> Item:
+    kind = Kind.FILE if entry.kind is Kind.HARDLINK else entry.kind
+    if kind is Kind.FILE:
+        what = bytes.fromhex(selection.tree.content(path))
+    elif kind is Kind.SYMLINK:
+        what = entry.link
+    else:
+        what = b"%d:%d" % (entry.major, entry.minor) if entry.major or entry.minor else b""
+    mode, uid, gid = selection.counted(entry) if path else (0o755, 0, 0)
+    return Item(kind.value, what, mode, uid, gid, merkle.xattrs_digest(entry.xattrs) if entry.xattrs else b"-")
