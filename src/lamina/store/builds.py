@@ -38,9 +38,7 @@ class Builds:
         doc = msgspec.json.encode(log)
         with self._database.write() as transaction:
             transaction.run("INSERT OR REPLACE INTO builds VALUES (?,?,?)", (log.id, log.created, doc))
-            transaction.run(
-                "DELETE FROM builds WHERE id NOT IN (SELECT id FROM builds ORDER BY created DESC, rowid DESC LIMIT ?)", (KEPT,)
-            )
+            transaction.run("DELETE FROM builds WHERE id NOT IN (SELECT id FROM builds ORDER BY created DESC, rowid DESC LIMIT ?)", (KEPT,))
 
     def last(self, limit: int = KEPT) -> list[BuildLog]:
         """Newest first."""

@@ -18,7 +18,6 @@ from lamina.store.layout import Layout, digest_of, layer_of
 from lamina.store.leases import live
 from lamina.store.local import LocalStore
 from lamina.store.locks import exclusive
-from lamina.store.recovery import sweep
 from lamina.store.references import ImageRow, RecordRow, config_layers, images, records
 from lamina.store.removal import remove
 
@@ -51,7 +50,7 @@ class _Check:
 
     def findings(self) -> Iterator[Finding]:
         for line in self._store.database.integrity():
-            yield Finding("check/database", f"the database is damaged: {line}", "move state.db away; a new one is made")
+            yield Finding("check/database", f"the database is damaged: {line}", "set it aside and begin a new one")
         yield from self._blobs()
         yield from self._layers()
         yield from self._images()
@@ -98,9 +97,7 @@ class _Check:
         for path in sorted(self._layout.layers.iterdir()):
             layer = layer_of(path.name)
             if layer is None or (layer not in rows and layer not in pins and self._store.layers.row(layer) is None):
-                yield self._found(
-                    "check/foreign", f"layers/{path.name} belongs to no layer", "remove it", partial(self._trash, path)
-                )
+                yield self._found("check/foreign", f"layers/{path.name} belongs to no layer", "remove it", partial(self._trash, path))
 
     def _layer_problem(self, row: LayerRow) -> tuple[str, str] | None:
         folder = self._layout.layer(row.id)
@@ -195,7 +192,7 @@ class _Check:
                 owner = path.name.partition(".")[0]
                 if owner not in leases:
                     message = f"{folder.name}/{path.name} was left by a process that is gone"
-                    yield self._found("check/leftover", message, "remove it", partial(sweep, self._layout, {owner}))
+                    yield self._found("check/leftover", message, "remove it", partial(remove, path))
 
     def _evict(self, record: RecordRow) -> None:
         with self._store.database.write() as transaction:

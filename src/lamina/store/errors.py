@@ -77,7 +77,7 @@ def of_sqlite(error: sqlite3.Error, root: Path) -> StoreError:
         return StoreBusy(f"other processes kept the database of {root} locked for too long", hint="try again")
     if "malformed" in text or "not a database" in text or "no such table" in text or "no such column" in text:
         return StoreDamaged(
-            f"the database of {root} is damaged ({error})", hint="`lamina check --repair` makes a new one from what is on disk"
+            f"the database of {root} is damaged ({error})", hint="`lamina check --repair` begins a new one and keeps the images"
         )
     return StoreError(f"the database of {root} cannot be used: {error}", hint="is the disk full, or the store not writable?")
 

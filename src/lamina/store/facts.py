@@ -46,9 +46,7 @@ class Facts:
         self._now = now
 
     def selection(self, state: StateId, selector: str) -> Selection | None:
-        return self._database.first(
-            Selection, "SELECT merkle, listing FROM selections WHERE state=? AND selector=?", (state, selector)
-        )
+        return self._database.first(Selection, "SELECT merkle, listing FROM selections WHERE state=? AND selector=?", (state, selector))
 
     def set_selection(self, state: StateId, selector: str, selection: Selection) -> None:
         with self._database.write() as transaction:

@@ -76,9 +76,7 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
                 _bury(store, evicted, [row.id for row in layers])
                 _drop_facts(store, references, {row.id for row in layers}, policy)
                 references = collect(layout, database)
-            blobs = [
-                (digest, size) for digest, size in store.blobs.all() if digest not in references.blobs and digest not in pins
-            ]
+            blobs = [(digest, size) for digest, size in store.blobs.all() if digest not in references.blobs and digest not in pins]
             unnamed = _unnamed(store, pins, {row.id for row in rows})
             if not dry_run:
                 for path in [layout.layer(row.id) for row in layers] + unnamed:
@@ -109,9 +107,7 @@ def du(store: LocalStore) -> list[Usage]:
         for layer in stack:
             users[layer] = users.get(layer, 0) + 1
     out = [
-        Usage(
-            "image", name, sum(rows[layer].size for layer in stack), sum(rows[layer].size for layer in stack if users[layer] > 1)
-        )
+        Usage("image", name, sum(rows[layer].size for layer in stack), sum(rows[layer].size for layer in stack if users[layer] > 1))
         for name, stack in stacks
     ]
     for layer in sorted(references.cached.keys() - references.images.keys()):

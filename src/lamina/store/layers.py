@@ -209,9 +209,7 @@ class Layers:
         if used:
             now = self._now()
             with self._database.write() as transaction:
-                transaction.many(
-                    "UPDATE layers SET last_used=? WHERE id=? AND last_used<?", [(now, layer, now) for layer in used]
-                )
+                transaction.many("UPDATE layers SET last_used=? WHERE id=? AND last_used<?", [(now, layer, now) for layer in used])
 
     def _set(self, layer: LayerId, column: str, value: str | None) -> None:
         with self._database.write() as transaction:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lamina.store.layout import Layout
+from lamina.store.protocols import StoreError
 
 
 class Lease:
@@ -29,9 +30,10 @@ class Lease:
         self._lock = threading.Lock()
         self._pinned: set[str] = set()
         self._count = 0
+        self._pid = os.getpid()
         self.id, self._file = _new(layout.leases)
         try:
-            self._gate = os.open(layout.locks / "gc", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._gate = _open_gate(layout)
         except BaseException:
             os.close(self._file)
             raise
@@ -48,6 +50,11 @@ class Lease:
             fresh = [name for name in names if name not in self._pinned]
             if not fresh:
                 return
+            if self._file < 0:
+                raise StoreError("the store is closed")
+            if self._pid != os.getpid():
+                # After a fork the lease is common, as it should be; the gate must not be: an unlock would be for both.
+                self._gate, self._pid = _open_gate(self._layout), os.getpid()
             fcntl.flock(self._gate, fcntl.LOCK_SH)
             try:
                 os.write(self._file, "".join(f"{name}\n" for name in fresh).encode())
@@ -71,7 +78,7 @@ class Lease:
 @contextmanager
 def standstill(layout: Layout, *, wait: bool = True) -> Iterator[bool]:
     """For the collector: nobody pins inside the block. Keep it short. Yields False at once when `wait` is off and it is taken."""
-    gate = os.open(layout.locks / "gc", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    gate = _open_gate(layout)
     try:
         try:
             fcntl.flock(gate, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -112,6 +119,10 @@ def dead(layout: Layout) -> Iterator[dict[str, frozenset[str]]]:
     finally:
         for _, file in held:
             os.close(file)
+
+
+def _open_gate(layout: Layout) -> int:
+    return os.open(layout.locks / "gc", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _new(folder: Path) -> tuple[str, int]:

@@ -123,9 +123,7 @@ class Images:
         return self._get(digest) or next(
             (
                 self._get(row[0])
-                for row in self._database.all(
-                    tuple[Digest], "SELECT id FROM images WHERE manifest=? ORDER BY created DESC", (digest,)
-                )
+                for row in self._database.all(tuple[Digest], "SELECT id FROM images WHERE manifest=? ORDER BY created DESC", (digest,))
             ),
             None,
         )
@@ -141,9 +139,7 @@ class Images:
                 return image
         if _PREFIX.fullmatch(text):
             wanted = text if text.startswith("sha256:") else f"sha256:{text}"
-            rows = self._database.all(
-                tuple[Digest], "SELECT id FROM images WHERE substr(id, 1, length(?1))=?1 ORDER BY id", (wanted,)
-            )
+            rows = self._database.all(tuple[Digest], "SELECT id FROM images WHERE substr(id, 1, length(?1))=?1 ORDER BY id", (wanted,))
             if len(rows) > 1:
                 raise AmbiguousImage(
                     f"{text!r} is the beginning of {len(rows)} image ids", hint=", ".join(row[0][7:27] for row in rows[:5])
@@ -186,10 +182,7 @@ class Images:
         with self._database.write() as transaction:
             if transaction.first(tuple[str], "SELECT id FROM images WHERE id=?", (image,)) is None:
                 raise ImageNotFound(f"no image {image}")
-            names = [
-                row[0]
-                for row in transaction.all(tuple[str], "SELECT DISTINCT name FROM refs WHERE image=? ORDER BY name", (image,))
-            ]
+            names = [row[0] for row in transaction.all(tuple[str], "SELECT DISTINCT name FROM refs WHERE image=? ORDER BY name", (image,))]
             if len(names) > 1 and not force:
                 raise ImageInUse(
                     f"the image {image[7:19]} has several names: {', '.join(names)}",
@@ -234,9 +227,7 @@ class Images:
 
     def _name(self, transaction: Transaction, image: Digest, platform: str, names: Sequence[str]) -> None:
         now = self._now()
-        transaction.many(
-            "INSERT OR REPLACE INTO refs VALUES (?,?,?,?)", [(name, platform, image, now) for name in dict.fromkeys(names)]
-        )
+        transaction.many("INSERT OR REPLACE INTO refs VALUES (?,?,?,?)", [(name, platform, image, now) for name in dict.fromkeys(names)])
 
     def _get(self, image: Digest) -> Image | None:
         row = self._database.first(_Row, "SELECT * FROM images WHERE id=?", (image,))

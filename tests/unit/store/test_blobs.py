@@ -59,9 +59,7 @@ def test_a_blob_can_be_read_in_pieces_and_sought(store: LocalStore) -> None:
         assert file.read() == data
 
 
-@pytest.mark.parametrize(
-    "name", ["sha256:../../etc/passwd", "sha256:" + "A" * 64, "md5:" + "a" * 32, "sha256:" + "a" * 64 + "\n", ""]
-)
+@pytest.mark.parametrize("name", ["sha256:../../etc/passwd", "sha256:" + "A" * 64, "md5:" + "a" * 32, "sha256:" + "a" * 64 + "\n", ""])
 def test_names_that_are_no_digest_reach_no_path(store: LocalStore, name: str) -> None:
     digest = Digest(name)
     for ask in (store.blobs.open, store.blobs.size, store.blobs.path, store.blobs.delete):

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lamina.oci.digest import Digest, StateId
+from lamina.store.facts import HttpAnswer, RemoteAnswer, Selection, WatchAnswer
+from lamina.store.local import LocalStore
+
+D = Digest("sha256:" + "d" * 64)
+
+
+def test_selections(store: LocalStore) -> None:
+    state = StateId("state:1")
+    assert store.facts.selection(state, "s") is None
+    store.facts.set_selection(state, "s", Selection("m", None))
+    store.facts.set_selection(state, "s", Selection("m2", D))
+    assert store.facts.selection(state, "s") == Selection("m2", D)
+    assert store.facts.selection(state, "t") is None
+
+
+def test_answers_of_urls(store: LocalStore, clock: Callable[[], float]) -> None:
+    assert store.facts.http("u") is None
+    store.facts.set_http("u", D, '"etag"', None)
+    assert store.facts.http("u") == HttpAnswer(D, '"etag"', None, clock())
+    assert store.facts.watch("u") is None
+    store.facts.set_watch("u", "v1")
+    assert store.facts.watch("u") == WatchAnswer("v1", clock())
+
+
+def test_remote_references_by_platform(store: LocalStore, clock: Callable[[], float]) -> None:
+    store.facts.set_remote("debian:12", "linux/amd64", D)
+    assert store.facts.remote("debian:12", "linux/amd64") == RemoteAnswer(D, clock())
+    assert store.facts.remote("debian:12", "linux/arm64") is None

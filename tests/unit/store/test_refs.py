@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lamina.oci.digest import Digest, sha256
+from lamina.store.local import LocalStore
+from lamina.store.refs import AmbiguousImage, Image, ImageInUse, ImageNotFound
+
+APP, WEB = "docker.io/library/app:1", "docker.io/library/web:1"
+
+
+def image(store: LocalStore, number: int, *names: str, platform: str = "linux/amd64", blobs: tuple[Digest, ...] = ()) -> Image:
+    config = store.blobs.put(json.dumps({"config": number, "platform": platform}).encode())
+    manifest = store.blobs.put(
+        json.dumps({"schemaVersion": 2, "config": {"digest": config}, "layers": [{"digest": blob} for blob in blobs]}).encode()
+    )
+    made = Image(config, manifest, platform, float(number), 10 * number, (), blobs)
+    store.images.put(made, names)
+    return made
+
+
+def index(root: Path) -> dict[str, str]:
+    document = json.loads((root / "index.json").read_text())
+    return {entry.get("annotations", {}).get("org.opencontainers.image.ref.name", ""): entry["digest"] for entry in document["manifests"]}
+
+
+def test_by_name_by_id_by_prefix(store: LocalStore) -> None:
+    one = image(store, 1, APP)
+    for text in (APP, one.id, one.id[7:], one.id[7:19]):
+        assert store.images.find(text).id == one.id
+    assert store.images.find("app:1", ["app:1", APP]).names == (APP,)
+    assert store.images.by_id(one.manifest) == store.images.by_id(one.id) == store.images.by_name(APP)
+
+
+def test_nothing_found_names_the_nearest(store: LocalStore) -> None:
+    image(store, 1, APP)
+    with pytest.raises(ImageNotFound) as caught:
+        store.images.find("ap:1", ["docker.io/library/ap:1"])
+    assert caught.value.hint == f"did you mean {APP}?"
+    with pytest.raises(ImageNotFound):
+        store.images.find("deadbeef")
+
+
+def test_an_ambiguous_beginning_lists_candidates(store: LocalStore) -> None:
+    with store.database.write() as transaction:
+        for tail in "01":
+            digest = "sha256:" + "ab" * 31 + "c" + tail
+            transaction.run("INSERT INTO images VALUES (?,?,'linux/amd64',0,0,'[]','[]')", (digest, digest))
+    with pytest.raises(AmbiguousImage) as caught:
+        store.images.find("abab")
+    assert caught.value.hint is not None
+    assert caught.value.hint.count("abab") >= 2
+
+
+def test_a_name_moves_and_its_image_stays_without_one(store: LocalStore, root: Path) -> None:
+    old, new = image(store, 1, APP), image(store, 2)
+    store.images.tag(new.id, [APP])
+    assert store.images.find(APP).id == new.id
+    assert {one.id: one.names for one in store.images.all()} == {new.id: (APP,), old.id: ()}
+    assert index(root) == {APP: new.manifest, "": old.manifest}
+
+
+def test_untag_removes_the_image_with_its_last_name(store: LocalStore, root: Path) -> None:
+    one = image(store, 1, APP, WEB)
+    assert store.images.untag(APP).deleted == ()
+    assert index(root) == {WEB: one.manifest}
+    assert store.images.untag(WEB).deleted == (one.id,)
+    assert store.images.all() == []
+    assert index(root) == {}
+    with pytest.raises(ImageNotFound):
+        store.images.untag(WEB)
+
+
+def test_remove_by_id(store: LocalStore) -> None:
+    one = image(store, 1, APP, WEB)
+    with pytest.raises(ImageInUse, match="several names"):
+        store.images.remove(one.id)
+    removed = store.images.remove(one.id, force=True)
+    assert removed.untagged == (APP, WEB)
+    assert removed.deleted == (one.id,)
+    with pytest.raises(ImageNotFound):
+        store.images.remove(one.id)
+    lonely = image(store, 2, APP)
+    assert store.images.remove(lonely.id).deleted == (lonely.id,)
+
+
+def test_one_name_for_several_platforms(store: LocalStore) -> None:
+    amd = image(store, 1, APP)
+    arm = image(store, 2, APP, platform="linux/arm64/v8")
+    assert store.images.find(APP, platform="linux/amd64").id == amd.id
+    assert store.images.find(APP, platform="linux/arm64/v8").id == arm.id
+    assert store.images.untag(APP).deleted == (amd.id, arm.id) or store.images.all() == []
+
+
+def test_tagging_what_is_not_here(store: LocalStore) -> None:
+    with pytest.raises(ImageNotFound):
+        store.images.tag(Digest("sha256:" + "0" * 64), [APP])
+
+
+def test_an_image_that_is_not_packed_is_not_in_the_view(store: LocalStore, root: Path) -> None:
+    data = b"layer"
+    absent = sha256(data)
+    one = image(store, 1, APP, blobs=(absent,))
+    assert index(root) == {}
+    store.blobs.put(data)
+    store.images.write_index()
+    assert index(root) == {APP: one.manifest}
+
+
+def test_the_view_has_platform_size_and_media_type(store: LocalStore, root: Path) -> None:
+    image(store, 1, APP, platform="linux/arm/v7")
+    (entry,) = json.loads((root / "index.json").read_text())["manifests"]
+    assert entry["platform"] == {"architecture": "arm", "os": "linux", "variant": "v7"}
+    assert entry["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+    assert entry["size"] == store.blobs.size(entry["digest"])
