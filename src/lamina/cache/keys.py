@@ -39,6 +39,7 @@ SCRATCH = InputPart(kind="filesystem", id="scratch")
 _CONTENT = ("files", "url", "git")  # bytes are bytes, wherever they come from
 _OCTAL = re.compile(r"[0-7]+")
 _NUMBER = re.compile(r"[0-9]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def reads(op: Op) -> tuple[int | None, ...]:
@@ -54,9 +55,7 @@ def reads(op: Op) -> tuple[int | None, ...]:
     return ()
 
 
-def key_parts(
-    op: Op, root: InputPart | None, selected: Sequence[InputPart | None] = (), watched: Sequence[InputPart] = ()
-) -> KeyParts:
+def key_parts(op: Op, root: InputPart | None, selected: Sequence[InputPart | None] = (), watched: Sequence[InputPart] = ()) -> KeyParts:
     """The preimage of an operation's key.
 
     `root` is input 0, the filesystem that is changed (None for scratch); for a source (image, URL, git) its content id.
@@ -111,7 +110,29 @@ def _state(*words: str) -> StateId:
 
 
 def op_parts(op: Op) -> Plain:
-    """An operation as plain data, inputs left out."""
+    """An operation as plain data, inputs left out. All text is well-formed Unicode."""
+    plain = _parts(op)
+    try:
+        canonical(plain)
+    except UnicodeEncodeError:
+        plain = {name: _well_formed(value) for name, value in plain.items()}
+    return plain
+
+
+def well_formed(text: str) -> str:
+    """`text` without lone surrogates: bytes of a Dockerfile that are no UTF-8 become U+FFFD and their number."""
+    return _SURROGATE.sub(lambda found: f"\N{REPLACEMENT CHARACTER}<{ord(found[0]) & 0xFF:02x}>", text)
+
+
+def _well_formed(value: Any) -> Any:
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list):
+        return [_well_formed(item) for item in value]
+    return {name: _well_formed(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _parts(op: Op) -> Plain:
     if isinstance(op, ExecOp):
         return _exec(op)
     if isinstance(op, FileOp):
@@ -180,9 +201,7 @@ def _mount(mount: ExecMount) -> Plain:
         plain |= _given(size=mount.size)
     elif mount.type in ("secret", "ssh"):
         mode = (0o400 if mount.type == "secret" else 0o600) if mount.mode is None else mount.mode
-        plain |= {"id": mount.id, "required": mount.required, "owner": [mode, mount.uid or 0, mount.gid or 0]} | _given(
-            env=mount.env
-        )
+        plain |= {"id": mount.id, "required": mount.required, "owner": [mode, mount.uid or 0, mount.gid or 0]} | _given(env=mount.env)
     return plain
 
 
@@ -211,9 +230,7 @@ def _action(action: FileAction) -> Plain:
         )
     if isinstance(action, MkfileAction):
         data = sha256(action.data)
-        return {"action": "mkfile", "path": action.path, "data": data, "mode": action.mode} | _attributes(
-            action.owner, action.chmod
-        )
+        return {"action": "mkfile", "path": action.path, "data": data, "mode": action.mode} | _attributes(action.owner, action.chmod)
     return {"action": "mkdir", "path": action.path, "mode": action.mode} | _attributes(action.owner, None)
 
 
@@ -223,9 +240,7 @@ def _attributes(owner: Owner | None, chmod: str | None) -> Plain:
     """
     plain: Plain = {}
     if owner is not None:
-        plain["chown"] = [
-            int(word) if _NUMBER.fullmatch(word) else word for word in (owner.user, owner.group) if word is not None
-        ]
+        plain["chown"] = [int(word) if _NUMBER.fullmatch(word) else word for word in (owner.user, owner.group) if word is not None]
     if chmod is not None:
         plain["chmod"] = f"{int(chmod, 8):04o}" if _OCTAL.fullmatch(chmod) else chmod
     return plain
@@ -239,7 +254,7 @@ def _base_name(source: str) -> str:
 def _variable(pair: str) -> str:
     """`NAME=value`, or `NAME=sha256:…` where the value may be a secret: the parts of a key are stored and shared."""
     name, _, value = pair.partition("=")
-    return f"{name}={sha256(value.encode())}" if sensitive(name, value) else pair
+    return f"{name}={sha256(value.encode('utf-8', 'surrogateescape'))}" if sensitive(name, value) else pair
 
 
 def _given(**values: object) -> Plain:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lamina.cache import keys
-from lamina.cache.keys import base_state, definition_state, key_of, key_parts, merge_state, reads, state_after
+from lamina.cache.keys import base_state, definition_state, key_of, key_parts, merge_state, reads, state_after, well_formed
 from lamina.cache.record import KEY_SCHEMA, CacheKey, InputPart, KeyParts
 from lamina.cache.sensitive import sensitive
 from lamina.graph.ops import (
@@ -229,6 +229,14 @@ def test_values_that_look_like_secrets_count_by_their_digest() -> None:
 )
 def test_sensitive(name: str, value: str, expected: bool) -> None:
     assert sensitive(name, value) is expected
+
+
+def test_bytes_that_are_no_utf_8() -> None:
+    one, other = (exec_op(f"echo {b.decode('utf-8', 'surrogateescape')}", env=("A=\udcff",)) for b in (b"\xe4", b"\xe5"))
+    assert key(one) != key(other)
+    assert keys.op_parts(one)["args"][-1] == "echo \ufffd<e4>"
+    assert well_formed("ä\udc80") == "ä\ufffd<80>"
+    assert key(exec_op(env=("TOKEN=\udcff",)))
 
 
 def test_what_is_not_given_is_not_in_the_parts() -> None:
