@@ -170,9 +170,7 @@ def test_the_small_ones() -> None:
 
 
 def test_healthcheck() -> None:
-    check = one(
-        "HEALTHCHECK --interval=5m --timeout=3s --start-period=0 --start-interval=1ms --retries=4 CMD curl -f x || exit 1"
-    )
+    check = one("HEALTHCHECK --interval=5m --timeout=3s --start-period=0 --start-interval=1ms --retries=4 CMD curl -f x || exit 1")
     assert isinstance(check, Healthcheck)
     assert check.test == ("CMD-SHELL", "curl -f x || exit 1")
     assert (check.interval, check.timeout, check.start_period, check.start_interval, check.retries) == (
