@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.cache.keys import base_state, definition_state, key_of, key_parts, merge_state, reads, state_after
+from lamina.cache.keys import base_state, definition_state, key_of, key_parts, merge_state, selections, state_after
 from lamina.cache.record import KEY_SCHEMA, InputPart
 from lamina.graph.ops import CopyAction, ExecMount, FileOp, GitOp, HttpOp, MergeOp, MkdirAction, MkfileAction, Op, Owner
 from lamina.oci.digest import ChainId, Digest
@@ -51,9 +51,7 @@ OPS: dict[str, Op] = {
         unpack=True,
         required=False,
     ),
-    "files": FileOp(
-        (MkdirAction("/w", owner=Owner("1000")), MkfileAction("/x", b"hello\n", chmod="u+x"), CopyAction(1, "/", "/d"))
-    ),
+    "files": FileOp((MkdirAction("/w", owner=Owner("1000")), MkfileAction("/x", b"hello\n", chmod="u+x"), CopyAction(1, "/", "/d"))),
     "http": HttpOp("http://h/f?v=1", "f"),
     "git": GitOp("https://h/r.git", "main", "sub", keep_git_dir=True, submodules=False),
     "merge": MergeOp(),
@@ -63,7 +61,7 @@ OPS: dict[str, Op] = {
 def found() -> dict[str, object]:
     cases: dict[str, object] = {}
     for name, op in OPS.items():
-        selected = [None if i is None else InputPart("files", "sha256:" + "2" * 64, "context") for i in reads(op)]
+        selected = [None if i is None else InputPart("files", "sha256:" + "2" * 64, "context") for i in selections(op)]
         parts = key_parts(op, BASE, selected, [InputPart("watch", '"etag"', "http://h/f")] if name == "run-everything" else [])
         inputs = [[part.kind, part.id] for part in parts.inputs]
         cases[name] = {"op": parts.op, "inputs": inputs, "key": key_of(parts)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -19,7 +19,16 @@ Plain = dict[str, Any]
 """JSON data of an operation (keys.op_parts)."""
 
 
-CompareFiles = Callable[[InputPart, InputPart], "Sequence[listing.Difference]"]
+class FileChange(Protocol):
+    """One name that differs between two listings (lamina.layer.listing.Difference)."""
+
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def change(self) -> str: ...
+
+
+CompareFiles = Callable[[InputPart, InputPart], Sequence[FileChange]]
 """Old and new "files" part -> what differs; () when a listing is not there any more."""
 
 
@@ -91,7 +100,7 @@ _FILE_CODES: dict[str, tuple[str, str]] = {
 def by_listings(load: Callable[[Digest], listing.Listing | None]) -> CompareFiles:
     """Compares the listings beside two parts; `load` gives None for one that is not there any more."""
 
-    def compare(was: InputPart, now: InputPart) -> Sequence[listing.Difference]:
+    def compare(was: InputPart, now: InputPart) -> Sequence[FileChange]:
         before, after = (None if part.listing is None else load(part.listing) for part in (was, now))
         if before is None or after is None:
             return ()
@@ -306,7 +315,7 @@ def _input(was: InputPart, now: InputPart, name: str, compare: CompareFiles) -> 
     where = "" if now.label in ("", "context") else f" in {label}"
     grouped: dict[tuple[str, str], list[str]] = {}
     for change in compare(was, now):
-        grouped.setdefault(_FILE_CODES[change.change], []).append(_path(name, change.path))
+        grouped.setdefault(_FILE_CODES.get(change.change, _FILE_CODES["changed"]), []).append(_path(name, change.path))
     if not grouped:
         return [_difference("file-changed", f"files of {'the context' if not where else label} changed")]
     return [

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-
-import msgspec
 
 from lamina.cache.reason import Reason
 from lamina.cache.record import KeyParts, Place, Record
@@ -15,7 +14,8 @@ if TYPE_CHECKING:
     from lamina.cache.differences import CompareFiles, Difference
 
 
-class Upstream(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Upstream:
     """The step whose result is the root filesystem. `reason` is why it ran in this build; None when it did not."""
 
     text: str
@@ -27,7 +27,8 @@ class Upstream(msgspec.Struct, frozen=True):
         return f"line {self.line}: {shorten(self.text)}"
 
 
-class Facts(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Facts:
     """What is known of a miss beside the keys. At most one of the first five holds; they are told before any comparison.
 
     `args`: names of the build arguments among the variables (ExecOp.args_in_env; for COPY and WORKDIR those in scope).

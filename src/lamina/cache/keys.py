@@ -10,6 +10,7 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 from lamina.cache.record import KEY_SCHEMA, CacheKey, InputPart, KeyParts
@@ -42,16 +43,36 @@ _NUMBER = re.compile(r"[0-9]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def reads(op: Op) -> tuple[int | None, ...]:
-    """The input whose files each action of a FileOp or mount of an ExecOp reads, None where it reads none; () for other ops.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Files of an input that an operation reads: their content id stands in the key, their path does not.
 
-    The digest of just the selected files (lamina.layer.selection) stands in the key, their path does not. For a mount of a whole
-    filesystem its state id may stand for the digest.
+    `chmod` / `chown`: modes or owners of the source do not reach the result, so they must not be in the id.
     """
+
+    input: int
+    path: str
+    wildcard: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow_symlink: bool = True
+    dir_contents: bool = True
+    chmod: bool = False
+    chown: bool = False
+    required: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """The state id of the input may stand for the content id."""
+        return self.path in ("", "/") and not (self.include or self.exclude or self.chmod or self.chown)
+
+
+def selections(op: Op) -> tuple[Selection | None, ...]:
+    """One for each action of a FileOp and each mount of an ExecOp, None where it reads no input; () for other operations."""
     if isinstance(op, FileOp):
-        return tuple(action.input if isinstance(action, CopyAction) else None for action in op.actions)
+        return tuple(_copied(action) if isinstance(action, CopyAction) else None for action in op.actions)
     if isinstance(op, ExecOp):
-        return tuple(mount.input for mount in op.mounts)
+        return tuple(None if m.input is None else Selection(m.input, m.selector) for m in op.mounts)
     return ()
 
 
@@ -59,7 +80,7 @@ def key_parts(op: Op, root: InputPart | None, selected: Sequence[InputPart | Non
     """The preimage of an operation's key.
 
     `root` is input 0, the filesystem that is changed (None for scratch); for a source (image, URL, git) its content id.
-    `selected` has a content id for each of `reads(op)`, None for None. `watched` are the answers of `# lamina: watch=` URLs.
+    `selected` has a content id for each of `selections(op)`, None for None. `watched` are the answers of `# lamina: watch=` URLs.
     """
     order = _input_order(op)
     inputs = [root or SCRATCH, *(part for index in order if (part := selected[index]) is not None), *watched]
@@ -244,6 +265,21 @@ def _attributes(owner: Owner | None, chmod: str | None) -> Plain:
     if chmod is not None:
         plain["chmod"] = f"{int(chmod, 8):04o}" if _OCTAL.fullmatch(chmod) else chmod
     return plain
+
+
+def _copied(action: CopyAction) -> Selection:
+    return Selection(
+        input=action.input,
+        path=action.source,
+        wildcard=action.wildcard,
+        include=action.include,
+        exclude=action.exclude,
+        follow_symlink=action.follow_symlink,
+        dir_contents=action.dir_contents,
+        chmod=action.mode is not None and _OCTAL.fullmatch(action.mode) is not None,
+        chown=action.owner is not None,
+        required=action.required,
+    )
 
 
 def _base_name(source: str) -> str:

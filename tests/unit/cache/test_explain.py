@@ -4,7 +4,7 @@ import pytest
 
 from lamina.cache.differences import by_listings
 from lamina.cache.explain import Facts, Upstream, explain_hit, explain_miss, explain_unknown
-from lamina.cache.keys import key_of, key_parts, reads
+from lamina.cache.keys import key_of, key_parts, selections
 from lamina.cache.memory import MemoryRecordCache
 from lamina.cache.reason import HIT_CODES, MISS_CODES, Reason
 from lamina.cache.record import InputPart, KeyParts, Place, Record
@@ -26,7 +26,7 @@ def place(text: str = "RUN make", position: int = 1, stage: str = "build") -> Pl
 
 def parts(op: Op, root: InputPart = STEP, *selected: InputPart, watched: Sequence[InputPart] = ()) -> KeyParts:
     chosen = iter(selected)
-    return key_parts(op, root, [None if i is None else next(chosen) for i in reads(op)], watched)
+    return key_parts(op, root, [None if i is None else next(chosen) for i in selections(op)], watched)
 
 
 def record(preimage: KeyParts, where: Place, *, age: float = 3600.0, host: str = "here", build: str = "b1") -> Record:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lamina.cache import keys
-from lamina.cache.keys import base_state, definition_state, key_of, key_parts, merge_state, reads, state_after, well_formed
+from lamina.cache.keys import Selection, base_state, definition_state, key_of, key_parts, merge_state, selections, state_after, well_formed
 from lamina.cache.record import KEY_SCHEMA, CacheKey, InputPart, KeyParts
 from lamina.cache.sensitive import sensitive
 from lamina.graph.ops import (
@@ -33,7 +33,7 @@ FILES = InputPart("files", "sha256:content", label="context")
 
 
 def key(op: Op, *, root: InputPart | None = BASE, files: InputPart = FILES, watched: tuple[InputPart, ...] = ()) -> CacheKey:
-    return key_of(key_parts(op, root, [None if index is None else files for index in reads(op)], watched))
+    return key_of(key_parts(op, root, [None if wanted is None else files for wanted in selections(op)], watched))
 
 
 def mount(type: str = "cache", target: str = "/c", **fields: object) -> ExecMount:
@@ -251,10 +251,19 @@ def test_what_is_not_given_is_not_in_the_parts() -> None:
     assert keys.op_parts(copy_op()) == {"type": "file", "actions": [{"action": "copy", "name": "a.txt", "dest": "/a.txt"}]}
 
 
-def test_reads_names_an_input_for_each_action_and_mount() -> None:
-    assert reads(files(MkdirAction("/x"), CopyAction(2, "/a", "/a"))) == (None, 2)
-    assert reads(mounted(mount(), mount("bind", "/b", input=1))) == (None, 1)
-    assert reads(MergeOp()) == ()
+def test_selections_name_what_is_read() -> None:
+    op = files(MkdirAction("/x"), CopyAction(2, "/a", "/a", exclude=("b",), mode="755", owner=Owner("0")), CopyAction(1, "/", "/d"))
+    nothing, some, everything = selections(op)
+    assert nothing is None
+    assert some == Selection(2, "/a", wildcard=True, exclude=("b",), chmod=True, chown=True)
+    assert everything is not None
+    assert everything.whole
+    assert not some.whole
+    symbolic = selections(copy_op(mode="u+x"))[0]
+    assert symbolic is not None
+    assert not symbolic.chmod
+    assert selections(mounted(mount(), mount("bind", "/b", input=1, selector="/s"))) == (None, Selection(1, "/s"))
+    assert selections(MergeOp()) == ()
 
 
 def test_states() -> None:
