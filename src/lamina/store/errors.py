@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +46,7 @@ class BadName(StoreError):
     code = "store/bad-name"
 
 
+_LITTLE = 1 << 16  # SQLite makes its shared memory in pieces of 32 KiB
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 
@@ -79,6 +82,13 @@ def of_sqlite(error: sqlite3.Error, root: Path) -> StoreError:
         return StoreDamaged(
             f"the database of {root} is damaged ({error})", hint="`lamina check --repair` begins a new one and keeps the images"
         )
+    # "disk I/O error" and "unable to open database file" hide the reason; the file system knows it.
+    with contextlib.suppress(OSError):
+        place = os.statvfs(root)
+        if place.f_flag & os.ST_RDONLY:
+            return of_oserror(OSError(errno.EROFS, ""), root)
+        if place.f_bavail * place.f_frsize < _LITTLE or (place.f_files and not place.f_favail):
+            return of_oserror(OSError(errno.ENOSPC, ""), root)
     return StoreError(f"the database of {root} cannot be used: {error}", hint="is the disk full, or the store not writable?")
 
 

@@ -62,7 +62,7 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
     layout, database = store.layout, store.database
     trash: list[Path] = []
     store.layers.flush()
-    with border(layout.root):
+    with border(layout.root), store.lease.careful():
         with standstill(layout):
             leases = live(layout)
             pins = frozenset().union(*leases.values())

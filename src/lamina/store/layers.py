@@ -134,8 +134,9 @@ class Layers:
                 active.upper.parent.rename(target)
                 moved = True
         except BaseException:
-            if moved and target.exists():
-                target.rename(active.upper.parent)
+            with self._lease.careful():
+                if moved and target.exists():
+                    target.rename(active.upper.parent)
             raise
         return trash
 

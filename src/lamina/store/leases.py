@@ -5,11 +5,12 @@ Every open store holds a file `leases/<id>`, locked (flock) as long as the proce
 - The file lists the layers and blobs that its owner has looked at ("pins"). A pin is written under a shared lock of `locks/gc`
   before the name is looked up; the collector reads all pins and takes its victims away under the exclusive lock. So a name is
   either seen pinned by the collector or gone before its user looks.
-- A lease that can be locked belongs to a dead process. Its pins also say which layers it may have been committing.
+- A lease that can be locked belongs to a process that died or failed half-way; the next one to open the store clears up.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -30,6 +31,7 @@ class Lease:
         self._lock = threading.Lock()
         self._pinned: set[str] = set()
         self._count = 0
+        self._suspect = False
         self._pid = os.getpid()
         self.id, self._file = _new(layout.leases)
         try:
@@ -62,17 +64,27 @@ class Lease:
                 fcntl.flock(self._gate, fcntl.LOCK_UN)
             self._pinned.update(fresh)
 
+    @contextmanager
+    def careful(self) -> Iterator[None]:
+        """An error inside leaves work for `recover`: the lease file stays when the lease is closed, as after a kill."""
+        try:
+            yield
+        except BaseException:
+            self._suspect = True
+            raise
+
     def close(self) -> None:
         """Give the lease back. What it still has in `tmp/` and `active/` is garbage from now on. Idempotent."""
         with self._lock:
             if self._file < 0:
                 return
-            try:
-                (self._layout.leases / self.id).unlink(missing_ok=True)
-            finally:
-                os.close(self._file)
-                os.close(self._gate)
-                self._file = self._gate = -1
+            file, gate, self._file, self._gate = self._file, self._gate, -1, -1
+            if not self._suspect:
+                with contextlib.suppress(OSError):  # a file that stays is cleared up as that of a dead process
+                    (self._layout.leases / self.id).unlink(missing_ok=True)
+            for descriptor in (file, gate):
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ class LocalStore:
             return
         self._open = False
         try:
-            with border(self.layout.root):
+            with border(self.layout.root), self.lease.careful():
                 self.layers.flush()
                 sweep(self.layout, {self.lease.id})
         finally:

@@ -6,8 +6,7 @@ from collections.abc import Collection
 
 from lamina.oci.digest import LayerId
 from lamina.store.database import Database
-from lamina.store.errors import BadName
-from lamina.store.layout import Layout
+from lamina.store.layout import Layout, layer_of
 from lamina.store.leases import Lease, dead
 from lamina.store.refs import Images
 from lamina.store.removal import remove
@@ -20,8 +19,7 @@ def recover(layout: Layout, database: Database, lease: Lease, images: Images) ->
     with dead(layout) as found:
         if found:
             sweep(layout, found)
-            for pins in found.values():
-                _drop_unnamed(layout, database, lease, pins)
+            drop_unnamed(layout, database, lease)
             images.write_index()
         return len(found)
 
@@ -38,18 +36,16 @@ def sweep(layout: Layout, owners: Collection[str] | None, keep: Collection[str] 
     return gone
 
 
-def _drop_unnamed(layout: Layout, database: Database, lease: Lease, pins: Collection[str]) -> None:
-    """Layer folders whose process died between the rename and the end of its transaction."""
-    for pin in pins:
-        try:
-            folder = layout.layer(LayerId(pin))
-        except BadName:
-            continue
-        if not folder.exists():
+def drop_unnamed(layout: Layout, database: Database, lease: Lease) -> None:
+    """Layer folders without a row: of a process that died between rename and commit, or while it collected."""
+    known = {row[0] for row in database.all(tuple[LayerId], "SELECT id FROM layers")}
+    for folder in list(layout.layers.iterdir()):
+        layer = layer_of(folder.name)
+        if layer is None or layer in known:
             continue
         trash = layout.tmp / lease.name()
-        with database.write() as transaction:
-            if transaction.first(tuple[str], "SELECT id FROM layers WHERE id=?", (pin,)) is not None:
+        with database.write() as transaction:  # who is about to give a folder its name does so inside a transaction, too
+            if transaction.first(tuple[str], "SELECT id FROM layers WHERE id=?", (layer,)) is not None or not folder.exists():
                 continue
             folder.rename(trash)
         remove(trash)

@@ -195,7 +195,7 @@ class Images:
 
     def write_index(self) -> None:
         """Make index.json again from the table: images whose blobs are all here, so that whoever reads it can copy them."""
-        with border(self._layout.root), exclusive(self._layout.locks / "index"):
+        with self._lease.careful(), border(self._layout.root), exclusive(self._layout.locks / "index"):
             data = self.index()
             if not self._layout.index.exists() or self._layout.index.read_bytes() != data:
                 replace(self._layout.index, data, self._layout.tmp / self._lease.name())
