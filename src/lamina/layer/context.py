@@ -11,7 +11,7 @@ import io
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
@@ -55,21 +55,31 @@ class ContextChanged(LaminaError):
     code = "context/changed"
 
 
-class Ignore(Protocol):
-    """Which names of a context do not exist for the build. Paths are relative, without a leading slash."""
+class IgnoreFolder(Protocol):
+    """A folder in a walk. `ignored` is its own verdict, `skip` says that nothing below it can be shown either."""
 
     @property
-    def fingerprint(self) -> str:
-        """Equal for rules that decide alike; part of what the stat cache remembers."""
+    def ignored(self) -> bool: ...
+    @property
+    def skip(self) -> bool: ...
+    def directory(self, name: str) -> IgnoreFolder:
+        """The folder `name` in this one."""
         ...
 
-    def ignored(self, path: bytes) -> bool:
-        """The verdict on this path, its parents' patterns included."""
+    def kept(self, names: Iterable[str]) -> list[str]:
+        """Those of the names (of anything but folders) that are shown."""
         ...
 
-    def reenters(self, folder: bytes) -> bool:
-        """Whether an exception ("!…") might show something below this ignored folder."""
+
+class Ignore(Protocol):
+    """Which names of a context do not exist for the build; lamina.dockerfile.ignore.IgnoreRules is one."""
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Equal patterns decide alike; their digest is part of what the stat cache remembers."""
         ...
+
+    def root(self) -> IgnoreFolder: ...
 
 
 class _Folder:
@@ -96,7 +106,11 @@ class ContextTree:
         self._when = time.time_ns()
         self._folders: dict[bytes, _Folder] = {}
         self._visible: dict[bytes, dict[bytes, Node]] = {}
-        self._view = f"{ignore.fingerprint if ignore else ''}|{'exact' if exact_modes else 'blind'}|"
+        self._rules: dict[bytes, IgnoreFolder] = {}
+        if ignore is not None:
+            self._rules[b""] = ignore.root()
+        patterns = sha256(_pack(ignore.patterns)).hexdigest() if ignore is not None and ignore.patterns else ""
+        self._view = f"{patterns}|{'exact' if exact_modes else 'blind'}|"
 
     # -- FileTree
 
@@ -269,24 +283,37 @@ class ContextTree:
 
     def _shown(self, path: bytes, fd: int | None = None) -> dict[bytes, Node]:
         """The visible names of a folder."""
-        ignore = self._ignore
-        if ignore is None:
+        if self._ignore is None:
             return self._nodes(path, fd)
         shown = self._visible.get(path)
         if shown is None:
-            base = path + b"/" if path else b""
-            shown = {
-                name: node
-                for name, node in self._nodes(path, fd).items()
-                if not ignore.ignored(base + name) or (stat.S_ISDIR(node.mode) and self._holds_exception(base + name))
-            }
-            self._visible[path] = shown
+            shown = self._visible[path] = self._filtered(path, fd)
         return shown
 
-    def _holds_exception(self, path: bytes) -> bool:
-        """Whether an ignored folder has a visible name below it: then, and only then, it is there itself."""
-        assert self._ignore is not None
-        return self._ignore.reenters(path) and bool(self._shown(path))
+    def _filtered(self, path: bytes, fd: int | None) -> dict[bytes, Node]:
+        """An ignored folder with something visible below it, and only such a one, is there all the same."""
+        rules = self._rules_of(path)
+        if rules.skip:
+            return {}
+        base = path + b"/" if path else b""
+        nodes = self._nodes(path, fd)
+        kept = set(rules.kept([_decoded(name) for name, node in nodes.items() if not stat.S_ISDIR(node.mode)]))
+        shown: dict[bytes, Node] = {}
+        for name, node in nodes.items():
+            if stat.S_ISDIR(node.mode):
+                below = self._rules[base + name] = rules.directory(_decoded(name))
+                if not below.ignored or (not below.skip and self._shown(base + name)):
+                    shown[name] = node
+            elif _decoded(name) in kept:
+                shown[name] = node
+        return shown
+
+    def _rules_of(self, path: bytes) -> IgnoreFolder:
+        rules = self._rules.get(path)
+        if rules is None:
+            parent, _, name = path.rpartition(b"/")
+            rules = self._rules[path] = self._rules_of(parent).directory(_decoded(name))
+        return rules
 
     def _node(self, path: bytes) -> Node | None:
         """The visible node of exactly this path: every parent is a real, visible folder."""
@@ -441,6 +468,10 @@ def _read_xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
             except OSError:
                 continue
     return tuple(sorted(found))
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _show(path: bytes) -> str:

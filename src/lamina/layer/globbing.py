@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.layer.links import clean
 
 
 class BadPattern(LaminaError):
@@ -109,23 +107,3 @@ def _bad(pattern: bytes) -> BadPattern:
     return BadPattern(
         f"bad pattern {pattern.decode('utf-8', 'backslashreplace')!r}", hint="a '[' needs its ']', a '\\' a character after it"
     )
-
-
-def excluder(patterns: Sequence[str | bytes]) -> Callable[[bytes], bool]:
-    """The verdict of `--exclude` patterns on a relative path: the last one that takes it or a parent wins; "!" shows again."""
-    rules: list[tuple[bool, re.Pattern[bytes]]] = []
-    for text in patterns:
-        pattern = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-        shows = pattern.startswith(b"!")
-        rules.append((shows, path_pattern(clean(pattern[1:] if shows else pattern))))
-
-    def excluded(path: bytes) -> bool:
-        parts = path.split(b"/")
-        prefixes = [b"/".join(parts[:count]) for count in range(len(parts), 0, -1)]
-        verdict = False
-        for shows, regex in rules:
-            if shows == verdict and any(regex.match(prefix) for prefix in prefixes):
-                verdict = not shows
-        return verdict
-
-    return excluded

@@ -8,11 +8,12 @@ import io
 import lzma
 import tarfile
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.engine.runners.files import UnknownOwner, owner_ids, run_file_op
+from lamina.engine.runners.files import UnknownOwner, owner_ids, write_file_op
 from lamina.graph.ops import CopyAction, FileAction, FileOp, MkdirAction, MkfileAction, Owner
 from lamina.layer.context import ContextTree
 from lamina.layer.copying import CopyFailed
@@ -33,7 +34,7 @@ def source() -> MemoryTree:
 def run(*actions: FileAction, root: MemoryTree | None = None, tree: MemoryTree | None = None) -> MemoryTree:
     out = MemoryTree()
     out.entries.clear()
-    run_file_op(FileOp(actions), root, (None, tree or source()), FreshLayer(out), now=9.0)
+    write_file_op(FileOp(actions), root, (None, tree or source()), FreshLayer(out), now=9.0)
     return out
 
 
@@ -43,11 +44,11 @@ class FreshLayer:
     def __init__(self, out: MemoryTree) -> None:
         self.out = out
 
-    def put(self, entry: Entry, data: io.BufferedIOBase | None = None) -> None:
+    def put(self, entry: Entry, data: BinaryIO | None = None) -> None:
         if not entry.path:
             self.out.entries[b""] = entry
         else:
-            self.out.put(entry, data)  # type: ignore[arg-type]  # any readable will do
+            self.out.put(entry, data)
 
     def share(self, entry: Entry, path: bytes) -> None:
         self.out.share(entry, path)
@@ -256,7 +257,7 @@ def test_hard_links_of_a_context_stay(tmp_path: Path) -> None:
     (tmp_path / "d/a").write_bytes(b"1")
     (tmp_path / "d/b").hardlink_to(tmp_path / "d/a")
     out = MemoryTree()
-    run_file_op(FileOp((copy("d", "/x"),)), None, (None, ContextTree(tmp_path)), out, now=0.0)
+    write_file_op(FileOp((copy("d", "/x"),)), None, (None, ContextTree(tmp_path)), out, now=0.0)
     assert (out.entries[b"x/a"].kind, out.entries[b"x/b"].kind, out.entries[b"x/b"].link) == (Kind.FILE, Kind.HARDLINK, b"x/a")
 
 
@@ -268,11 +269,11 @@ def test_reuse_shares_equal_files() -> None:
         seen.append((entry.path, len(content)))
         return b"/store/old/f1" if entry.path == b"x/f1" else None
 
-    run_file_op(FileOp((copy("t", "/x"),)), None, (None, source()), out, now=0.0, reuse=reuse)
+    write_file_op(FileOp((copy("t", "/x"),)), None, (None, source()), out, now=0.0, reuse=reuse)
     assert out.shared == {b"x/f1": b"/store/old/f1"}
     assert seen == [(b"x/f1", 64), (b"x/sub/s", 64)]
 
 
 def test_missing_input_tree() -> None:
     with pytest.raises(LaminaError, match="empty"):
-        run_file_op(FileOp((copy("t", "/x"),)), None, (None, None), MemoryTree(), now=0.0)
+        write_file_op(FileOp((copy("t", "/x"),)), None, (None, None), MemoryTree(), now=0.0)

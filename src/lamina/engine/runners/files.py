@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
+from pathlib import Path
+from time import time
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction, Owner
 from lamina.layer.copying import CopyFailed, Ids, LayerWriter, Reuse, Target, copy, prepare
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.globbing import excluder
+from lamina.layer.flavour import Flavour
 from lamina.layer.modes import ModeRule
-from lamina.layer.selection import Selection, select
+from lamina.layer.selection import Excluded, Selection, select
 from lamina.layer.tree import FileTree
 from lamina.layer.unpacking import is_archive, unpack
+from lamina.layer.writer import EntryWriter
 
 
 class UnknownOwner(LaminaError):
@@ -22,14 +25,27 @@ class UnknownOwner(LaminaError):
     code = "copy/unknown-owner"
 
 
-def selection_of(action: CopyAction, tree: FileTree) -> Selection:
-    """What the action takes from its input: the one place where key and copy agree. SourceNotFound as select() says."""
+Exclusion = Callable[[tuple[str, ...]], Excluded | None]
+
+
+def exclusion(patterns: tuple[str, ...]) -> Excluded | None:
+    """`--exclude`: dockerignore rules over paths relative to the source; None for no patterns."""
+    if not patterns:
+        return None
+    from lamina.dockerfile.ignore import IgnoreRules
+
+    rules = IgnoreRules(patterns)
+    return lambda path: rules.ignored(path.decode("utf-8", "surrogateescape"))
+
+
+def selection_of(action: CopyAction, tree: FileTree, excluded: Exclusion = exclusion) -> Selection:
+    """What the action takes from its input. SourceNotFound as select() says."""
     return select(
         tree,
         action.source,
         wildcard=action.wildcard,
         include=action.include,
-        excluded=excluder(action.exclude) if action.exclude else None,
+        excluded=excluded(action.exclude),
         follow_symlink=action.follow_symlink,
         required=action.required,
         mode=ModeRule(action.mode) if action.mode is not None else None,
@@ -41,15 +57,37 @@ def run_file_op(
     op: FileOp,
     root: FileTree | None,
     inputs: Sequence[FileTree | None],
+    out: Path,
+    flavour: Flavour,
+    *,
+    excluded: Exclusion = exclusion,
+    now: float | None = None,
+    reuse: Reuse | None = None,
+) -> None:
+    """Write what `op` changes upon `root` (None = empty) into the new layer directory `out` (its `diff` and side table).
+
+    `inputs[i]` is the tree of input i (input 0 unused). `now` (seconds) dates folders and files that have no date of their own.
+    Nothing of `root` is changed. On an error `out` is half-written and must be thrown away. Raises CopyFailed, SourceNotFound …
+    """
+    try:
+        with EntryWriter(out, flavour) as writer:
+            write_file_op(op, root, inputs, writer, now=time() if now is None else now, excluded=excluded, reuse=reuse)
+            writer.finish()
+    except OSError as error:
+        raise CopyFailed(f"cannot write the files of this step: {error.strerror or error}") from error
+
+
+def write_file_op(
+    op: FileOp,
+    root: FileTree | None,
+    inputs: Sequence[FileTree | None],
     writer: LayerWriter,
     *,
     now: float,
+    excluded: Exclusion = exclusion,
     reuse: Reuse | None = None,
 ) -> None:
-    """Write what `op` changes upon `root` (None = empty) to `writer`. `inputs[i]` is the tree of input i (input 0 unused).
-
-    `now` (seconds) dates folders and files that have no date of their own. Nothing of `root` is changed.
-    """
+    """As run_file_op, to any writer."""
     target = Target(root, writer, now)
     for action in op.actions:
         owner = owner_ids(action.owner, root)
@@ -61,7 +99,7 @@ def run_file_op(
             tree = inputs[action.input]
             if tree is None:
                 raise CopyFailed(f"nothing to copy {action.source!r} from: the source is empty")
-            _copy(target, action, selection_of(action, tree), owner, reuse)
+            _copy(target, action, selection_of(action, tree, excluded), owner, reuse)
 
 
 def owner_ids(owner: Owner | None, root: FileTree | None) -> Ids | None:

@@ -1,0 +1,256 @@
+"""`ADD git…` and git contexts: a reference becomes a commit, a commit becomes a folder of files. Uses the git command.
+
+git runs with an empty configuration, no hooks, no prompts and only the protocols https, http, git, ssh (and file when asked for):
+a repository is somebody else's input.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lamina.diagnostics.errors import LaminaError
+
+_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+_SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9._-]+):(?P<path>[^#?]+)\Z")
+_SCHEMES = ("https", "http", "git", "ssh", "file")
+
+
+class InvalidGitUrl(LaminaError):
+    code = "git/invalid-url"
+    default_exit = 65
+
+
+class GitFailed(LaminaError):
+    """git is missing, the repository cannot be read, or it has no such reference."""
+
+    code = "git/failed"
+    default_exit = 69
+
+
+class CommitMismatch(LaminaError):
+    """The reference is not at the commit that --checksum names."""
+
+    code = "git/checksum-mismatch"
+    default_exit = 65
+
+
+@dataclass(frozen=True, slots=True)
+class GitUrl:
+    """`remote` is what git is given. `ref` "" = the default branch. Options that a query form states are None when it does not."""
+
+    remote: str
+    ref: str = ""
+    subdir: str = ""
+    checksum: str | None = None
+    keep_git_dir: bool | None = None
+    submodules: bool | None = None
+
+
+def parse_git_url(text: str) -> GitUrl | None:
+    """BuildKit's forms of a git reference; None when it is not one (an http URL counts only with a path ending in .git).
+
+    InvalidGitUrl for a query that it would refuse.
+    """
+    from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+    address, _, fragment = text.partition("#")
+    ref, _, subdir = fragment.partition(":")
+    plain, _, query = address.partition("?")
+    if _SCP.match(plain):
+        found = GitUrl(plain, ref, subdir)
+    elif re.match(r"github\.com/[^/]+/[^/]+", plain):
+        found = GitUrl(f"https://{plain}", ref, subdir)
+    else:
+        try:
+            parts = urlsplit(plain)
+        except ValueError:
+            return None
+        if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
+            return None
+        if parts.scheme in ("http", "https") and not parts.path.rstrip("/").endswith(".git"):
+            return None
+        found = GitUrl(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")), ref, subdir)
+    if query:
+        found = _with_query(found, parse_qsl(query, keep_blank_values=True), bool(fragment))
+    if found.remote.startswith("-") or found.ref.startswith("-"):
+        raise InvalidGitUrl(f"{text!r} is no git reference")
+    return replace(found, subdir=_subdir(found.subdir))
+
+
+def resolve(url: GitUrl, *, timeout: float = 120.0) -> str:
+    """The full commit id that `url.ref` names now; a full id is taken as it is. GitFailed."""
+    if _COMMIT.match(url.ref):
+        return _checked(url.ref, url.checksum, url)
+    wanted = url.ref or "HEAD"
+    patterns = ["HEAD"] if wanted == "HEAD" else [wanted, f"{wanted}^{{}}"]
+    lines = _git(["ls-remote", "--", url.remote, *patterns], timeout=timeout).splitlines()
+    found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
+    tag = f"refs/tags/{wanted}"
+    for name in (wanted, f"{tag}^{{}}", tag, f"refs/heads/{wanted}", f"{wanted}^{{}}", f"refs/{wanted}"):
+        if f"{name}^{{}}" in found:
+            return _checked(found[f"{name}^{{}}"], url.checksum, url)
+        if name in found:
+            return _checked(found[name], url.checksum, url)
+    raise GitFailed(f"{_plain(url.remote)} has no reference {wanted!r}", hint="name a branch, a tag, or a full commit id")
+
+
+def checkout(url: GitUrl, commit: str, into: Path, *, keep_git_dir: bool = False, submodules: bool = True, timeout: float = 600.0) -> None:
+    """Put the files of `commit` (below `url.subdir`) into the folder `into`, which is made. On failure it is removed. GitFailed."""
+    if not _COMMIT.match(commit):
+        raise GitFailed(f"{commit!r} is no commit id")
+    work = Path(tempfile.mkdtemp(prefix="git-", dir=into.parent))
+    try:
+        _fetch(url, commit, work, timeout)
+        _git(["checkout", "--quiet", "--force", "--detach", commit], cwd=work, timeout=timeout)
+        if submodules and (work / ".gitmodules").is_file():
+            _git(["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"], cwd=work, timeout=timeout)
+        if not keep_git_dir:
+            _drop_git(work)
+        elif url.subdir:
+            raise GitFailed("a sub-folder of a repository cannot keep its .git", hint="leave out --keep-git-dir or the sub-folder")
+        source = _inside(work, url.subdir, url)
+        source.rename(into)
+    except OSError as error:
+        raise GitFailed(f"cannot check out {_plain(url.remote)}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    into.chmod(0o755)
+
+
+def _fetch(url: GitUrl, commit: str, work: Path, timeout: float) -> None:
+    _git(["init", "--quiet", "--template=", "--initial-branch=main", "."], cwd=work, timeout=timeout)
+    _git(["remote", "add", "origin", url.remote], cwd=work, timeout=timeout)
+    base = ["fetch", "--quiet", "--no-tags", "--force"]
+    try:
+        _git([*base, "--depth=1", "origin", commit], cwd=work, timeout=timeout)
+        return
+    except GitFailed:
+        pass  # a server may refuse single commits: then the reference, then everything
+    if url.ref and not _COMMIT.match(url.ref):
+        try:
+            _git([*base, "--depth=1", "origin", url.ref], cwd=work, timeout=timeout)
+            _git(["cat-file", "-e", f"{commit}^{{commit}}"], cwd=work, timeout=timeout)
+            return
+        except GitFailed:
+            pass
+    _git([*base, "origin", "+refs/*:refs/remotes/origin/*"], cwd=work, timeout=timeout)
+
+
+def _with_query(url: GitUrl, pairs: Sequence[tuple[str, str]], fragment: bool) -> GitUrl:
+    if fragment:
+        raise InvalidGitUrl("a git URL has either a query or a fragment, not both")
+    for name, value in pairs:
+        match name:
+            case "ref" | "branch" | "tag":
+                prefix = {"ref": "", "branch": "refs/heads/", "tag": "refs/tags/"}[name]
+                if url.ref:
+                    raise InvalidGitUrl("a git URL names one of ref, branch and tag")
+                url = replace(url, ref=prefix + value)
+            case "subdir":
+                url = replace(url, subdir=value)
+            case "checksum" | "commit":
+                url = replace(url, checksum=value)
+            case "keep-git-dir":
+                url = replace(url, keep_git_dir=_truth(value))
+            case "submodules":
+                url = replace(url, submodules=_truth(value))
+            case _:
+                raise InvalidGitUrl(f"unknown query key {name!r} in a git URL")
+    if url.checksum is not None and not re.match(r"[0-9a-f]{7,64}\Z", url.checksum):
+        raise InvalidGitUrl(f"{url.checksum!r} is no commit id")
+    return url
+
+
+def _truth(value: str) -> bool:
+    if value.lower() in ("", "1", "t", "true"):
+        return True
+    if value.lower() in ("0", "f", "false"):
+        return False
+    raise InvalidGitUrl(f"{value!r} is neither true nor false")
+
+
+def _subdir(text: str) -> str:
+    """Cleaned by name; '..' stops at the root."""
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _checked(commit: str, checksum: str | None, url: GitUrl) -> str:
+    if checksum is not None and not commit.startswith(checksum):
+        raise CommitMismatch(f"{_plain(url.remote)} is at {commit}, not at {checksum}")
+    return commit
+
+
+def verify(commit: str, checksum: str | None, url: GitUrl) -> None:
+    """`--checksum`: a commit id or its beginning. CommitMismatch."""
+    _checked(commit, checksum, url)
+
+
+def _drop_git(work: Path) -> None:
+    shutil.rmtree(work / ".git")
+    for folder, folders, files in os.walk(work):
+        for name in [*folders, *files]:
+            if name == ".git":
+                path = Path(folder, name)
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        folders[:] = [name for name in folders if name != ".git"]
+
+
+def _inside(work: Path, subdir: str, url: GitUrl) -> Path:
+    """The sub-folder, no link on the way: a repository's links could lead anywhere."""
+    here = work
+    for part in subdir.split("/") if subdir else ():
+        here = here / part
+        if here.is_symlink() or not here.is_dir():
+            raise GitFailed(f"{_plain(url.remote)} has no folder {subdir!r} at this commit")
+    return here
+
+
+def _git(arguments: Sequence[str], *, cwd: Path | None = None, timeout: float) -> str:
+    with tempfile.TemporaryDirectory(prefix="git-home-") as home:
+        environment = {
+            "PATH": os.defpath,
+            "HOME": home,
+            "LC_ALL": "C.UTF-8",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ASKPASS": "/bin/false",
+            "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+            "GIT_LFS_SKIP_SMUDGE": "1",
+            "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
+        }
+        settings = ["core.hooksPath=/dev/null", "core.fsmonitor=false", "advice.detachedHead=false", "gc.auto=0", "core.autocrlf=false"]
+        command = ["git", *[word for setting in settings for word in ("-c", setting)], *arguments]
+        try:
+            done = subprocess.run(
+                command, cwd=cwd or home, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
+            )
+        except FileNotFoundError as error:
+            raise GitFailed("git is not installed", hint="install git, or copy the files from the context") from error
+        except subprocess.TimeoutExpired as error:
+            raise GitFailed("git gave no answer in time", transient=True) from error
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        reason = next((line for line in said if line.startswith("fatal:")), said[-1] if said else f"exit code {done.returncode}")
+        raise GitFailed(
+            f"git {arguments[0]}: {_plain(reason.removeprefix('fatal: '))}", transient="resolve host" in reason or "timed out" in reason
+        )
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _plain(text: str) -> str:
+    """Without a password in a URL."""
+    return re.sub(r"(://)[^/@\s']*@", r"\1", text)
