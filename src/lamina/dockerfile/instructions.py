@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from lamina.diagnostics.diagnostic import Diagnostic
 from lamina.diagnostics.span import Source, Span
 
 
-@dataclass(frozen=True, slots=True)
-class Heredoc:
+class Heredoc(msgspec.Struct, frozen=True):
     """A here-document. `content` has tabs removed when `chomp` (<<-); `expand` is False when the name was quoted."""
 
     name: str
@@ -17,12 +16,11 @@ class Heredoc:
     expand: bool
     chomp: bool
     fd: int = 0
-    span: Span | None = field(default=None, compare=False, repr=False)
+    span: Span | None = None
     raw: str = ""  # as written: what a shell gets that handles the here-document itself
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """A command as shell text (`shell=True`, one item) or as a JSON array."""
 
     words: tuple[str, ...]
@@ -30,8 +28,7 @@ class Command:
     heredocs: tuple[Heredoc, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instruction:
+class Instruction(msgspec.Struct, frozen=True, kw_only=True):
     """`text` is its own text as BuildKit shows it, continuations joined; `span` covers all its lines, here-documents too."""
 
     span: Span
@@ -39,42 +36,36 @@ class Instruction:
     comments: tuple[str, ...] = ()  # comment lines right above it, without '#': `# lamina: max-age=1d` lives here
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class From(Instruction):
+class From(Instruction, frozen=True, kw_only=True):
     base: str
     name: str = ""  # lower case, "" without AS
     platform: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arg(Instruction):
+class Arg(Instruction, frozen=True, kw_only=True):
     """Several in one line are several pairs; value None = declared without one."""
 
     pairs: tuple[tuple[str, str | None], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Env(Instruction):
+class Env(Instruction, frozen=True, kw_only=True):
     pairs: tuple[tuple[str, str], ...]
     legacy: bool = False  # ENV key value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Label(Instruction):
+class Label(Instruction, frozen=True, kw_only=True):
     pairs: tuple[tuple[str, str], ...]
     legacy: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunMount:
+class RunMount(msgspec.Struct, frozen=True, kw_only=True):
     """One --mount as written: pairs in order, values unexpanded, None for a bare key. `mounts.evaluate` gives it meaning."""
 
     pairs: tuple[tuple[str, str | None], ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run(Instruction):
+class Run(Instruction, frozen=True, kw_only=True):
     command: Command
     mounts: tuple[RunMount, ...] = ()
     network: str = ""
@@ -82,8 +73,7 @@ class Run(Instruction):
     devices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyFlags:
+class CopyFlags(msgspec.Struct, frozen=True, kw_only=True):
     """Flags of COPY and ADD, values unexpanded; None = not given."""
 
     from_: str | None = None
@@ -97,8 +87,7 @@ class CopyFlags:
     unpack: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copy(Instruction):
+class Copy(Instruction, frozen=True, kw_only=True):
     """COPY, and ADD (`add=True`). Heredoc sources are in `heredocs`, in order, and not in `sources`."""
 
     sources: tuple[str, ...]
@@ -108,48 +97,39 @@ class Copy(Instruction):
     add: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cmd(Instruction):
+class Cmd(Instruction, frozen=True, kw_only=True):
     command: Command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entrypoint(Instruction):
+class Entrypoint(Instruction, frozen=True, kw_only=True):
     command: Command
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell(Instruction):
+class Shell(Instruction, frozen=True, kw_only=True):
     words: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workdir(Instruction):
+class Workdir(Instruction, frozen=True, kw_only=True):
     path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class User(Instruction):
+class User(Instruction, frozen=True, kw_only=True):
     user: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expose(Instruction):
+class Expose(Instruction, frozen=True, kw_only=True):
     ports: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volume(Instruction):
+class Volume(Instruction, frozen=True, kw_only=True):
     paths: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopSignal(Instruction):
+class StopSignal(Instruction, frozen=True, kw_only=True):
     signal: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Healthcheck(Instruction):
+class Healthcheck(Instruction, frozen=True, kw_only=True):
     """`test` is () for nothing given, ("NONE",), ("CMD", …) or ("CMD-SHELL", text); durations in nanoseconds, 0 = not given."""
 
     test: tuple[str, ...]
@@ -160,15 +140,13 @@ class Healthcheck(Instruction):
     retries: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Onbuild(Instruction):
+class Onbuild(Instruction, frozen=True, kw_only=True):
     """The trigger's text, as it goes into the image's config."""
 
     expression: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maintainer(Instruction):
+class Maintainer(Instruction, frozen=True, kw_only=True):
     name: str
 
 
@@ -193,8 +171,7 @@ AnyInstruction = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(msgspec.Struct, frozen=True):
     index: int
     from_: From
     instructions: tuple[AnyInstruction, ...]  # without the FROM
@@ -204,8 +181,7 @@ class Stage:
         return self.from_.name
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """A parsed Dockerfile. `diagnostics` has all that is wrong with it; with an error among them `stages` may be incomplete."""
 
     source: Source

@@ -35,10 +35,13 @@ def parse(text: str, name: str = "Dockerfile") -> Document:
     """Read a whole Dockerfile. Never raises for what the text says: see `Document.diagnostics`."""
     lexer = Lexer(Source(name, text.removeprefix("\ufeff")))
     items: list[AnyInstruction | None] = []
+    in_stage = False
     while line := lexer.next():
         instruction = _instruction(lexer, line)
-        if instruction is not None or line.text[:5].upper().split() == ["FROM"]:
+        is_from = isinstance(instruction, From) or line.text[:5].upper().split() == ["FROM"]
+        if instruction is not None or is_from or not in_stage:
             items.append(instruction)
+        in_stage = in_stage or is_from
     return _document(lexer, items)
 
 
@@ -59,9 +62,7 @@ def parse_trigger(expression: str, origin: Span) -> AnyInstruction:
         problems = [Diagnostic("error", "dockerfile/onbuild", "FROM is not allowed as an ONBUILD trigger")]
     if problems:
         prefix = "in an ONBUILD trigger of the base image: "
-        raise DockerfileError(
-            tuple(Diagnostic("error", item.code, prefix + item.message, origin, item.hint) for item in problems)
-        )
+        raise DockerfileError(tuple(Diagnostic("error", item.code, prefix + item.message, origin, item.hint) for item in problems))
     return found[0]
 
 
@@ -74,9 +75,7 @@ def _instruction(lexer: Lexer, line: LogicalLine, origin: Span | None = None) ->
     try:
         node = read_node(line.text, 0, lexer.escape)
         inner = node.inner if node.inner and node.keyword == "ONBUILD" else node
-        markers = (
-            heredoc_markers(line.text) if "<<" in line.text and inner.keyword in _HEREDOC_KEYWORDS and not inner.json else []
-        )
+        markers = heredoc_markers(line.text) if "<<" in line.text and inner.keyword in _HEREDOC_KEYWORDS and not inner.json else []
     except SplitError as found:
         faults.append(found)
         markers = _salvaged_markers(line.text)
@@ -113,9 +112,7 @@ def _instruction(lexer: Lexer, line: LogicalLine, origin: Span | None = None) ->
     if node is not None and not faults:
         span = origin or line.span(source, 0, len(line.text.rstrip()))
         if origin is None:
-            span = Span(
-                source, span.line, span.column, lexer.line, 0 if heredocs or lexer.line != span.end_line else span.end_column
-            )
+            span = Span(source, span.line, span.column, lexer.line, 0 if heredocs or lexer.line != span.end_line else span.end_column)
         try:
             result = build(node, line, source, tuple(heredocs), span)
         except SplitError as found:
@@ -136,7 +133,7 @@ def _salvaged_markers(text: str) -> list[Heredoc]:
 
 
 def _document(lexer: Lexer, items: list[AnyInstruction | None]) -> Document:
-    """`items` has None for a FROM that could not be read: what follows belongs to no stage, and is not complained about."""
+    """`items` has None for what is or may be a FROM and could not be read: what follows belongs to no stage, without complaint."""
     source = lexer.source
     meta: list[Arg] = []
     stages: list[tuple[From, list[AnyInstruction]]] = []
@@ -159,9 +156,7 @@ def _document(lexer: Lexer, items: list[AnyInstruction | None]) -> Document:
             span = Span(source, item.span.line, item.span.column, item.span.line, item.span.column + len(word))
             lexer.error("dockerfile/before-from", f"{word} stands before the first FROM", span, "only ARG may stand there")
     if not items and not any(item.severity == "error" for item in lexer.diagnostics):
-        lexer.error(
-            "dockerfile/empty", "there is no instruction in it", Span(source, max(lexer.line, 1)), "the first instruction is FROM"
-        )
+        lexer.error("dockerfile/empty", "there is no instruction in it", Span(source, max(lexer.line, 1)), "the first instruction is FROM")
     order = {id(item): index for index, item in enumerate(lexer.diagnostics)}
     lexer.diagnostics.sort(key=lambda item: (item.span.line if item.span else 0, order[id(item)]))
     return Document(
