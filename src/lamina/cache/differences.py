@@ -289,15 +289,21 @@ def _path(name: str, path: bytes) -> str:
 
 
 def _root(was: InputPart, now: InputPart) -> Difference:
+    """A base image's label is REFERENCE@DIGEST (or just REFERENCE), a step's is `stage …` or nothing."""
+    if not _is_base(now):
+        return _difference("parent-changed", "the filesystem that it builds on changed")
     before, _, before_digest = was.label.partition("@")
     after, _, after_digest = now.label.partition("@")
-    if not after_digest:
-        return _difference("parent-changed", "the filesystem that it builds on changed")
-    if before_digest and before == after:
-        return _difference("base-changed", f"base {after} moved: {digest_short(before_digest)} -> {digest_short(after_digest)}")
-    if before_digest:
+    if not _is_base(was):
+        return _difference("base-changed", f"builds on base {shorten(after)} now")
+    if before != after:
         return _difference("base-changed", f"base: {shorten(before)} -> {shorten(after)}")
-    return _difference("base-changed", f"builds on {shorten(after)} now" + (f", was {shorten(before)}" if before else ""))
+    moved = f": {digest_short(before_digest)} -> {digest_short(after_digest)}" if before_digest and after_digest else ""
+    return _difference("base-changed", f"base {shorten(after)} moved{moved}")
+
+
+def _is_base(part: InputPart) -> bool:
+    return bool(part.label) and not part.label.startswith("stage ")
 
 
 def _input(was: InputPart, now: InputPart, name: str, compare: CompareFiles) -> list[Difference]:

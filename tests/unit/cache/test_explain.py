@@ -240,7 +240,11 @@ def test_a_moved_base() -> None:
     assert (reason.code, reason.message) == ("base-changed", "base debian:12 moved: sha256:aaaaaaaa… -> sha256:bbbbbbbb…")
     other = InputPart("filesystem", "state:new", "debian:13@sha256:bbbb")
     assert why(parts(exec_op(), BASE), parts(exec_op(), other)).message == "base: debian:12 -> debian:13"
-    assert why(parts(exec_op(), STEP), parts(exec_op(), other)).message == "builds on debian:13 now"
+    assert why(parts(exec_op(), STEP), parts(exec_op(), other)).message == "builds on base debian:13 now"
+    plain, same = InputPart("filesystem", "state:1", "debian:12"), InputPart("filesystem", "state:2", "debian:12")
+    assert why(parts(exec_op(), plain), parts(exec_op(), same)).message == "base debian:12 moved"
+    stage = InputPart("filesystem", "state:3", "stage deps")
+    assert why(parts(exec_op(), plain), parts(exec_op(), stage)).code == "parent-changed"
 
 
 def test_a_changed_parent_names_the_step_where_it_began() -> None:
