@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from lamina.diagnostics.errors import nearest
 from lamina.diagnostics.span import Source, Span
@@ -59,13 +60,11 @@ KEYWORDS = (
     "VOLUME",
     "WORKDIR",
 )
-_STAGE_NAME = re.compile(r"[a-z][a-z0-9\-_.]*\Z")
-_ONBUILD_PREFIX = re.compile(r"[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)
+_REGEX_SPACES = "\t\n\f\r "
 _MIN_HEALTH_DURATION = 1_000_000  # nanoseconds; Docker's container.MinimumDuration
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """A line with its arguments split the way its keyword asks for. `pairs` is for ENV and LABEL, `inner` for ONBUILD."""
 
     keyword: str  # upper case
@@ -145,8 +144,7 @@ def _pairs(keyword: str, parts: Parts, escape: str) -> Node:
     return Node(keyword, parts, pairs=tuple(pairs))
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
+class _Context(msgspec.Struct, frozen=True):
     node: Node
     line: LogicalLine
     source: Source
@@ -187,9 +185,7 @@ def build(node: Node, line: LogicalLine, source: Source, heredocs: tuple[Heredoc
     if maker is None:
         word = node.parts.keyword
         near = nearest(node.keyword, KEYWORDS)
-        raise context.fault(
-            "unknown-instruction", f"unknown instruction {word.text}", word, f"did you mean {near}?" if near else None
-        )
+        raise context.fault("unknown-instruction", f"unknown instruction {word.text}", word, f"did you mean {near}?" if near else None)
     return maker(context)
 
 
@@ -199,7 +195,7 @@ def _from(c: _Context) -> From:
     name = ""
     if len(args) == 3 and args[1].text.lower() == "as":
         name = args[2].text.lower()
-        if not _STAGE_NAME.match(name):
+        if not re.match(r"[a-z][a-z0-9\-_.]*\Z", name):
             raise c.fault(
                 "bad-stage-name",
                 f'"{args[2].text}" cannot name a stage',
@@ -219,9 +215,7 @@ def _from(c: _Context) -> From:
             "FROM image [AS name]",
         )
     flags = c.flags()
-    return From(
-        span=c.span, text=c.text, comments=c.line.comments, base=args[0].text, name=name, platform=flags.string("platform") or ""
-    )
+    return From(span=c.span, text=c.text, comments=c.line.comments, base=args[0].text, name=name, platform=flags.string("platform") or "")
 
 
 def _arg(c: _Context) -> Arg:
@@ -397,7 +391,7 @@ def _onbuild(c: _Context) -> Onbuild:
         raise c.fault("onbuild", "ONBUILD cannot trigger an ONBUILD", inner.parts.keyword)
     if inner.keyword in ("FROM", "MAINTAINER"):
         raise c.fault("onbuild", f"ONBUILD cannot trigger {inner.keyword}", inner.parts.keyword)
-    expression = _ONBUILD_PREFIX.sub("", c.line.text, count=1)
+    expression = c.line.text.lstrip(_REGEX_SPACES)[len("ONBUILD") :].lstrip(_REGEX_SPACES)
     for heredoc in c.heredocs:
         expression += "\n" + heredoc.raw + heredoc.name
     return Onbuild(span=c.span, text=c.text, comments=c.line.comments, expression=expression)

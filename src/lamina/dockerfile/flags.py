@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from lamina.diagnostics.errors import nearest
 from lamina.dockerfile.splitting import SplitError, Word
@@ -19,11 +19,10 @@ FLAGS: dict[str, dict[str, str]] = {
 """Instruction -> flag -> kind: "bool", "string", or "strings" for one that may be given several times."""
 
 
-@dataclass(slots=True)
-class Flags:
+class Flags(msgspec.Struct):
     """The flags of one instruction; `values` in the order given, with the word that each came from."""
 
-    values: dict[str, list[tuple[str, Word]]] = field(default_factory=dict)
+    values: dict[str, list[tuple[str, Word]]] = {}
 
     def string(self, name: str) -> str | None:
         given = self.values.get(name)
@@ -79,6 +78,4 @@ def _unknown(keyword: str, name: str, word: Word) -> SplitError:
     other = next((other for other in ("COPY", "ADD", "RUN") if name in FLAGS[other]), None)
     if not near and other:
         hint = f"--{name} belongs to {other}"
-    return SplitError(
-        "dockerfile/unknown-flag", f"{keyword} has no flag --{name}", word.start, word.start + len("--") + len(name), hint
-    )
+    return SplitError("dockerfile/unknown-flag", f"{keyword} has no flag --{name}", word.start, word.start + len("--") + len(name), hint)

@@ -11,8 +11,9 @@ import posixpath
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.dockerfile.words import SPACES
@@ -53,8 +54,7 @@ def _clean(path: str) -> str:
     return cleaned[1:] if cleaned.startswith("//") else cleaned
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
+class _Pattern(msgspec.Struct, frozen=True):
     exception: bool
     text: str
     shape: Literal["exact", "prefix", "suffix", "regex"]
@@ -192,19 +192,18 @@ def _translate(text: str) -> tuple[Literal["exact", "prefix", "suffix", "regex"]
     return shape, "".join(out)
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(msgspec.Struct):
     """Patterns of one kind (ignoring or exceptions) that follow one another: one of them is enough. Split by shape for speed."""
 
     exception: bool
     first: int
-    members: list[_Pattern] = field(default_factory=list)
-    exact: dict[str, set[str]] = field(default_factory=dict)  # directory prefix -> names in it
-    names: set[str] = field(default_factory=set)  # **/name
+    members: list[_Pattern] = []
+    exact: dict[str, set[str]] = {}  # directory prefix -> names in it
+    names: set[str] = set()  # **/name
     endings: tuple[str, ...] = ()  # **.ext, **/*.ext, **/a/b
     prefixes: tuple[str, ...] = ()  # dir/**
-    open_prefixes: list[_Pattern] = field(default_factory=list)  # name**
-    regexes: list[_Pattern] = field(default_factory=list)
+    open_prefixes: list[_Pattern] = []  # name**
+    regexes: list[_Pattern] = []
 
     def finish(self) -> None:
         endings: list[str] = []

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from dataclasses import dataclass, field
+
+import msgspec
 
 from lamina.diagnostics.diagnostic import Diagnostic
 from lamina.diagnostics.span import Source, Span
@@ -22,8 +23,7 @@ _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
 _NO_ENV: dict[str, str] = {}
 
 
-@dataclass(slots=True)
-class LogicalLine:
+class LogicalLine(msgspec.Struct):
     """An instruction's text with continuations joined; `pieces` says where each part of it stands: (offset, line, column)."""
 
     text: str
@@ -47,16 +47,15 @@ class LogicalLine:
         return Span(source, line, column, end_line, end_column + 1)
 
 
-@dataclass(slots=True)
-class Lexer:
+class Lexer(msgspec.Struct):
     """Hands out logical lines one after the other; what is wrong is collected in `diagnostics`."""
 
     source: Source
     escape: str = "\\"
-    directives: list[tuple[str, str, Span]] = field(default_factory=list)
-    diagnostics: list[Diagnostic] = field(default_factory=list)
+    directives: list[tuple[str, str, Span]] = []
+    diagnostics: list[Diagnostic] = []
     line: int = 0  # the last physical line that was read, from 1
-    lines: list[str] = field(init=False)
+    lines: list[str] = []
     _directives_over: bool = False
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError, nearest
 from lamina.dockerfile.instructions import RunMount
@@ -38,7 +39,6 @@ _KEYS = (
 )
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?([kmgtpe]?)(?:i?b)?\Z", re.IGNORECASE)
 
 
 class MountError(LaminaError):
@@ -47,8 +47,7 @@ class MountError(LaminaError):
     code = "dockerfile/mount"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """A `--mount` with all variables expanded. `readonly` has the type's default where nothing was said; "" = not given."""
 
     type: str
@@ -66,8 +65,7 @@ class Mount:
     env: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     name: str
     required: bool = False
 
@@ -246,10 +244,10 @@ def _number(key: str, value: str, base: int) -> int:
 
 
 def _size(value: str) -> int:
-    found = _SIZE.match(value)
+    found = re.match(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?([kmgtpe]?)(?:i?b)?\Z", value.lower())
     if not found:
         raise MountError(f"size={value}: must be a size such as 64m or 1g")
-    return int(float(found[1]) * 1024 ** (" kmgtpe".index(found[2].lower()) if found[2] else 0))
+    return int(float(found[1]) * 1024 ** (" kmgtpe".index(found[2]) if found[2] else 0))
 
 
 def parse_device(value: str) -> Device:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 
-SPACES = (
-    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
-)
+SPACES = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 """What Go's unicode.IsSpace takes for a space; str.isspace() has four control characters more."""
 
 _SPECIAL_PARAMETERS = frozenset("@*#?-$!0")
@@ -27,8 +26,7 @@ class ExpansionError(LaminaError):
     code = "dockerfile/expansion"
 
 
-@dataclass(frozen=True, slots=True)
-class Expansion:
+class Expansion(msgspec.Struct, frozen=True):
     """`result` keeps spaces; `words` is it, split at unquoted spaces. `matched` and `unmatched` are the names asked for."""
 
     result: str
@@ -37,8 +35,7 @@ class Expansion:
     unmatched: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Expander:
+class Expander(msgspec.Struct, frozen=True):
     """Expands words under one escape character.
 
     `raw_quotes` and `raw_escapes` keep quotes and escapes in the result, `keep_unset` leaves a variable that is not set as it was
@@ -76,13 +73,10 @@ def quoted(text: str) -> str:
     return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-_BREAKS = re.compile(f"[{SPACES}]+")
-
-
 def _split(text: str) -> tuple[str, ...]:
     if " " not in text and text.isascii() and text.isprintable():
         return (text,) if text else ()
-    return tuple(word for word in _BREAKS.split(text) if word)
+    return tuple(word for word in re.split(f"[{SPACES}]+", text) if word)
 
 
 class _Words:
@@ -282,9 +276,7 @@ class _Scan:
             return "" if unset else word
         if char == "?":
             if unset:
-                raise ExpansionError(
-                    f"{name}: {word or ('is not allowed to be unset' if value is None else 'is not allowed to be empty')}"
-                )
+                raise ExpansionError(f"{name}: {word or ('is not allowed to be unset' if value is None else 'is not allowed to be empty')}")
             return value or ""
         if char == "#" or char == "%":
             greedy = word.startswith(char)
@@ -402,9 +394,6 @@ def _replace_all(regex: re.Pattern[str], value: str, replacement: str) -> str:
     return "".join(out)
 
 
-_TEMPLATE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)\})")
-
-
 def _fill(template: str, whole: str) -> str:
     if "$" not in template:
         return template
@@ -415,4 +404,4 @@ def _fill(template: str, whole: str) -> str:
         name = found[1] or found[2]
         return whole if name.isdecimal() and int(name) == 0 else ""
 
-    return _TEMPLATE.sub(group, template)
+    return re.sub(r"\$(?:\$|(\w+)|\{(\w+)\})", group, template)
