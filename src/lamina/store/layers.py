@@ -231,11 +231,18 @@ class Layers:
 
 
 def measure(folder: Path) -> tuple[int, int]:
-    """(names below `folder`, bytes in its regular files). A file with several names counts once per name. Follows nothing."""
+    """(names below `folder`, bytes in its regular files). A file with several names counts once per name. Follows nothing.
+
+    What is in a folder that we may not read (rung "none", as an ordinary user) is left out.
+    """
     entries = size = 0
     queue = [os.fsencode(folder)]
     while queue:
-        with os.scandir(queue.pop()) as found:
+        try:
+            found = os.scandir(queue.pop())
+        except PermissionError:
+            continue
+        with found:
             for entry in found:
                 entries += 1
                 if entry.is_dir(follow_symlinks=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,8 @@ class LocalStore:
         self.facts = Facts(self.database, now)
         self.builds = Builds(self.database)
         self.locks = Locks(layout)
+        self._mutex = threading.Lock()
+        self._scratch: Path | None = None
         self._open = True
         self._pid = os.getpid()
 
@@ -77,6 +80,18 @@ class LocalStore:
             store.close()
             raise
         return store
+
+    def scratch(self) -> Path:
+        """A folder for temporary files of this process, mode 0700; gone with the store's closing or the process's death.
+
+        Nothing else of tmp/ may be used: the collector removes what does not carry a living lease's name.
+        """
+        with self._mutex, border(self.layout.root):
+            if self._scratch is None:
+                folder = self.layout.tmp / self.lease.name()
+                folder.mkdir(0o700)
+                self._scratch = folder
+        return self._scratch
 
     def close(self) -> None:
         """Idempotent. Never raises for a store that went away."""

@@ -10,6 +10,7 @@ import pytest
 from lamina.layer.flavour import Flavour, IdMap
 from lamina.oci.digest import LayerId, sha256
 from lamina.store.errors import OtherStore, StoreDamaged
+from lamina.store.gc import collect_garbage
 from lamina.store.layers import LayerFacts
 from lamina.store.local import LocalStore
 from lamina.store.protocols import BlobNotFound, StoreError
@@ -135,6 +136,17 @@ def test_leftovers_of_a_killed_process_go_at_the_next_opening(root: Path) -> Non
         assert second.layers.path(LayerId("diff:" + "a" * 64)) == kept
         assert json.loads((root / "index.json").read_text())["manifests"] == []
         assert os.listdir(root / "leases") == [second.lease.id]
+
+
+def test_scratch_is_one_folder_that_goes_with_the_store(root: Path) -> None:
+    with open_(root) as store:
+        folder = store.scratch()
+        assert folder == store.scratch()
+        (folder / "sub").mkdir()
+        (folder / "sub" / "file").write_text("x")
+        assert collect_garbage(store).leftovers == ()
+        assert folder.is_dir()
+    assert os.listdir(root / "tmp") == []
 
 
 def test_a_child_after_fork_has_a_connection_of_its_own(root: Path) -> None:
