@@ -1,6 +1,7 @@
 import threading
 import time
 
+from lamina.sandbox import protocols
 from lamina.solver.cancel import CancelToken
 
 
@@ -62,3 +63,8 @@ def test_a_deadline_that_is_far_away() -> None:
     token.on_cancel(lambda: None)
     assert not token.cancelled()
     token.close()
+
+
+def test_it_is_the_token_that_a_sandbox_takes() -> None:
+    token: protocols.CancelToken = CancelToken()  # checked by mypy: the solver does not import the sandbox
+    assert not token.cancelled()
