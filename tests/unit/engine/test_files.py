@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
 from pathlib import Path
 from typing import BinaryIO
@@ -13,11 +14,13 @@ from typing import BinaryIO
 import pytest
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.engine.runners.files import UnknownOwner, owner_ids, write_file_op
+from lamina.dockerfile.ignore import IgnoreRules
+from lamina.engine.runners.files import UnknownOwner, owner_ids, run_file_op, write_file_op
 from lamina.graph.ops import CopyAction, FileAction, FileOp, MkdirAction, MkfileAction, Owner
 from lamina.layer.context import ContextTree
 from lamina.layer.copying import CopyFailed
 from lamina.layer.entry import Entry, Kind
+from lamina.layer.flavour import Flavour
 from lamina.testing.trees import MemoryTree
 
 
@@ -277,3 +280,27 @@ def test_reuse_shares_equal_files() -> None:
 def test_missing_input_tree() -> None:
     with pytest.raises(LaminaError, match="empty"):
         write_file_op(FileOp((copy("t", "/x"),)), None, (None, None), MemoryTree(), now=0.0)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other owners")
+def test_into_a_layer_directory(tmp_path: Path) -> None:
+    ctx, out = tmp_path / "ctx", tmp_path / "layer"
+    (ctx / "d/sub").mkdir(parents=True)
+    out.mkdir()
+    (ctx / "d/a").write_bytes(b"1")
+    (ctx / "d/a").chmod(0o4755)
+    (ctx / "d/b").hardlink_to(ctx / "d/a")
+    (ctx / "d/sub/l").symlink_to("../a")
+    (ctx / "skip").write_bytes(b"")
+    tree = ContextTree(ctx, IgnoreRules.parse("skip\n"))
+    actions = (copy(".", "/srv/app/", Owner("5", "6")), MkdirAction("/srv/work"), MkfileAction("/srv/file", b"text"))
+    run_file_op(FileOp(actions), base(), (None, tree), out, Flavour("trusted"), now=77.0)
+    made = out / "diff/srv/app"
+    assert sorted(str(path.relative_to(made)) for path in made.rglob("*")) == ["d", "d/a", "d/b", "d/sub", "d/sub/l"]
+    found = (made / "d/a").stat()
+    assert (found.st_mode & 0o7777, found.st_uid, found.st_gid, found.st_nlink) == (0o4755, 5, 6, 2)
+    assert abs(found.st_mtime - (ctx / "d/a").stat().st_mtime) < 1e-5
+    assert os.readlink(made / "d/sub/l") == "../a"
+    assert (out / "diff/srv/work").stat().st_mtime == 77.0
+    assert (out / "diff/srv/file").read_bytes() == b"text"
