@@ -26,6 +26,7 @@ class LocalBlobs:
     def __init__(self, layout: Layout, lease: Lease) -> None:
         self._layout = layout
         self._lease = lease
+        self.changed = False  # a blob has come that index.json does not know about
 
     def open(self, digest: Digest, *, verify: bool = True) -> BinaryIO:
         """The blob's bytes. With `verify` reading to the end raises DigestMismatch there if they are not what the name says."""
@@ -65,6 +66,7 @@ class LocalBlobs:
         try:
             yield writer
         finally:
+            self.changed = self.changed or writer.new
             writer.discard()
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
@@ -111,6 +113,7 @@ class LocalWriter:
         self._hash = hashlib.new(self._algorithm)
         self._path = layout.tmp / lease.name()
         self._done: Digest | None = None
+        self.new = False  # committed, and it was not here before
         with border(layout.root):
             self._file = io.FileIO(self._path, "xb")
 
@@ -147,6 +150,7 @@ class LocalWriter:
                 except FileNotFoundError:
                     target.parent.mkdir(mode=0o700, exist_ok=True)  # an algorithm that is here for the first time
                     os.rename(self._path, target)
+                self.new = True
                 sync_folder(target.parent)
         self._done = digest
         return digest

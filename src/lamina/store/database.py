@@ -31,7 +31,7 @@ CREATE TABLE layers (
 CREATE INDEX layers_diff_id ON layers(diff_id);
 CREATE TABLE images (
   id TEXT PRIMARY KEY, manifest TEXT NOT NULL, platform TEXT NOT NULL, created REAL NOT NULL, size INTEGER NOT NULL,
-  layers TEXT NOT NULL, blobs TEXT NOT NULL
+  layers TEXT NOT NULL, blobs TEXT NOT NULL, last_used REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX images_manifest ON images(manifest);
 CREATE TABLE refs (

@@ -62,6 +62,7 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
     layout, database = store.layout, store.database
     trash: list[Path] = []
     store.layers.flush()
+    store.images.flush()
     with border(layout.root), store.lease.careful():
         with standstill(layout):
             leases = live(layout)
@@ -74,7 +75,7 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
             evicted = _evictions(store, {row.id for row in layers}, policy)
             if not dry_run:
                 _bury(store, evicted, [row.id for row in layers])
-                _drop_facts(store, references, {row.id for row in layers}, policy)
+                _drop_facts(store, references, pins, {row.id for row in layers}, policy)
                 references = collect(layout, database)
             blobs = [(digest, size) for digest, size in store.blobs.all() if digest not in references.blobs and digest not in pins]
             unnamed = _unnamed(store, pins, {row.id for row in rows})
@@ -88,7 +89,7 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
         for path in trash:
             remove(path)
         leftovers = [] if dry_run else sweep(layout, None, keep=live(layout))
-    if blobs and not dry_run:
+    if not dry_run:
         store.images.write_index()
     freed = sum(row.size for row in layers) + sum(size for _, size in blobs)
     swept = Swept(tuple(row.id for row in layers), tuple(digest for digest, _ in blobs), tuple(leftovers), len(evicted), freed)
@@ -163,16 +164,24 @@ def _bury(store: LocalStore, evicted: Sequence[tuple[str, str]], layers: Sequenc
         transaction.run("DELETE FROM selections WHERE last_used<?", (limit,))
 
 
-def _drop_facts(store: LocalStore, references: References, gone: set[LayerId], policy: PrunePolicy | None) -> None:
-    """Pulled images that lose a layer would only keep blobs that nothing can use; old answers and downloads go by age."""
+def _drop_facts(store: LocalStore, references: References, pins: frozenset[str], gone: set[LayerId], policy: PrunePolicy | None) -> None:
+    """Images without a name and pulled ones that lose a layer would only keep blobs that nothing can use.
+
+    By age they go too, with old answers and downloads.
+    """
+    limit = -1.0
+    if policy is not None and (policy.everything or policy.max_age is not None):
+        limit = policy.now + 1 if policy.everything else policy.now - (policy.max_age or 0.0)
     with store.database.write() as transaction:
-        lost = [(manifest,) for manifest, layers in references.remotes.items() if layers & gone]
-        transaction.many("DELETE FROM remotes WHERE manifest=?", lost)
-        if policy is not None and (policy.everything or policy.max_age is not None):
-            limit = policy.now + 1 if policy.everything else policy.now - (policy.max_age or 0.0)
-            transaction.run("DELETE FROM remotes WHERE checked<?", (limit,))
-            transaction.run("DELETE FROM http WHERE checked<?", (limit,))
-            transaction.run("DELETE FROM selections WHERE last_used<?", (limit,))
+        lost = {manifest for manifest, layers in references.remotes.items() if layers & gone}
+        transaction.many("DELETE FROM remotes WHERE manifest=?", [(manifest,) for manifest in lost])
+        dangling = {image for image, layers in references.untagged.items() if layers & gone}
+        dangling |= {row[0] for row in transaction.all(tuple[Digest], "SELECT id FROM images WHERE last_used<?", (limit,))}
+        dangling &= references.untagged.keys() - pins
+        transaction.many("DELETE FROM images WHERE id=?", [(image,) for image in dangling])
+        transaction.run("DELETE FROM remotes WHERE checked<?", (limit,))
+        transaction.run("DELETE FROM http WHERE checked<?", (limit,))
+        transaction.run("DELETE FROM selections WHERE last_used<?", (limit,))
 
 
 def _unnamed(store: LocalStore, pins: frozenset[str], known: set[LayerId]) -> list[Path]:

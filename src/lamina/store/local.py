@@ -101,6 +101,9 @@ class LocalStore:
         try:
             with border(self.layout.root), self.lease.careful():
                 self.layers.flush()
+                self.images.flush()
+                if self.blobs.changed:
+                    self.images.write_index()
                 sweep(self.layout, {self.lease.id})
         finally:
             self.lease.close()

@@ -59,6 +59,7 @@ class ImageRow(msgspec.Struct, array_like=True):
     manifest: Digest
     layers: str
     blobs: str
+    last_used: float
 
     def layer_ids(self) -> tuple[LayerId, ...]:
         return msgspec.json.decode(self.layers, type=tuple[LayerId, ...])
@@ -90,13 +91,15 @@ class References:
     """What something needs.
 
     `images`: layer -> a name of an image that needs it. `cached`: layer -> seconds of all records that need it and their
-    last use; also layers of pulled images, with 0 seconds. `remotes`: manifest of a pulled image -> its layers.
+    last use; also layers of images without a name and of pulled ones, with 0 seconds. `untagged`: image without a name -> its
+    layers. `remotes`: manifest of a pulled image -> its layers.
     """
 
     layers: set[LayerId] = field(default_factory=set)
     blobs: set[Digest] = field(default_factory=set)
     images: dict[LayerId, str] = field(default_factory=dict)
     cached: dict[LayerId, tuple[float, float]] = field(default_factory=dict)
+    untagged: dict[Digest, set[LayerId]] = field(default_factory=dict)
     remotes: dict[Digest, set[LayerId]] = field(default_factory=dict)
 
 
@@ -107,10 +110,14 @@ def collect(layout: Layout, database: Database) -> References:
     by_diff_id: dict[str, LayerId] = {row.diff_id: row.id for row in rows if row.diff_id is not None}
     names = dict(database.all(tuple[Digest, str], "SELECT image, min(name) FROM refs GROUP BY image"))
     for image in images(database):
-        label = f"image {names.get(image.id, image.id[7:19])}"
         out.blobs |= {image.id, image.manifest, *image.blob_digests()}
-        for layer in {*image.layer_ids(), *_manifest(layout, image.manifest, by_diff_id, out)}:
-            out.images.setdefault(layer, label)
+        layers = {*image.layer_ids(), *_manifest(layout, image.manifest, by_diff_id, out)}
+        if image.id in names:
+            out.images |= dict.fromkeys(layers - out.images.keys(), f"image {names[image.id]}")
+        else:
+            out.untagged[image.id] = layers
+            for layer in layers:
+                _count(out, layer, 0.0, image.last_used)
     for manifest, checked in database.all(tuple[Digest, float], "SELECT manifest, max(checked) FROM remotes GROUP BY manifest"):
         out.blobs.add(manifest)
         out.remotes[manifest] = _manifest(layout, manifest, by_diff_id, out)
@@ -133,7 +140,7 @@ def collect(layout: Layout, database: Database) -> References:
 
 
 def images(database: Database) -> list[ImageRow]:
-    return database.all(ImageRow, "SELECT id, manifest, layers, blobs FROM images")
+    return database.all(ImageRow, "SELECT id, manifest, layers, blobs, last_used FROM images")
 
 
 def records(database: Database) -> list[RecordRow]:

@@ -61,6 +61,9 @@ class Removed(msgspec.Struct, frozen=True):
     deleted: tuple[Digest, ...]
 
 
+_COLUMNS = "id, manifest, platform, created, size, layers, blobs"
+
+
 class _Row(msgspec.Struct, array_like=True):
     id: Digest
     manifest: Digest
@@ -86,16 +89,24 @@ class Images:
         self._blobs = blobs
         self._lease = lease
         self._now = now
+        self._used: set[Digest] = set()
 
     def put(self, image: Image, names: Sequence[str] = ()) -> None:
         """Keep an image whose manifest and config are in the blobs, and give it these names (taking them from others)."""
         with border(self._layout.root):
             self._lease.pin((image.id, image.manifest, *image.layers, *image.blobs))
+        known = self._get(image.id)
+        wanted = {*image.names, *names}
+        if known is not None and wanted <= {*known.names} and msgspec.structs.replace(image, names=known.names) == known:
+            # The same build again: nothing to write. Its blobs may have come back since, though.
+            if self._blobs.changed:
+                self.write_index()
+            return
         layers, blobs = msgspec.json.encode(image.layers).decode(), msgspec.json.encode(image.blobs).decode()
         with self._database.write() as transaction:
             transaction.run(
-                "INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?)",
-                (image.id, image.manifest, image.platform, image.created, image.size, layers, blobs),
+                "INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?)",
+                (image.id, image.manifest, image.platform, image.created, image.size, layers, blobs, self._now()),
             )
             self._name(transaction, image.id, image.platform, (*image.names, *names))
         self.write_index()
@@ -159,7 +170,7 @@ class Images:
         names: dict[Digest, list[str]] = {}
         for ref in self._database.all(_Ref, "SELECT name, platform, image FROM refs ORDER BY name"):
             names.setdefault(ref.image, []).append(ref.name)
-        rows = self._database.all(_Row, "SELECT * FROM images ORDER BY created DESC, id")
+        rows = self._database.all(_Row, f"SELECT {_COLUMNS} FROM images ORDER BY created DESC, id")
         return [_image(row, tuple(names.get(row.id, ()))) for row in rows]
 
     def untag(self, name: str) -> Removed:
@@ -193,9 +204,18 @@ class Images:
         self.write_index()
         return Removed(tuple(names), (image,))
 
+    def flush(self) -> None:
+        """Write when images were used; done by the store's closing."""
+        used, self._used = self._used, set()
+        if used:
+            now = self._now()
+            with self._database.write() as transaction:
+                transaction.many("UPDATE images SET last_used=? WHERE id=? AND last_used<?", [(now, image, now) for image in used])
+
     def write_index(self) -> None:
         """Make index.json again from the table: images whose blobs are all here, so that whoever reads it can copy them."""
         with self._lease.careful(), border(self._layout.root), exclusive(self._layout.locks / "index"):
+            self._blobs.changed = False
             data = self.index()
             if not self._layout.index.exists() or self._layout.index.read_bytes() != data:
                 replace(self._layout.index, data, self._layout.tmp / self._lease.name())
@@ -230,11 +250,12 @@ class Images:
         transaction.many("INSERT OR REPLACE INTO refs VALUES (?,?,?,?)", [(name, platform, image, now) for name in dict.fromkeys(names)])
 
     def _get(self, image: Digest) -> Image | None:
-        row = self._database.first(_Row, "SELECT * FROM images WHERE id=?", (image,))
+        row = self._database.first(_Row, f"SELECT {_COLUMNS} FROM images WHERE id=?", (image,))
         if row is None:
             return None
         names = self._database.all(tuple[str], "SELECT DISTINCT name FROM refs WHERE image=? ORDER BY name", (image,))
         found = _image(row, tuple(name[0] for name in names))
+        self._used.add(image)
         with border(self._layout.root):
             self._lease.pin((found.id, found.manifest, *found.layers, *found.blobs))
         return found

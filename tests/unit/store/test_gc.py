@@ -59,12 +59,14 @@ class Scene:
                 (hashlib.sha256(doc).hexdigest(), name, self.time, self.time, doc),
             )
 
-    def image(self, name: str, *numbers: int, diff_ids: tuple[str, ...] = (), blobs: tuple[Digest, ...] = ()) -> Image:
+    def image(
+        self, name: str | None, *numbers: int, key: str = "", diff_ids: tuple[str, ...] = (), blobs: tuple[Digest, ...] = ()
+    ) -> Image:
         with self.open() as store:
-            config = store.blobs.put(json.dumps({"name": name, "rootfs": {"diff_ids": diff_ids}}).encode())
+            config = store.blobs.put(json.dumps({"name": name or key, "rootfs": {"diff_ids": diff_ids}}).encode())
             manifest = store.blobs.put(json.dumps({"config": {"digest": config}, "layers": [{"digest": blob} for blob in blobs]}).encode())
             made = Image(config, manifest, "linux/amd64", self.time, 1, tuple(layer(number) for number in numbers), blobs)
-            store.images.put(made, [name])
+            store.images.put(made, [name] if name else [])
             return made
 
     def fates(self) -> dict[str, str | None]:
@@ -190,20 +192,35 @@ def test_images_are_not_pruned(scene: Scene) -> None:
 def test_pulled_images_go_with_the_cache(scene: Scene) -> None:
     blob = scene.blob(b"compressed")
     scene.layer(1, diff_id=f"sha256:{1:064x}")
-    pulled = scene.image("base:1", 1, diff_ids=(f"sha256:{1:064x}",), blobs=(blob,))
+    pulled = scene.image(None, 1, diff_ids=(f"sha256:{1:064x}",), blobs=(blob,))
     with scene.open() as store:
         store.facts.set_remote("base:1", "linux/amd64", pulled.manifest)
         store.layers.set_blob(layer(1), blob)
-        store.images.untag("base:1")
     with scene.open() as store:
         assert collect_garbage(store).freed == 0
     with scene.open() as store:
         assert store.blobs.missing([pulled.manifest, pulled.id, blob]) == set()
     with scene.open() as store:
         prune(store, PrunePolicy(scene.time, everything=True))
+        assert store.images.all() == []
     with scene.open() as store:
         assert store.blobs.missing([pulled.manifest, pulled.id, blob]) == {pulled.manifest, pulled.id, blob}
+        assert store.facts.remote("base:1", "linux/amd64") is None
     assert scene.layers() == set()
+
+
+def test_images_without_a_name_go_by_age_since_their_last_use(scene: Scene) -> None:
+    old, used = scene.image(None, key="old"), scene.image(None, key="used")
+    named = scene.image("app:1")
+    scene.time += 9 * DAY
+    with scene.open() as store:
+        assert store.images.by_id(used.id) is not None
+    with scene.open() as store:
+        collect_garbage(store)
+        assert len(store.images.all()) == 3
+        prune(store, PrunePolicy(scene.time, max_age=7 * DAY))
+        assert {image.id for image in store.images.all()} == {used.id, named.id}
+        assert store.blobs.missing([old.id]) == {old.id}
 
 
 def test_leftovers_and_unnamed_folders_go(scene: Scene) -> None:

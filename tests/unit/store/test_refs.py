@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from lamina.layer.flavour import Flavour
 from lamina.oci.digest import Digest, sha256
 from lamina.store.local import LocalStore
 from lamina.store.refs import AmbiguousImage, Image, ImageInUse, ImageNotFound
 
+SKOPEO = shutil.which("skopeo")
 APP, WEB = "docker.io/library/app:1", "docker.io/library/web:1"
 
 
@@ -48,7 +52,7 @@ def test_an_ambiguous_beginning_lists_candidates(store: LocalStore) -> None:
     with store.database.write() as transaction:
         for tail in "01":
             digest = "sha256:" + "ab" * 31 + "c" + tail
-            transaction.run("INSERT INTO images VALUES (?,?,'linux/amd64',0,0,'[]','[]')", (digest, digest))
+            transaction.run("INSERT INTO images VALUES (?,?,'linux/amd64',0,0,'[]','[]',0)", (digest, digest))
     with pytest.raises(AmbiguousImage) as caught:
         store.images.find("abab")
     assert caught.value.hint is not None
@@ -116,3 +120,45 @@ def test_the_view_has_platform_size_and_media_type(store: LocalStore, root: Path
     assert entry["platform"] == {"architecture": "arm", "os": "linux", "variant": "v7"}
     assert entry["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
     assert entry["size"] == store.blobs.size(entry["digest"])
+
+
+def test_packing_an_image_shows_in_the_view_at_the_latest_with_the_closing(root: Path) -> None:
+    absent = sha256(b"layer")
+    with LocalStore.open(root, Flavour("trusted"), now=lambda: 1.0) as store:
+        one = image(store, 1, APP, blobs=(absent,))
+    assert index(root) == {}
+    with LocalStore.open(root, Flavour("trusted"), now=lambda: 1.0) as store:
+        store.blobs.put(b"layer")
+    assert index(root) == {APP: one.manifest}
+
+
+def test_putting_the_same_image_again_writes_nothing(store: LocalStore, root: Path) -> None:
+    image(store, 1, APP, WEB)
+    before = (root / "index.json").stat().st_mtime_ns
+    (changes,) = store.database.all(tuple[int], "SELECT total_changes()")
+    image(store, 1, APP)
+    assert store.database.all(tuple[int], "SELECT total_changes()") == [changes]
+    assert (root / "index.json").stat().st_mtime_ns == before
+    image(store, 1, "docker.io/library/third:1")
+    assert store.images.find(APP).names == (APP, "docker.io/library/third:1", WEB)
+
+
+@pytest.mark.skipif(SKOPEO is None, reason="needs skopeo (make test-deps)")
+def test_skopeo_reads_the_store_in_place(store: LocalStore, root: Path, tmp_path: Path) -> None:
+    assert SKOPEO is not None
+    layer = bytes(10240)  # an empty tar
+    config = {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [sha256(layer)]}}
+    raw = json.dumps(config).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": store.blobs.put(raw), "size": len(raw)},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": store.blobs.put(layer), "size": len(layer)}],
+    }
+    digest = store.blobs.put(json.dumps(manifest).encode())
+    store.images.put(Image(sha256(raw), digest, "linux/amd64", 1.0, 0, (), (sha256(layer),)), ["docker.io/library/app:1"])
+    source = f"oci:{root}:docker.io/library/app:1"
+    found = subprocess.run([SKOPEO, "inspect", source], capture_output=True, check=True, timeout=60)
+    assert json.loads(found.stdout)["Digest"] == digest
+    subprocess.run([SKOPEO, "copy", "--insecure-policy", source, f"dir:{tmp_path}/copy"], capture_output=True, check=True, timeout=60)
+    assert (tmp_path / "copy" / sha256(layer)[7:]).read_bytes() == layer
