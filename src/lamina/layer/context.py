@@ -99,6 +99,7 @@ class ContextTree:
     """A FileTree over `root`. Not thread-safe for scanning; `save()` writes the stat cache."""
 
     def __init__(self, root: Path, ignore: Ignore | None = None, cache: StatCache | None = None, exact_modes: bool = False) -> None:
+        self._held: tuple[bytes, int] | None = None  # the folder that a name was opened in last: the next one is often beside it
         self._root = os.fsencode(root)
         self._ignore = ignore
         self._cache = cache if cache is not None else StatCache()
@@ -192,25 +193,41 @@ class ContextTree:
                 self._cache.put(path, FolderRecord(folder.signature, self._when, racy, encode_nodes(nodes), summaries))
                 folder.changed = False
         self._cache.save()
+        self.close()
+
+    def close(self) -> None:
+        """Give back the one descriptor that is kept. The tree can go on being used."""
+        if self._held is not None:
+            os.close(self._held[1])
+            self._held = None
+
+    def __del__(self) -> None:
+        self.close()
 
     # -- scanning
 
     def _open_below(self, path: bytes, flags: int) -> int:
         """Open a name below the root, no link followed on the way. A final folder or file as `flags` say."""
+        parent, _, name = path.rpartition(b"/")
         try:
             if not path:
                 return os.open(self._root, flags & ~os.O_NOFOLLOW)
-            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            parts = path.split(b"/")
-            for index, part in enumerate(parts):
-                try:
-                    below = os.open(part, _FOLDER if index < len(parts) - 1 else flags, dir_fd=fd)
-                finally:
-                    os.close(fd)
-                fd = below
-            return fd
+            if self._held is None or self._held[0] != parent:
+                self.close()
+                self._held = parent, self._open_folder(parent)
+            return os.open(name, flags, dir_fd=self._held[1])
         except OSError as error:
             raise ContextUnreadable(f"cannot read {_show(path)} of the build context: {error.strerror}") from error
+
+    def _open_folder(self, path: bytes) -> int:
+        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in path.split(b"/") if path else ():
+            try:
+                below = os.open(part, _FOLDER, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
 
     def _folder(self, path: bytes, fd: int | None = None) -> _Folder:
         known = self._folders.get(path)
