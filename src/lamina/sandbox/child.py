@@ -1,0 +1,205 @@
+"""The zygote: a single-threaded process that forks one helper for each RUN and builds the sandbox around it.
+
+Started by path (`python -I -S child.py FD`). Stands alone: standard library and ctypes only, nothing of lamina, and nothing is imported
+or opened by name once the image is the root (a hostile image would be the one to answer). Siblings, loaded from the same folder before
+that: kernel.py (system calls as data), seccomp.py (the filter), rootfs.py (mounts), workload.py (user, capabilities, exec).
+
+Protocol. Control socket FD: a message of one byte with three descriptors (stdout, stderr, run socket) starts a run; EOF ends the zygote
+and with it everything. Run socket: 4-byte length + JSON spec from us, one line of JSON report back; meanwhile b"T" asks for SIGTERM,
+b"K" for SIGKILL, EOF means that nobody waits any more: kill.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)) + "/standalone")
+
+import kernel  # noqa: E402
+import rootfs  # noqa: E402
+import workload  # noqa: E402
+
+GRACE = 0.5  # seconds between TERM and KILL
+
+
+def serve(descriptor):
+    control = socket.socket(fileno=descriptor)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # helpers reap themselves
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: our side decides
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 3)
+        if not message:
+            return
+        child = os.fork()
+        if child == 0:
+            control.close()
+            code = 1
+            try:
+                helper(*descriptors)
+                code = 0
+            except BaseException:
+                report_crash(descriptors[2], traceback.format_exc())
+            finally:
+                os._exit(code)
+        for number in descriptors:
+            os.close(number)
+
+
+def report_crash(descriptor, text):
+    try:
+        os.write(descriptor, json.dumps({"setup_error": "the sandbox helper failed: " + text.strip().splitlines()[-1], "trace": text}).encode() + b"\n")
+    except OSError:
+        pass
+
+
+def read_exactly(connection, count):
+    parts = []
+    while count:
+        data = connection.recv(min(count, 1 << 20))
+        if not data:
+            os._exit(0)
+        parts.append(data)
+        count -= len(data)
+    return b"".join(parts)
+
+
+def helper(out, err, run):
+    """One run, from spec to report. Lives in the host's mount namespace; PID 1 of the new namespaces is its child."""
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    connection = socket.socket(fileno=run)
+    spec = json.loads(read_exactly(connection, struct.unpack("!I", read_exactly(connection, 4))[0]))
+    read_error, write_error = os.pipe2(os.O_CLOEXEC)
+    flags = kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
+    if spec["network"] == "none":
+        flags |= kernel.CLONE_NEWNET
+    try:
+        kernel.unshare(flags)
+    except OSError as error:
+        answer(connection, {"setup_error": "new namespaces: " + error.strerror})
+        return
+    try:
+        kernel.unshare(kernel.CLONE_NEWCGROUP)
+    except OSError:
+        pass  # an old kernel; the cgroup file system is not shown anyway
+    created = os.path.join(spec["scratch"], "made")
+    child = os.fork()
+    if child == 0:
+        connection.close()
+        os.close(read_error)
+        first_process(spec, out, err, write_error, created)
+    os.close(write_error)
+    os.close(out)
+    os.close(err)
+    spec["secrets"] = []
+    answer(connection, wait(child, read_error, connection, spec["timeout"]))
+    rootfs.remove_made(spec["upper"], created)
+
+
+def first_process(spec, out, err, write_error, created):
+    """PID 1 of the new namespaces: never returns."""
+    stage = "start"
+    try:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        stage = "mounts"
+        rootfs.build(spec, created)
+        stage = "process"
+        workload.start(spec, out, err, write_error)
+    except workload.CannotExecute as problem:
+        os.write(2, (str(problem) + "\n").encode("utf-8", "surrogateescape"))
+        os._exit(problem.code)
+    except BaseException as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        name = getattr(error, "filename", None)
+        where = f" ({name})" if name else ""
+        os.write(write_error, f"{stage}: {text}{where}".encode("utf-8", "replace"))
+    os._exit(125)
+
+
+def wait(child, read_error, connection, timeout):
+    """The report. Kills the whole tree (PID 1 takes all with it) when asked to, when nobody listens, or when time is over."""
+    pidfd = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(connection, select.POLLIN)
+    poll.register(read_error, select.POLLIN)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    kill_at = None
+    timed_out = False
+    message = b""
+    while True:
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            timed_out, deadline = True, None
+            send(pidfd, signal.SIGTERM)
+            kill_at = now + GRACE
+        if kill_at is not None and now >= kill_at:
+            send(pidfd, signal.SIGKILL)
+            kill_at = None
+        pending = [t for t in (deadline, kill_at) if t is not None]
+        events = poll.poll(max(1, int((min(pending) - now) * 1000) + 1) if pending else None)
+        ended = False
+        for number, _ in events:
+            if number == read_error:
+                data = os.read(read_error, 4096)
+                message += data
+                if not data:
+                    poll.unregister(read_error)
+            elif number == pidfd:
+                ended = True
+            else:
+                request = connection.recv(1)
+                if request == b"T":
+                    send(pidfd, signal.SIGTERM)
+                    kill_at = time.monotonic() + GRACE
+                else:
+                    send(pidfd, signal.SIGKILL)
+                    if not request:
+                        poll.unregister(connection)
+        if ended:
+            break
+    _, status, usage = os.wait4(child, 0)
+    while True:
+        data = os.read(read_error, 4096)
+        if not data:
+            break
+        message += data
+    if message:
+        return {"setup_error": message.decode("utf-8", "replace")}
+    ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
+    return {
+        "exit_code": code,
+        "signal": ended_by,
+        "timed_out": timed_out,
+        "max_rss": usage.ru_maxrss * 1024,
+        "cpu": usage.ru_utime + usage.ru_stime,
+    }
+
+
+def send(pidfd, number):
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+
+
+def answer(connection, report):
+    try:
+        connection.sendall(json.dumps(report).encode() + b"\n")
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

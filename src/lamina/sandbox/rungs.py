@@ -1,0 +1,139 @@
+"""The rungs: ways to run a RUN, strongest first, chosen by doing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamina.diagnostics.errors import nearest
+from lamina.layer.flavour import Flavour, IdMap
+from lamina.sandbox.protocols import (
+    CancelToken,
+    OnOutput,
+    Overlay,
+    Sandbox,
+    SandboxReport,
+    SandboxSetupFailed,
+    SandboxSpec,
+    SandboxUnavailable,
+)
+from lamina.sandbox.zygote import Zygote
+
+RUNGS = ("root", "userns", "userns-single", "none")
+
+
+class NamespaceSandbox:
+    """Own namespaces over an overlay. `root`: as root with trusted attributes; `userns`: the process is root of a user namespace."""
+
+    def __init__(self, name: str, flavour: Flavour) -> None:
+        self._name = name
+        self._flavour = flavour
+        self._zygote = Zygote(userxattr=flavour.whiteouts == "user")
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def flavour(self) -> Flavour:
+        return self._flavour
+
+    def probe(self) -> tuple[str, ...]:
+        """Runs a program of the host in an overlay whose lower has a folder that is removed and made again ."""
+        if sys.platform != "linux":
+            return ("namespaces need Linux",)
+        with tempfile.TemporaryDirectory(prefix="lamina-probe-") as text:
+            folder = Path(text)
+            lower, upper, work = folder / "lower", folder / "upper", folder / "work"
+            for part in (lower / "d" / "inner", upper, work):
+                part.mkdir(parents=True)
+            # A program that is not there must end with 127: everything up to exec has worked.
+            spec = SandboxSpec(Overlay((lower,), upper, work), ("/lamina-probe",), ())
+            try:
+                report = self._zygote.run(spec, lambda stream, data: None, _Never())
+            except SandboxSetupFailed as error:
+                return (error.message,)
+        return () if report.exit_code == 127 else (f"the probe ended with {report.exit_code}",)
+
+    def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken) -> SandboxReport:
+        return self._zygote.run(spec, on_output, cancel)
+
+    def close(self) -> None:
+        self._zygote.close()
+
+
+class NoSandbox:
+    """A Dockerfile without RUN builds anywhere; a RUN is refused with what was tried."""
+
+    def __init__(self, flavour: Flavour, tried: tuple[str, ...]) -> None:
+        self._flavour = flavour
+        self._tried = tried
+
+    @property
+    def name(self) -> str:
+        return "none"
+
+    @property
+    def flavour(self) -> Flavour:
+        return self._flavour
+
+    def probe(self) -> tuple[str, ...]:
+        return ()
+
+    def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken) -> SandboxReport:
+        raise SandboxUnavailable(
+            "RUN cannot be executed here: " + ("; ".join(self._tried) or "the rung `none` was asked for"),
+            hint="lamina doctor tells what is missing; instructions other than RUN work",
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class _Never:
+    def cancelled(self) -> bool:
+        return False
+
+    def on_cancel(self, act: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What `lamina doctor` says of a rung."""
+
+    rung: str
+    works: bool
+    detail: str
+    remedy: str = ""
+
+
+def flavour_of(rung: str) -> Flavour:
+    match rung:
+        case "root":
+            return Flavour("trusted")
+        case "userns":
+            return Flavour("user")
+        case "userns-single":
+            return Flavour("user", IdMap("single"))
+        case _:
+            return Flavour("plain" if os.geteuid() else "trusted", IdMap("single" if os.geteuid() else "real"))
+
+
+def check_name(rung: str | None) -> None:
+    """SandboxUnavailable for a rung that does not exist."""
+    if rung is not None and rung not in RUNGS:
+        near = nearest(rung, RUNGS)
+        raise SandboxUnavailable(f"there is no sandbox rung {rung!r}", hint=f"did you mean {near}?" if near else f"rungs: {', '.join(RUNGS)}")
+
+
+def make(rung: str, tried: tuple[str, ...] = ()) -> Sandbox:
+    """The sandbox of a rung, not probed."""
+    check_name(rung)
+    if rung == "none":
+        return NoSandbox(flavour_of(rung), tried)
+    return NamespaceSandbox(rung, flavour_of(rung))

@@ -1,0 +1,149 @@
+"""From PID 1 inside the image to the workload: user, limits, capabilities, filter, exec. Stands alone; imports nothing after pivot_root."""
+
+import ctypes
+import os
+import resource
+import signal
+import stat
+import struct
+import sys
+
+import kernel
+import seccomp
+
+DOCKER_CAPABILITIES = 0xA80425FB
+_LIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+
+
+class CannotExecute(Exception):
+    """The workload's own fault: 127 not found, 126 not executable."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+
+
+def start(spec, out, err, write_error):
+    """Never returns. What is raised before exec is a set-up error, but for CannotExecute."""
+    sys.path.clear()
+    sys.meta_path.clear()
+    kernel.sethostname(spec["hostname"])
+    os.setsid() if os.getsid(0) != os.getpid() else None
+    os.umask(0o022)
+    uid, gid, groups, home = identity(spec["user"])
+    for name, soft, hard in spec["rlimits"]:
+        resource.setrlimit(_LIMITS[name], (soft, hard))
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    keep = os.dup2(write_error, 3, inheritable=False)
+    os.closerange(4, 1 << 16)
+    os.chdir("/")
+    if not spec["insecure"]:
+        if kernel.MACHINE in seccomp.AUDIT_ARCH:
+            seccomp.install(kernel.MACHINE)
+        drop_bounding(DOCKER_CAPABILITIES)
+    try:
+        os.setgroups(groups)
+    except PermissionError:
+        if any(groups):
+            raise
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if not spec["insecure"]:
+        set_capabilities(DOCKER_CAPABILITIES if uid == 0 else 0)
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    environment = dict(item.split("=", 1) for item in spec["env"] if "=" in item)
+    environment.setdefault("HOME", home)
+    try:
+        os.chdir(spec["cwd"])
+    except OSError as error:
+        os.close(keep)
+        raise CannotExecute(126, "cannot enter the working directory %s: %s" % (spec["cwd"], error.strerror)) from None
+    execute(spec["argv"], environment, keep)
+
+
+def execute(argv, environment, keep):
+    name = argv[0]
+    candidates = [name]
+    if "/" not in name:
+        candidates = [os.path.join(folder or ".", name) for folder in environment.get("PATH", os.defpath).split(":")]
+    code, why = 127, "not found"
+    for path in candidates:
+        try:
+            os.execve(path, argv, environment)
+        except FileNotFoundError:
+            if os.path.exists(path):
+                code, why = 127, "its interpreter is not in the image"
+        except NotADirectoryError:
+            continue
+        except OSError as error:
+            code, why = 126, error.strerror
+    os.close(keep)
+    raise CannotExecute(code, "exec %s: %s" % (name, why))
+
+
+def drop_bounding(kept):
+    for number in range(64):
+        if not kept >> number & 1:
+            try:
+                kernel.prctl(kernel.PR_CAPBSET_DROP, number)
+            except OSError:
+                break
+
+
+def set_capabilities(mask):
+    try:
+        kernel.prctl(kernel.PR_CAP_AMBIENT, 4)  # clear all
+    except OSError:
+        pass
+    header = struct.pack("Ii", 0x20080522, 0)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    data = struct.pack("6I", low, low, 0, high, high, 0)
+    kernel.call(kernel.NUMBERS["capset"], ctypes.c_char_p(header), ctypes.c_char_p(data))
+
+
+def identity(user):
+    """(uid, gid, supplementary groups, home) of `USER`, from the image's own passwd and group (docker's rules)."""
+    name, colon, group = user.partition(":")
+    passwd = [row for row in rows("/etc/passwd") if len(row) >= 7]
+    groups = [row for row in rows("/etc/group") if len(row) >= 4]
+    wanted = name or "0"
+    found = None
+    for row in passwd:
+        if row[0] == wanted or (wanted.isdigit() and row[2] == wanted):
+            found = row
+            break
+    if found is None and not wanted.isdigit():
+        raise ValueError("the image has no user %r in /etc/passwd" % wanted)
+    uid = int(found[2]) if found else int(wanted)
+    gid = int(found[3]) if found else 0
+    home = (found[5] if found else "") or "/"
+    more = []
+    if colon and group:
+        if group.isdigit():
+            gid = int(group)
+        else:
+            named = [row for row in groups if row[0] == group]
+            if not named:
+                raise ValueError("the image has no group %r in /etc/group" % group)
+            gid = int(named[0][2])
+    elif found is not None:
+        more = [int(row[2]) for row in groups if found[0] in row[3].split(",") and row[2].isdigit()]
+    return uid, gid, sorted(set(more) | {gid}), home
+
+
+def rows(path):
+    """Fields of the lines of a small regular file of the image."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return []
+        text = os.read(descriptor, 1 << 20).decode("utf-8", "surrogateescape")
+    finally:
+        os.close(descriptor)
+    return [line.split(":") for line in text.split("\n") if line and not line.startswith("#")]

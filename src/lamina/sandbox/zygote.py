@@ -1,0 +1,170 @@
+"""Our side of the zygote: starts it once, sends runs, pumps output, asks for signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lamina.sandbox.protocols import CancelToken, OnOutput, Overlay, SandboxReport, SandboxSetupFailed, SandboxSpec
+
+_CHILD = Path(__file__).with_name("child.py")
+Stream = Literal["stdout", "stderr"]
+
+
+class Zygote:
+    """Thread-safe. The process starts with the first run and ends with `close`, or with us: its control socket reaches EOF."""
+
+    def __init__(self, *, userxattr: bool) -> None:
+        self._userxattr = userxattr
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken) -> SandboxReport:
+        ours, theirs = socket.socketpair()
+        pipes: list[tuple[Stream, int, int]] = [("stdout", *os.pipe()), ("stderr", *os.pipe())]
+        try:
+            self._send([pipes[0][2], pipes[1][2], theirs.fileno()])
+        except OSError as error:
+            for _, read, _ in pipes:
+                os.close(read)
+            ours.close()
+            raise SandboxSetupFailed(f"the sandbox's helper process is gone: {error.strerror}") from error
+        finally:
+            theirs.close()
+            for _, _, write in pipes:
+                os.close(write)
+        pumps = [threading.Thread(target=_pump, args=(name, read, on_output), daemon=True) for name, read, _ in pipes]
+        for pump in pumps:
+            pump.start()
+        withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
+        try:
+            body = json.dumps(document(spec, self._userxattr)).encode()
+            ours.sendall(struct.pack("!I", len(body)) + body)
+            answer = _line(ours)
+        except OSError as error:
+            raise SandboxSetupFailed(f"the sandbox's helper ended early: {error.strerror}") from error
+        finally:
+            withdraw()
+            ours.close()
+            for pump in pumps:
+                pump.join()
+        if not answer:
+            raise SandboxSetupFailed("the sandbox's helper was killed", hint="the machine may be out of memory")
+        found: dict[str, Any] = json.loads(answer)
+        if "setup_error" in found:
+            raise SandboxSetupFailed(f"the sandbox could not be set up: {found['setup_error']}", hint="lamina doctor tells what works here")
+        return SandboxReport(found["exit_code"], found["signal"], found["timed_out"], False, found["max_rss"], found["cpu"])
+
+    def close(self) -> None:
+        with self._lock:
+            if self._control is not None:
+                self._control.close()
+                self._control = None
+            if self._process is not None:
+                self._process.wait()
+                self._process = None
+
+    def _send(self, descriptors: list[int]) -> None:
+        with self._lock:
+            if self._control is None:
+                self._start()
+            assert self._control is not None
+            socket.send_fds(self._control, [b"R"], descriptors)
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-B", str(_CHILD), str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            cwd="/",
+        )
+        theirs.close()
+        self._control = ours
+
+
+def _pump(name: Stream, descriptor: int, on_output: OnOutput) -> None:
+    with open(descriptor, "rb", buffering=0) as pipe:
+        while data := pipe.read(1 << 16):
+            on_output(name, data)
+
+
+def _ask(connection: socket.socket, what: bytes) -> None:
+    try:
+        connection.send(what)
+    except OSError:
+        pass
+
+
+def _line(connection: socket.socket) -> bytes:
+    parts: list[bytes] = []
+    while data := connection.recv(1 << 16):
+        parts.append(data)
+        if data.endswith(b"\n"):
+            break
+    return b"".join(parts)
+
+
+def document(spec: SandboxSpec, userxattr: bool) -> dict[str, Any]:
+    """The spec as child.py reads it."""
+
+    def overlay(value: Overlay) -> dict[str, Any]:
+        return {"lowers": [str(p) for p in value.lowers], "upper": str(value.upper), "work": str(value.work)}
+
+    hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", f"127.0.1.1\t{spec.hostname}"]
+    hosts += [f"{address}\t{name}" for name, address in spec.hosts]
+    return {
+        **overlay(spec.root),
+        "scratch": str(spec.root.work.parent),
+        "userxattr": userxattr,
+        "argv": list(spec.argv),
+        "env": list(spec.env),
+        "cwd": spec.cwd,
+        "user": spec.user,
+        "hostname": spec.hostname,
+        "hosts_file": "\n".join(hosts) + "\n",
+        "resolv_conf": _resolv_conf() if spec.network == "host" else "",
+        "network": spec.network,
+        "insecure": spec.insecure,
+        "binds": [
+            {"source": str(b.source), "target": b.target, "readonly": b.readonly, "is_file": not b.source.is_dir()} for b in spec.binds
+        ],
+        "submounts": [
+            {**overlay(m.overlay), "target": m.target, "selector": m.selector, "readonly": m.readonly, "is_file": _selects_file(m.overlay, m.selector)}
+            for m in spec.submounts
+        ],
+        "tmpfs": [{"target": t.target, "size": t.size, "mode": t.mode} for t in spec.tmpfs],
+        "secrets": [{"target": s.target, "data": s.data.hex(), "mode": s.mode, "uid": s.uid, "gid": s.gid} for s in spec.secrets],
+        "shm_size": spec.shm_size,
+        "rlimits": [list(limit) for limit in spec.rlimits],
+        "timeout": spec.timeout,
+    }
+
+
+def _selects_file(overlay: Overlay, selector: str) -> bool:
+    """A guess for the stub's mount point; where it is wrong (links) the mount point is made in the upper and removed afterwards."""
+    for lower in overlay.lowers:
+        path = os.path.join(lower, selector.lstrip("/"))
+        if os.path.lexists(path):
+            return not os.path.isdir(path)
+    return False
+
+
+def _resolv_conf() -> str:
+    try:
+        return Path("/etc/resolv.conf").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
