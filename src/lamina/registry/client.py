@@ -138,7 +138,7 @@ class RegistryClient:
                     for piece in self._blob_from(reference, descriptor, got):
                         if got + len(piece) > descriptor.size:
                             raise RegistryProtocolError(
-                                f"{reference}: blob {descriptor.digest} is longer than the {descriptor.size} bytes of its descriptor"
+                                f"{reference}: blob {descriptor.digest} is longer than its descriptor's {descriptor.size} bytes"
                             )
                         writer.write(piece)
                         got += len(piece)

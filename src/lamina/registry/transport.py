@@ -97,9 +97,7 @@ class Transport:
         return is_loopback(host) or host in self.settings.plain_http
 
     @contextmanager
-    def request(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, *, retry: bool = True
-    ) -> Iterator[Response]:
+    def request(self, method: str, url: str, headers: Mapping[str, str] | None = None, *, retry: bool = True) -> Iterator[Response]:
         """The final answer after redirects, whatever its status (statuses that may go away are retried first). Closed on exit.
 
         Raises RegistryUnreachable, RegistryProtocolError (redirect loops, unsafe redirects, not HTTP).

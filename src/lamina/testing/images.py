@@ -1,4 +1,4 @@
-"""Base images for tests, made without docker and without lamina's own code: what is read must not come from the reader's author."""
+"""Base images for tests, made without docker and without lamina's own code: a reader is not tested by its own writer."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def simple_image(
     variant: str = "",
     config: Mapping[str, object] | None = None,
 ) -> SimpleImage:
-    """An OCI image over these layers. `compression`: "gzip", "zstd" or "" for plain. `config`: the config's own `config` object."""
+    """An OCI image over these layers. `compression`: "gzip", "zstd" or "" for plain. `config`: its `config` object."""
     layers = tuple(SimpleLayer(tar, _compressed(tar, compression), _LAYERS[compression]) for tar in tars)
     document: dict[str, object] = {
         "architecture": architecture,

@@ -7,9 +7,7 @@ from lamina.registry.challenge import Challenge, parse_challenges
 
 
 def test_docker_hub() -> None:
-    header = (
-        'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull,push"'
-    )
+    header = 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/alpine:pull,push"'
     (found,) = parse_challenges(header)
     assert found.scheme == "bearer"
     assert found.get("realm") == "https://auth.docker.io/token"

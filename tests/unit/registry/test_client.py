@@ -69,9 +69,7 @@ def test_resolve_by_platform(registry: MemoryRegistry, client: RegistryClient) -
     amd, arm = image("amd64"), image("arm64")
     for each in (amd, arm):
         serve(registry, "app", "", each)
-    index = index_of(
-        [(amd, {"os": "linux", "architecture": "amd64"}), (arm, {"os": "linux", "architecture": "arm64", "variant": "v8"})]
-    )
+    index = index_of([(amd, {"os": "linux", "architecture": "amd64"}), (arm, {"os": "linux", "architecture": "arm64", "variant": "v8"})])
     digest = registry.put_manifest("app", index, OCI_INDEX, "1")
     found = client.resolve(reference(registry), ARM)
     assert found.digest == arm.digest
@@ -191,9 +189,7 @@ def test_fetch_and_skip_what_is_there(registry: MemoryRegistry, client: Registry
 
 
 @pytest.mark.parametrize("no_range", [False, True])
-def test_torn_connections_are_continued(
-    registry: MemoryRegistry, client: RegistryClient, blobs: MemoryBlobs, no_range: bool
-) -> None:
+def test_torn_connections_are_continued(registry: MemoryRegistry, client: RegistryClient, blobs: MemoryBlobs, no_range: bool) -> None:
     data = bytes(range(256)) * 4096
     wanted = blob(registry, data)
     registry.faults.tear = [300_000, 300_000]
@@ -236,7 +232,7 @@ def test_wrong_size(registry: MemoryRegistry, client: RegistryClient, blobs: Mem
 def test_an_endless_blob(registry: MemoryRegistry, client: RegistryClient, blobs: MemoryBlobs) -> None:
     wanted = blob(registry, b"data")
     registry.faults.endless.add(wanted.digest)
-    with pytest.raises(RegistryProtocolError, match="longer than the 4 bytes"):
+    with pytest.raises(RegistryProtocolError, match="longer than its descriptor's 4 bytes"):
         client.fetch_blob(reference(registry), wanted, blobs)
 
 

@@ -75,9 +75,7 @@ def write_local(tree: FileTree, dest: Path) -> tuple[str, ...]:
         finally:
             os.close(handle)
     except OSError as error:
-        raise CannotWrite(
-            f"cannot write {error.filename if isinstance(error.filename, str) else dest}: {error.strerror}"
-        ) from error
+        raise CannotWrite(f"cannot write {error.filename if isinstance(error.filename, str) else dest}: {error.strerror}") from error
     return tuple(skipped)
 
 

@@ -28,8 +28,9 @@ class IncomingImage:
     names: tuple[str, ...] = ()
 
 
-def ingest_bytes(blobs: BlobStore, data: bytes) -> Digest:
-    with blobs.ingest() as writer:
+def ingest_bytes(blobs: BlobStore, data: bytes, expect: Digest | None = None) -> Digest:
+    """`expect` also says which algorithm the digest has (sha256 otherwise)."""
+    with blobs.ingest(expect) as writer:
         writer.write(data)
         return writer.commit()
 

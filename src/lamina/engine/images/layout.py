@@ -57,11 +57,7 @@ class Layout:
             found = list(entries) if len({d.digest for d in entries}) == 1 else []
             found = found or [d for d in entries if any(n == "latest" or n.endswith(":latest") for n in descriptor_names(d))]
         if not found:
-            asked = (
-                f"no image {digest or tag}"
-                if digest or tag
-                else ("several images and none called latest" if entries else "no images")
-            )
+            asked = f"no image {digest or tag}" if digest or tag else ("several images and none called latest" if entries else "no images")
             there = ", ".join(self.names()) or ", ".join(d.digest for d in entries)
             raise ImageNotFound(f"{self.files.label} has {asked}", hint=f"it has: {there[:400]}" if there else None)
         return found[0]
@@ -111,9 +107,7 @@ class Layout:
                     ingest_exactly(blobs, file, layer.digest, layer.size, f"{self.files.label}: layer {layer.digest}")
         config_digest = ingest_bytes(blobs, config)
         ingest_bytes(blobs, raw)
-        return IncomingImage(
-            raw, digest, manifest.media_type or OCI_MANIFEST, config, config_digest, tuple(manifest.layers), names
-        )
+        return IncomingImage(raw, digest, manifest.media_type or OCI_MANIFEST, config, config_digest, tuple(manifest.layers), names)
 
     def _absent(self, descriptor: Descriptor) -> bool:
         opened = self.files.open(blob_name(descriptor.digest))
@@ -139,9 +133,7 @@ def check_layers(label: str, manifest: Manifest) -> None:
     for layer in manifest.layers:
         kind = layer.media_type
         if "foreign" in kind or "nondistributable" in kind:
-            raise UnsupportedImage(
-                f"{label} has a layer that only its vendor may hand out ({kind}): it is not an image for Linux"
-            )
+            raise UnsupportedImage(f"{label} has a layer that only its vendor may hand out ({kind}): it is not an image for Linux")
         if "encrypted" in kind:
             raise UnsupportedImage(f"{label} has an encrypted layer ({kind})")
         if "tar" not in kind:

@@ -1,7 +1,7 @@
 """An image on its way out, and the three forms it can take: docker's archive, an OCI layout in a tar, an OCI layout directory.
 
 docker's archive is the hybrid that docker 25 and later write: manifest.json and repositories for those who read docker's form,
-an OCI layout over the same blobs for the others. Its layers are uncompressed, so `blobs/sha256/X` is a layer by its diffID and every
+an OCI layout over the same blobs for the others. Its layers are plain, so `blobs/sha256/X` is a layer by its diffID and every
 reader (docker load with either image store, podman, skopeo) finds what it expects. The same images are the same bytes.
 """
 

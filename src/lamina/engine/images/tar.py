@@ -37,7 +37,7 @@ class TarIndex:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.members: Mapping[str, Member] = _scan(file)
+        self.members: Mapping[str, Member] = scan(file)
 
     def find(self, name: str) -> Member | None:
         """The regular file of this name; links inside the archive are followed (docker save makes them), at most 8."""
@@ -86,7 +86,8 @@ class Window(io.RawIOBase):
         return len(data)
 
 
-def _scan(file: BinaryIO) -> dict[str, Member]:
+def scan(file: BinaryIO, most: int = _MAX_MEMBERS) -> dict[str, Member]:
+    """The members of a whole tar, from its headers. BadArchive when it is none, damaged, cut off or has more than `most`."""
     end = file.seek(0, io.SEEK_END)
     at = 0
     members: dict[str, Member] = {}
@@ -102,8 +103,8 @@ def _scan(file: BinaryIO) -> dict[str, Member]:
         if not _checksum_holds(header):
             raise BadArchive("this is not a tar archive" if at == 0 else f"the archive is damaged at byte {at}")
         seen += 1
-        if seen > _MAX_MEMBERS:
-            raise BadArchive(f"the archive has more than {_MAX_MEMBERS} members")
+        if seen > most:
+            raise BadArchive(f"the archive has more than {most} members")
         kind = header[156:157]
         size = _number(header[124:136])
         if kind not in b"xgLK" and "size" in extended:

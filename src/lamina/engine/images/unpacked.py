@@ -46,7 +46,7 @@ def plain_stream(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
     if head.startswith(_GZIP):
         from isal import igzip
 
-        plain: BinaryIO = cast(BinaryIO, igzip.IGzipFile(fileobj=raw, mode="rb"))
+        plain: BinaryIO = cast(BinaryIO, igzip.IGzipFile(fileobj=raw, mode="rb"))  # type: ignore[no-untyped-call]  # isal has no annotations
     elif head.startswith(_ZSTD):
         plain = cast(BinaryIO, _zstd(raw))
     else:
@@ -88,4 +88,4 @@ def _zstd(raw: IO[bytes]) -> IO[bytes]:
         from compression import zstd
     else:
         from backports import zstd
-    return zstd.ZstdFile(raw, "rb")
+    return cast(IO[bytes], zstd.ZstdFile(raw, "rb"))

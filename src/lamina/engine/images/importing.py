@@ -1,0 +1,223 @@
+"""Images into the store: pulled, loaded, built, or made from a root filesystem. The image's row comes last: it makes it visible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from lamina.engine.images.archive import load_archive, opened
+from lamina.engine.images.errors import BadArchive, UnsupportedImage
+from lamina.engine.images.incoming import CHUNK, IncomingImage, ingest_bytes
+from lamina.engine.images.layers import packed_size
+from lamina.engine.images.layout import Layout, check_layers, checked_config
+from lamina.engine.images.tar import scan
+from lamina.engine.images.unpacked import plain_stream
+from lamina.oci.config import History, ImageConfig, RootFs, encode_config
+from lamina.oci.digest import DiffId, Digest, LayerId, sha256
+from lamina.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest, encode_manifest
+from lamina.oci.platform import Platform
+from lamina.oci.reference import Reference
+from lamina.oci.selection import parse_checked
+from lamina.registry.client import OnBytes, RegistryClient, Resolved
+from lamina.registry.errors import RegistryProtocolError
+from lamina.store.local import LocalStore
+from lamina.store.refs import Image
+
+_ROOTFS_MEMBERS = 20_000_000
+
+
+def pull(
+    store: LocalStore,
+    client: RegistryClient,
+    reference: Reference,
+    platform: Platform,
+    *,
+    layers: bool = True,
+    names: Sequence[str] | None = None,
+    on_bytes: OnBytes | None = None,
+) -> Image:
+    """The image of `reference` into the store, under its own name unless `names` says otherwise; layers stay packed.
+
+    With layers=False only manifest and config come; `ensure_layer` fetches a layer when something needs it.
+    """
+    reference = reference.with_default_tag()
+    resolved = client.resolve(reference, platform)
+    incoming = fetch_head(store, client, resolved)
+    if layers:
+        client.fetch_blobs(reference, incoming.layers, store.blobs, on_bytes=on_bytes)
+    if names is None:
+        names = (str(reference),) if reference.tag and not reference.digest else ()
+    image = record(store, incoming, names)
+    store.facts.set_remote(str(reference), str(platform), resolved.top)
+    return image
+
+
+def fetch_head(store: LocalStore, client: RegistryClient, resolved: Resolved) -> IncomingImage:
+    """Manifest, index and config of what was resolved into the blobs, checked against each other."""
+    reference, manifest = resolved.reference, resolved.manifest
+    raw = client.fetch_config(reference, manifest.config)
+    try:
+        check_layers(str(reference), manifest)
+        config = checked_config(raw, str(reference))
+    except BadArchive as error:
+        raise RegistryProtocolError(error.message) from error
+    if len(config.diff_ids) != len(manifest.layers):
+        raise RegistryProtocolError(f"{reference}: the manifest has {len(manifest.layers)} layers, its config {len(config.diff_ids)}")
+    digest = ingest_bytes(store.blobs, raw, manifest.config.digest)
+    ingest_bytes(store.blobs, resolved.raw, resolved.digest)
+    if resolved.index_raw is not None:
+        ingest_bytes(store.blobs, resolved.index_raw, resolved.index_digest)
+    return IncomingImage(resolved.raw, resolved.digest, resolved.media_type, raw, digest, tuple(manifest.layers))
+
+
+def load(store: LocalStore, source: Path | BinaryIO, platform: Platform) -> tuple[Image, ...]:
+    """All images of an archive or layout directory, with the names that they have there. All of them, or none.
+
+    A name that is no reference (a bare tag of an OCI layout) is not taken over.
+    """
+    incoming = load_archive(source, store.blobs, platform, store.scratch())
+    named = [(each, [n for n in map(_full_name, each.names) if n]) for each in incoming]
+    return tuple(record(store, each, names) for each, names in named)
+
+
+def from_layout(store: LocalStore, path: Path, platform: Platform, *, tag: str = "", digest: Digest | None = None) -> Image:
+    """The image that `oci-layout://path[:tag|@digest]` means (a directory or a tar), into the store without a name."""
+    with opened(path, store.scratch()) as files:
+        layout = Layout(files)
+        return record(store, layout.take(layout.select(tag, digest), platform, store.blobs), ())
+
+
+def split_layout_reference(text: str) -> tuple[Path, str, Digest | None]:
+    """`path[:tag|@digest]` of an oci-layout:// reference. A colon belongs to a tag when no slash follows."""
+    from lamina.oci.digest import parse_digest
+
+    path, at, digest = text.rpartition("@")
+    if at and digest.startswith("sha"):
+        return Path(path), "", parse_digest(digest)
+    path, colon, tag = text.rpartition(":")
+    if colon and "/" not in tag and path:
+        return Path(path), tag, None
+    return Path(text), "", None
+
+
+def import_rootfs(
+    store: LocalStore,
+    source: BinaryIO,
+    config: ImageConfig,
+    names: Sequence[str] = (),
+    *,
+    label: str = "the archive",
+    comment: str = "",
+) -> Image:
+    """A root filesystem's tar (plain, gzip or zstd) becomes an image of one layer. `config`: everything but rootfs and history.
+
+    The tar is checked from end to end before anything names it: BadArchive when it is none, damaged or cut off.
+    """
+    if not (config.os and config.architecture):
+        raise ValueError("an image needs a platform")
+    size = 0
+    with plain_stream(source, label) as plain, store.blobs.ingest() as writer:
+        while piece := plain.read(CHUNK):
+            size += writer.write(piece)
+        layer = writer.commit()
+    with store.blobs.open(layer) as tar:
+        try:
+            found = scan(tar, _ROOTFS_MEMBERS)
+        except BadArchive as error:
+            raise BadArchive(f"{label}: {error.message}") from error
+    if not found:
+        raise BadArchive(f"{label} is empty")
+    history = History(created=config.created, created_by="lamina import", comment=comment or f"Imported from {label}")
+    config = msgspec.structs.replace(config, rootfs=RootFs(diff_ids=(DiffId(layer),)), history=(history,))
+    raw = encode_config(config)
+    manifest = built_manifest(raw, [(DiffId(layer), size)])
+    incoming = IncomingImage(
+        manifest,
+        ingest_bytes(store.blobs, manifest),
+        OCI_MANIFEST,
+        raw,
+        ingest_bytes(store.blobs, raw),
+        (Descriptor(media_type=OCI_LAYER, digest=layer, size=size),),
+    )
+    return record(store, incoming, names)
+
+
+def built_manifest(config: bytes, layers: Sequence[tuple[DiffId, int]]) -> bytes:
+    """The manifest of an image built here: its layers as plain tars (diffID, bytes), which are blobs only once packed."""
+    descriptors = tuple(Descriptor(media_type=OCI_LAYER, digest=Digest(diff_id), size=size) for diff_id, size in layers)
+    head = Descriptor(media_type=OCI_CONFIG, digest=sha256(config), size=len(config))
+    return encode_manifest(Manifest(schema_version=2, media_type=OCI_MANIFEST, config=head, layers=descriptors))
+
+
+def record_built(
+    store: LocalStore,
+    config: bytes,
+    layers: Sequence[tuple[LayerId, DiffId]],
+    names: Sequence[str],
+    known: Mapping[DiffId, int] | None = None,
+) -> Image:
+    """An image whose layers are in the store: config and manifest become blobs, layers stay what they are.
+
+    `known`: sizes of the tars of some layers (a base image's plain blobs, those counted while they were hashed); the others are
+    measured by packing them once more. Until its layers are blobs the image is not listed in the store's index.json.
+    """
+    sizes = dict(known or {})
+    for layer, diff_id in layers:
+        if diff_id not in sizes:
+            blob = Digest(diff_id)
+            sizes[diff_id] = packed_size(store, layer) if store.blobs.missing([blob]) else store.blobs.size(blob)
+    raw = built_manifest(config, [(diff_id, sizes[diff_id]) for _, diff_id in layers])
+    parsed = parse_checked(raw)
+    assert isinstance(parsed, Manifest)
+    config_digest = ingest_bytes(store.blobs, config)
+    manifest = ingest_bytes(store.blobs, raw)
+    incoming = IncomingImage(raw, manifest, OCI_MANIFEST, config, config_digest, parsed.layers)
+    return record(store, incoming, names, tuple(layer for layer, _ in layers))
+
+
+def record(store: LocalStore, incoming: IncomingImage, names: Sequence[str], layers: tuple[LayerId, ...] | None = None) -> Image:
+    """Make the image visible. Its size is that of its packed layers: what is inside is known once they are unpacked."""
+    config = checked_config(incoming.config, "the image")
+    if config.os not in ("", "linux"):
+        raise UnsupportedImage(f"an image for {config.os} cannot be used here")
+    platform = Platform(config.os or "linux", config.architecture or "amd64", config.variant).normalised()
+    image = Image(
+        id=incoming.config_digest,
+        manifest=incoming.manifest_digest,
+        platform=str(platform),
+        created=_seconds(config.created, store.now()),
+        size=sum(layer.size for layer in incoming.layers),
+        layers=tuple(LayerId(diff_id) for diff_id in config.diff_ids) if layers is None else layers,
+        blobs=tuple(layer.digest for layer in incoming.layers),
+        names=tuple(names),
+    )
+    store.images.put(image)
+    return image
+
+
+def _full_name(name: str) -> str | None:
+    """A reference with a tag, normalised; None for a bare tag such as `latest` or for what is no reference."""
+    from lamina.diagnostics.errors import LaminaError
+
+    if ":" not in name.rpartition("/")[2]:
+        return None
+    try:
+        reference = Reference.parse(name)
+    except LaminaError:
+        return None
+    return None if reference.digest else str(reference)
+
+
+def _seconds(created: str | None, otherwise: float) -> float:
+    from datetime import UTC, datetime
+
+    if not created:
+        return otherwise
+    try:
+        found = datetime.fromisoformat(created)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return otherwise
