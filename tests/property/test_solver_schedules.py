@@ -42,12 +42,12 @@ class World:
         chance = self.random.random
         self.nodes: list[Dot] = []
         for number in range(size):
-            inputs = self.random.sample(self.nodes, min(len(self.nodes), self.random.choice([0, 1, 1, 2, 3])))
+            inputs = self.random.sample(self.nodes, min(len(self.nodes), self.random.choice([0, 0, 1, 1, 2, 3])))
             self.nodes.append(Dot(str(number), (*inputs, None) if chance() < 0.1 else tuple(inputs)))
         self.pure = {n.name for n in self.nodes if chance() < 0.2}
         self.needs = {n.name for n in self.nodes if chance() < 0.2}
-        self.twin = {n.name: self.random.choice(["A", "B"]) for n in self.nodes if not n.inputs and chance() < 0.5}
-        self.known = {n.name for n in self.nodes if chance() < 0.6}
+        self.twin = {n.name: self.random.choice(["A", "B"]) for n in self.nodes if chance() < 0.6}
+        self.known = {n.name for n in self.nodes if chance() < 0.4}
         self.gone = {n.name for n in self.nodes if chance() < 0.5}
         self.unstable = {n.name for n in self.nodes if chance() < 0.5}
         self.broken = {n.name for n in self.nodes if fail and chance() < 0.1}
@@ -131,21 +131,19 @@ class World:
                 return Found(node, result)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    size=st.integers(1, 14),
+    size=st.integers(1, 14).map(lambda n: 15 - n),
     jobs=st.integers(1, 3),
-    fail=st.booleans(),
-    plan=st.booleans(),
+    fail=st.sampled_from([False, False, True]),
+    plan=st.sampled_from([False, False, False, True]),
     present=st.booleans(),
     cancel_after=st.none() | st.integers(0, 20),
 )
-def test_every_schedule_ends(
-    seed: int, size: int, jobs: int, fail: bool, plan: bool, present: bool, cancel_after: int | None
-) -> None:
+def test_every_schedule_ends(seed: int, size: int, jobs: int, fail: bool, plan: bool, present: bool, cancel_after: int | None) -> None:
     world = World(seed, size, jobs, fail=fail, plan=plan)
-    targets = tuple(world.random.sample(world.nodes, world.random.randint(1, min(3, size))))
+    targets = tuple(world.random.sample(world.nodes, world.random.randint(1, (size + 1) // 2)))
     world.take(world.machine.handle(Want(targets, present)))
     steps = 0
     while world.outcome is None:
