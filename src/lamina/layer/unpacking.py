@@ -17,6 +17,7 @@ from lamina.layer.links import follow
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from tarfile import TarFile, TarInfo
+    from types import ModuleType
 
 _XATTR = "SCHILY.xattr."
 
@@ -142,10 +143,14 @@ def _tar(data: BinaryIO) -> Iterator[TarFile]:
     import tarfile
     import zlib
 
+    faults: tuple[type[Exception], ...] = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OSError)
+    plain = _plain(data)
+    if type(plain).__name__ == "ZstdFile":
+        faults = (*faults, _zstd().ZstdError)
     try:
-        with tarfile.open(fileobj=_plain(data), mode="r|", errorlevel=2, encoding="utf-8", errors="surrogateescape") as archive:
+        with tarfile.open(fileobj=plain, mode="r|", errorlevel=2, encoding="utf-8", errors="surrogateescape") as archive:
             yield archive
-    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OSError) as error:
+    except faults as error:
         raise CopyFailed(f"cannot unpack the archive: {error}") from error
 
 
@@ -166,12 +171,14 @@ def _plain(data: BinaryIO) -> BinaryIO:
 
             return cast(BinaryIO, lzma.LZMAFile(data))
         case "zstd":
-            if sys.version_info >= (3, 14):
-                from compression import zstd
-            else:
-                from backports import zstd
-            return cast(BinaryIO, zstd.ZstdFile(data))
+            return cast(BinaryIO, _zstd().ZstdFile(data))
     return data
+
+
+def _zstd() -> ModuleType:
+    from importlib import import_module
+
+    return import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 
 def _compression(head: bytes) -> str:

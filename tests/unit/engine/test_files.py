@@ -15,12 +15,13 @@ import pytest
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.dockerfile.ignore import IgnoreRules
-from lamina.engine.runners.files import UnknownOwner, owner_ids, run_file_op, write_file_op
+from lamina.engine.runners.files import owner_ids, run_file_op, write_file_op
 from lamina.graph.ops import CopyAction, FileAction, FileOp, MkdirAction, MkfileAction, Owner
 from lamina.layer.context import ContextTree
 from lamina.layer.copying import CopyFailed
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour
+from lamina.layer.owners import UnknownOwner
 from lamina.testing.trees import MemoryTree
 
 
@@ -225,7 +226,10 @@ def test_add_unpacks(squeeze: type[bytes]) -> None:
     assert out.entries[b"u/v/s"].link == b"/q"
 
 
-@pytest.mark.parametrize("data", [b"", b"plain", gzip.compress(b"not a tar"), b"\0" * 10240, b"\x1f\x8b\x08broken"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"plain", gzip.compress(b"not a tar"), b"\0" * 10240, b"\x1f\x8b\x08broken", b"\x28\xb5\x2f\xfdbroken", b"BZhx", b"\xfd7zXZ\0x"],
+)
 def test_add_copies_what_is_no_archive(data: bytes) -> None:
     out = run(copy("f", "/u", unpack=True), tree=MemoryTree().file("f", data))
     assert out.bytes[b"u"] == data

@@ -7,23 +7,16 @@ from io import BytesIO
 from pathlib import Path
 from time import time
 
-from lamina.diagnostics.errors import LaminaError
 from lamina.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction, Owner
 from lamina.layer.copying import CopyFailed, Ids, LayerWriter, Reuse, Target, copy, prepare
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour
 from lamina.layer.modes import ModeRule
+from lamina.layer.owners import look_up
 from lamina.layer.selection import Excluded, Selection, select
 from lamina.layer.tree import FileTree
 from lamina.layer.unpacking import is_archive, unpack
 from lamina.layer.writer import EntryWriter
-
-
-class UnknownOwner(LaminaError):
-    """A name given to --chown (or USER, for WORKDIR) that the image's passwd or group does not have."""
-
-    code = "copy/unknown-owner"
-
 
 Exclusion = Callable[[tuple[str, ...]], Excluded | None]
 
@@ -67,12 +60,12 @@ def run_file_op(
     """Write what `op` changes upon `root` (None = empty) into the new layer directory `out` (its `diff` and side table).
 
     `inputs[i]` is the tree of input i (input 0 unused). `now` (seconds) dates folders and files that have no date of their own.
-    Nothing of `root` is changed. On an error `out` is half-written and must be thrown away. Raises CopyFailed, SourceNotFound …
+    Nothing of `root` is changed. On an error `out` is half-written and must be thrown away. Raises CopyFailed, SourceNotFound, UnknownOwner …
     """
     try:
+        (out / "diff").mkdir(exist_ok=True)
         with EntryWriter(out, flavour) as writer:
             write_file_op(op, root, inputs, writer, now=time() if now is None else now, excluded=excluded, reuse=reuse)
-            writer.finish()
     except OSError as error:
         raise CopyFailed(f"cannot write the files of this step: {error.strerror or error}") from error
 
@@ -104,41 +97,7 @@ def write_file_op(
 
 def owner_ids(owner: Owner | None, root: FileTree | None) -> Ids | None:
     """Numbers for names, by the passwd and group of the filesystem that is written upon. UnknownOwner for a name it lacks."""
-    if owner is None:
-        return None
-    uid, gid = 0, 0
-    if owner.user.isdecimal():
-        uid = gid = int(owner.user)
-    elif owner.user:
-        fields = _account(root, b"etc/passwd", owner.user, 4)
-        if fields is None:
-            raise UnknownOwner(f"there is no user {owner.user!r} in the image's /etc/passwd", hint="make the user first, or give a number")
-        uid, gid = int(fields[2]), int(fields[3])
-    if owner.group:
-        if owner.group.isdecimal():
-            gid = int(owner.group)
-        else:
-            fields = _account(root, b"etc/group", owner.group, 3)
-            if fields is None:
-                raise UnknownOwner(
-                    f"there is no group {owner.group!r} in the image's /etc/group", hint="make the group first, or give a number"
-                )
-            gid = int(fields[2])
-    return uid, gid
-
-
-def _account(root: FileTree | None, path: bytes, name: str, wanted: int) -> list[str] | None:
-    where = root.resolve(path) if root is not None else None
-    entry = root.entry(where) if root is not None and where is not None else None
-    if root is None or where is None or entry is None or entry.kind not in (Kind.FILE, Kind.HARDLINK):
-        return None
-    with root.open(where) as data:
-        text = data.read(1 << 24).decode("utf-8", "surrogateescape")
-    for line in text.splitlines():
-        fields = line.split(":")
-        if fields[0] == name and len(fields) >= wanted and all(field.isdecimal() for field in fields[2:wanted]):
-            return fields
-    return None
+    return None if owner is None else look_up(root, owner.user or "0", owner.group or None)
 
 
 def _copy(target: Target, action: CopyAction, selection: Selection, owner: Ids | None, reuse: Reuse | None) -> None:
