@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from lamina.cache.record import CacheKey, Place, Record
-from lamina.store.database import Database, Value
+from lamina.store.database import Database
 
 Fate = Literal["forgotten", "evicted", "expired"]
 _CHUNK = 500  # SQLite's default limit of variables is 999
@@ -80,27 +80,26 @@ class LocalRecords:
             )
 
     def neighbours(self, place: Place, limit: int = 8) -> Sequence[Record]:
-        """Nearest first: same Dockerfile, stage and position; then same stage and text; then same text; each newest first.
+        """Same Dockerfile, stage and position first; then same text, those of the same stage before others; each newest first.
 
+        Each kind gets its share: an instruction that moved is found by its text although another one stands at its place now.
         Tombstones count too: they are what a step is compared with after `cache forget`.
         """
-        text = _text(place.text)
-        found: dict[str, Record] = {}
-        questions: tuple[tuple[str, tuple[Value, ...]], ...] = (
-            ("dockerfile=? AND stage=? AND position=?", (place.dockerfile, place.stage, place.position)),
-            ("text=? AND stage=?", (text, place.stage)),
-            ("text=?", (text,)),
+        spot = (place.dockerfile, place.stage, place.position)
+        there = self._database.all(
+            _Doc,
+            "SELECT id, doc FROM records WHERE dockerfile=? AND stage=? AND position=? ORDER BY created DESC, id LIMIT ?",
+            (*spot, limit),
         )
-        for number, (condition, values) in enumerate(questions):
-            # An instruction that moved is found by its text although others stood at its place often.
-            room = limit if number else limit - limit // 3
-            query = f"SELECT id, doc FROM records WHERE {condition} ORDER BY created DESC, id LIMIT ?"
-            for row in self._database.all(_Doc, query, (*values, limit)):
-                if row.id not in found and len(found) < room:
-                    record = self._decode(row.doc)
-                    if record is not None:
-                        found[row.id] = record
-        return list(found.values())
+        alike = self._database.all(
+            _Doc,
+            "SELECT id, doc FROM records WHERE text=? AND NOT (dockerfile=? AND stage=? AND position=?) "
+            "ORDER BY stage=? DESC, created DESC, id LIMIT ?",
+            (_text(place.text), *spot, place.stage, limit),
+        )
+        share = max(limit - len(alike), (limit + 1) // 2)
+        decoded = (self._decode(row.doc) for row in (there[:share] + alike)[:limit])
+        return [record for record in decoded if record is not None]
 
     def forget(self, keys: Sequence[CacheKey]) -> int:
         """These keys' records are not found again, also when the same record is published once more."""
@@ -136,17 +135,13 @@ class LocalRecords:
         if used:
             now = self._now()
             with self._database.write() as transaction:
-                transaction.many(
-                    "UPDATE records SET last_used=? WHERE id=? AND last_used<?", [(now, one, now) for one in sorted(used)]
-                )
+                transaction.many("UPDATE records SET last_used=? WHERE id=? AND last_used<?", [(now, one, now) for one in sorted(used)])
 
     def _bury(self, keys: Sequence[CacheKey], fate: Fate) -> int:
         count = 0
         with self._database.write() as transaction:
             for chunk in _chunks(list(dict.fromkeys(keys))):
-                count += transaction.run(
-                    f"UPDATE records SET fate=? WHERE fate IS NULL AND key IN ({_marks(chunk)})", (fate, *chunk)
-                )
+                count += transaction.run(f"UPDATE records SET fate=? WHERE fate IS NULL AND key IN ({_marks(chunk)})", (fate, *chunk))
         return count
 
     def _decode(self, doc: bytes) -> Record | None:

@@ -19,7 +19,7 @@ class MemoryRecordCache:
 
     def publish(self, record: Record) -> None:
         records = self._records.setdefault(record.key, [])
-        if record not in records:
+        if record not in records and record not in self._forgotten.get(record.key, ()):
             records.append(record)
 
     def neighbours(self, place: Place, limit: int = 8) -> Sequence[Record]:
@@ -27,7 +27,8 @@ class MemoryRecordCache:
         same_place = [r for r in records if _spot(r.place) == _spot(place)]
         same_text = [r for r in records if r.place.text == place.text and _spot(r.place) != _spot(place)]
         # Each kind gets its share: an instruction that moved is found by its text although another stands at its place now.
-        half = max(limit - len(same_text), limit // 2)
+        same_text.sort(key=lambda record: record.place.stage != place.stage)
+        half = max(limit - len(same_text), (limit + 1) // 2)
         return (same_place[:half] + same_text)[:limit]
 
     def forget(self, keys: Sequence[CacheKey]) -> int:

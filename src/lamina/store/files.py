@@ -31,6 +31,6 @@ def replace(path: Path, data: bytes, temporary: Path) -> None:
 def boot_id() -> str:
     """Changes with every start of the kernel; empty where it cannot be read."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode().strip()
     except OSError:
         return ""

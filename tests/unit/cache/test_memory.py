@@ -1,9 +1,17 @@
 import msgspec
+import pytest
 
 from lamina.cache.memory import MemoryRecordCache
 from lamina.cache.protocols import RecordCache
 from lamina.cache.record import CacheKey, KeyParts, Place, Record
 from lamina.oci.digest import StateId
+from lamina.testing.conformance.recordcache import RecordCacheSuite
+
+
+class TestMemoryRecordCache(RecordCacheSuite):
+    @pytest.fixture
+    def records(self) -> RecordCache:
+        return MemoryRecordCache()
 
 
 def record(key: str = "k", *, created: float = 1.0, position: int = 1, text: str = "RUN x") -> Record:

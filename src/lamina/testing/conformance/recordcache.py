@@ -86,6 +86,13 @@ class RecordCacheSuite:
         found = records.neighbours(Place("Dockerfile", "build", 1, 2, "RUN make"), limit=1)
         assert [one.key for one in found] == [key(2)]
 
+    def test_an_instruction_that_moved_is_found_although_another_stands_at_its_place(self, records: RecordCache) -> None:
+        for number in range(10):
+            records.publish(record(number, created=10.0 + number, text="RUN other"))
+        records.publish(record(11, created=1.0, position=5))
+        found = records.neighbours(Place("Dockerfile", "build", 1, 2, "RUN make"), limit=4)
+        assert [one.key for one in found] == [key(9), key(8), key(7), key(11)]
+
     def test_neighbours_keep_to_the_limit(self, records: RecordCache) -> None:
         for number in range(12):
             records.publish(record(number, created=float(number)))
