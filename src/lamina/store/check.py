@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lamina.oci.digest import Digest, LayerId
 from lamina.store.errors import BadName, border
-from lamina.store.layers import LayerRow, measure
+from lamina.store.layers import LayerRow, agrees, measure
 from lamina.store.layout import Layout, digest_of, layer_of
 from lamina.store.leases import live
 from lamina.store.local import LocalStore
@@ -102,8 +102,8 @@ class _Check:
         folder = self._layout.layer(row.id)
         if not (folder / "diff").is_dir():
             return "check/layer-missing", f"the folder of layer {row.id} is not here"
-        entries, size = measure(folder / "diff")
-        if (entries, size) != (row.entries, row.size):
+        if not agrees(row, folder / "diff"):
+            entries, size = measure(folder / "diff")
             return (
                 "check/layer-damaged",
                 f"the layer {row.id} has {entries} names with {size} bytes; it was made with {row.entries} and {row.size}",

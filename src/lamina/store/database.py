@@ -26,7 +26,7 @@ _BUSY = 10.0
 _SCHEMA = """
 CREATE TABLE layers (
   id TEXT PRIMARY KEY, size INTEGER NOT NULL, entries INTEGER NOT NULL, diff TEXT, diff_id TEXT, blob TEXT,
-  created REAL NOT NULL, last_used REAL NOT NULL, boot TEXT
+  created REAL NOT NULL, last_used REAL NOT NULL, boot TEXT, packed INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX layers_diff_id ON layers(diff_id);
 CREATE TABLE images (

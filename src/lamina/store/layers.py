@@ -23,6 +23,7 @@ from lamina.store.layout import Layout
 from lamina.store.leases import Lease
 from lamina.store.removal import remove
 
+UNKNOWN = -1
 _CHUNK = 500  # SQLite's default limit of variables is 999
 
 
@@ -38,6 +39,7 @@ class LayerRow(msgspec.Struct, frozen=True, array_like=True):
     created: float  # seconds since the epoch
     last_used: float
     boot: str | None  # written under this boot and not known to have reached the disk
+    packed: int | None = None  # bytes of its tar, known once the diffID is
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Layers:
                     trash = self._layout.tmp / self._lease.name()
                     target.rename(trash)
                 transaction.run(
-                    "INSERT OR REPLACE INTO layers VALUES (?,?,?,?,?,?,?,?,?)",
+                    "INSERT OR REPLACE INTO layers VALUES (?,?,?,?,?,?,?,?,?,NULL)",
                     (layer, *measured, facts.diff, facts.diff_id, facts.blob, now, now, self._this_boot()),
                 )
                 active.upper.parent.rename(target)
@@ -193,8 +195,11 @@ class Layers:
         """A layer whose tar has this diffID, whatever its name."""
         return self._database.first(LayerRow, "SELECT * FROM layers WHERE diff_id=? OR id=? LIMIT 1", (diff_id, diff_id))
 
-    def set_diff_id(self, layer: LayerId, diff_id: DiffId) -> None:
+    def set_diff_id(self, layer: LayerId, diff_id: DiffId, packed: int | None = None) -> None:
+        """`packed`: bytes of the layer's tar, which whoever hashed it has counted."""
         self._set(layer, "diff_id", diff_id)
+        if packed is not None:
+            self._set(layer, "packed", packed)
 
     def set_diff(self, layer: LayerId, diff: str) -> None:
         """Record the digest of the normalised diff of a layer that came from elsewhere."""
@@ -212,7 +217,7 @@ class Layers:
             with self._database.write() as transaction:
                 transaction.many("UPDATE layers SET last_used=? WHERE id=? AND last_used<?", [(now, layer, now) for layer in used])
 
-    def _set(self, layer: LayerId, column: str, value: str | None) -> None:
+    def _set(self, layer: LayerId, column: str, value: str | int | None) -> None:
         with self._database.write() as transaction:
             transaction.run(f"UPDATE layers SET {column}=? WHERE id=?", (value, layer))
 
@@ -223,7 +228,7 @@ class Layers:
 
     def _survived(self, row: LayerRow) -> bool:
         """Whether a layer written before the machine's last start is all there; asked once per layer."""
-        if measure(self._layout.layer(row.id) / "diff") != (row.entries, row.size):
+        if not agrees(row, self._layout.layer(row.id) / "diff"):
             return False
         with self._database.write() as transaction:
             transaction.run("UPDATE layers SET boot=NULL WHERE id=?", (row.id,))
@@ -233,14 +238,16 @@ class Layers:
 def measure(folder: Path) -> tuple[int, int]:
     """(names below `folder`, bytes in its regular files). A file with several names counts once per name. Follows nothing.
 
-    What is in a folder that we may not read (rung "none", as an ordinary user) is left out.
+    With a folder that we may not read (an ordinary user outside of a user namespace) the names are UNKNOWN, the bytes what was seen.
     """
     entries = size = 0
+    unknown = False
     queue = [os.fsencode(folder)]
     while queue:
         try:
             found = os.scandir(queue.pop())
         except PermissionError:
+            unknown = True
             continue
         with found:
             for entry in found:
@@ -249,4 +256,10 @@ def measure(folder: Path) -> tuple[int, int]:
                     queue.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
                     size += entry.stat(follow_symlinks=False).st_size
-    return entries, size
+    return UNKNOWN if unknown else entries, size
+
+
+def agrees(row: LayerRow, folder: Path) -> bool:
+    """Whether names and bytes on disk are those that the row was made with, as far as both could be counted."""
+    entries, size = measure(folder)
+    return UNKNOWN in (entries, row.entries) or (entries, size) == (row.entries, row.size)

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lamina.layer.flavour import Flavour
 from lamina.oci.digest import DiffId, Digest, LayerId
+from lamina.store.check import check
 from lamina.store.errors import BadName
 from lamina.store.layers import LayerFacts, measure
 from lamina.store.local import LocalStore
+from lamina.store.protocols import StoreError
+from lamina.store.removal import remove
 
 ONE = LayerId("diff:" + "1" * 64)
 TWO = LayerId("sha256:" + "2" * 64)
@@ -145,3 +150,41 @@ def test_measure_follows_nothing(tmp_path: Path) -> None:
     (tmp_path / "tree" / "loop").symlink_to("..")
     os.mkfifo(tmp_path / "tree" / "fifo")
     assert measure(tmp_path / "tree") == (5, 10)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that other users reach (pytest's own are closed to them)."""
+    place = Path(tempfile.mkdtemp())
+    yield place
+    remove(place)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_folders_that_may_not_be_read_are_not_counted_against_a_layer(open_place: Path) -> None:
+    os.chown(open_place, 12345, 12345)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setgroups([])
+            os.setresgid(12345, 12345, 12345)
+            os.setresuid(12345, 12345, 12345)
+            with LocalStore.open(open_place, Flavour("plain"), now=lambda: 1.0) as store:
+                active = store.layers.begin()
+                (active.upper / "closed").mkdir()
+                (active.upper / "closed" / "file").write_bytes(b"x")
+                (active.upper / "closed").chmod(0)
+                (active.work / "work").mkdir(mode=0)
+                path = store.layers.commit(active, ONE, LayerFacts())
+                another_boot(store)
+                code = 0 if store.layers.path(ONE) == path else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    with pytest.raises(StoreError):
+        LocalStore.open(open_place, Flavour("plain"), now=lambda: 1.0)  # theirs, not ours
+    os.chown(open_place, 0, 0)
+    with LocalStore.open(open_place, Flavour("plain"), now=lambda: 1.0) as store:
+        assert check(store) == []  # root sees more than the row says, and that is no damage
