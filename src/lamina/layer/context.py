@@ -13,23 +13,31 @@ import stat
 import time
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import msgspec
 
-from lamina.diagnostics.errors import LaminaError
 from lamina.layer import merkle
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.links import clean, follow
+from lamina.layer.links import follow
 from lamina.layer.modes import ModeRule
+from lamina.layer.reading import (
+    CHUNK,
+    ContextChanged,
+    ContextUnreadable,
+    Facts,
+    digest_file,
+    facts_of,
+    node_now,
+    plain,
+    read_xattrs,
+    show,
+)
 from lamina.layer.statcache import FolderRecord, Node, StatCache, Summary, decode_nodes, encode_nodes
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_CHUNK = 1 << 20
-_facts = attrgetter("st_mode", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 _pack = msgspec.msgpack.Encoder().encode
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -39,20 +47,6 @@ _KINDS = {
     stat.S_IFCHR: Kind.CHARACTER,
     stat.S_IFBLK: Kind.BLOCK,
 }
-Facts = tuple[int, int, int, int, int, int]
-
-
-class ContextUnreadable(LaminaError):
-    """A file or folder of the context cannot be read; the message names it."""
-
-    code = "context/unreadable"
-    default_exit = 66
-
-
-class ContextChanged(LaminaError):
-    """A file of the context was changed between the moment its digest was taken and its use."""
-
-    code = "context/changed"
 
 
 class IgnoreFolder(Protocol):
@@ -143,21 +137,21 @@ class ContextTree:
         """A descriptor of a regular file whose bytes are those that content() digested; the caller closes it."""
         node = self._node(path)
         if node is None or not stat.S_ISREG(node.mode):
-            raise ContextUnreadable(f"{_show(path)} is not a file of the build context")
+            raise ContextUnreadable(f"{show(path)} is not a file of the build context")
         fd = self._open_below(path, _FILE)
-        if not node.same_stat(_fresh(node.name, os.fstat(fd))):
+        if not node.same_stat(node_now(node.name, os.fstat(fd))):
             os.close(fd)
-            raise ContextChanged(f"{_show(path)} was changed while the build ran", hint="run the build again")
+            raise ContextChanged(f"{show(path)} was changed while the build ran", hint="run the build again")
         return fd
 
     def content(self, path: bytes) -> str:
         node = self._node(path)
         if node is None or not stat.S_ISREG(node.mode):
-            raise ContextUnreadable(f"{_show(path)} is not a file of the build context")
+            raise ContextUnreadable(f"{show(path)} is not a file of the build context")
         if not node.digest:
             self._touch(path.rpartition(b"/")[0])
             fd = self._open_below(path, _FILE)
-            _digest(fd, node)
+            digest_file(fd, node)
         return node.digest.hex()
 
     # -- beyond FileTree
@@ -217,7 +211,7 @@ class ContextTree:
                 self._held = parent, self._open_folder(parent)
             return os.open(name, flags, dir_fd=self._held[1])
         except OSError as error:
-            raise ContextUnreadable(f"cannot read {_show(path)} of the build context: {error.strerror}") from error
+            raise ContextUnreadable(f"cannot read {show(path)} of the build context: {error.strerror}") from error
 
     def _open_folder(self, path: bytes) -> int:
         fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -241,19 +235,19 @@ class ContextTree:
             with os.scandir(where) as names:
                 for name in names:
                     try:
-                        values = _facts(name.stat(follow_symlinks=False))
+                        values = facts_of(name.stat(follow_symlinks=False))
                     except FileNotFoundError:
                         continue
                     add(name.name)
                     add(values)
-            signature = sha256(_plain(facts)).digest()
+            signature = sha256(plain(facts)).digest()
             record = self._cache.get(path)
             if record is not None and record.signature == signature and not record.racy:
                 folder = _Folder(facts, signature, record, None)
             else:
                 folder = _Folder(facts, signature, None, self._renew(path, facts, record, where))
         except OSError as error:
-            raise ContextUnreadable(f"cannot read {_show(path)} of the build context: {error.strerror}") from error
+            raise ContextUnreadable(f"cannot read {show(path)} of the build context: {error.strerror}") from error
         finally:
             if own:
                 os.close(where)
@@ -365,7 +359,7 @@ class ContextTree:
             self._touch(path.rpartition(b"/")[0])
             fd = self._open_below(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                node.xattrs = _read_xattrs(b"/proc/self/fd/%d" % fd) if not stat.S_ISLNK(node.mode) else ()
+                node.xattrs = read_xattrs(b"/proc/self/fd/%d" % fd) if not stat.S_ISLNK(node.mode) else ()
             finally:
                 os.close(fd)
         return node.xattrs
@@ -390,7 +384,7 @@ class ContextTree:
             try:
                 below.append((name, self._digest_folder(base + name, sub, inner, rule)))
             except OSError as error:
-                raise ContextUnreadable(f"cannot read {_show(base + name)} of the build context: {error.strerror}") from error
+                raise ContextUnreadable(f"cannot read {show(base + name)} of the build context: {error.strerror}") from error
             finally:
                 os.close(sub)
         return merkle.folder_digest(head, summary.leaves, below)
@@ -422,74 +416,24 @@ class ContextTree:
             kind = stat.S_IFMT(node.mode)
             try:
                 if node.xattrs is None:
-                    node.xattrs = () if kind == stat.S_IFLNK else _read_xattrs(place + name)
+                    node.xattrs = () if kind == stat.S_IFLNK else read_xattrs(place + name)
                 if kind == stat.S_IFREG and not node.digest:
                     file = os.open(name, _FILE, dir_fd=fd)
-                    if node.size >= _CHUNK:
+                    if node.size >= CHUNK:
                         large.append((file, node))
                     else:
-                        _digest(file, node)
+                        digest_file(file, node)
             except OSError as error:
                 where = path + b"/" + name if path else name
-                raise ContextUnreadable(f"cannot read {_show(where)} of the build context: {error.strerror}") from error
+                raise ContextUnreadable(f"cannot read {show(where)} of the build context: {error.strerror}") from error
         if len(large) == 1:
-            _digest(*large[0])
+            digest_file(*large[0])
         elif large:
             from concurrent.futures import ThreadPoolExecutor
 
             with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-                list(pool.map(lambda job: _digest(*job), large))
-
-
-def _digest(fd: int, node: Node) -> None:
-    """Read a file to its end, close it, and note digest and stat as they are now."""
-    try:
-        hasher = sha256()
-        data = os.read(fd, _CHUNK if node.size >= _CHUNK else node.size + 1)
-        while data:
-            hasher.update(data)
-            data = os.read(fd, _CHUNK)
-        now = _fresh(node.name, os.fstat(fd))
-    finally:
-        os.close(fd)
-    if not node.same_stat(now):
-        raise ContextChanged(f"{_show(node.name)} was changed while it was read", hint="run the build again")
-    node.digest = hasher.digest()
-
-
-def _fresh(name: bytes, found: os.stat_result) -> Node:
-    return Node(name, *_facts(found))
-
-
-def _plain(facts: list[str | Facts]) -> bytes:
-    try:
-        return _pack(facts)
-    except UnicodeEncodeError:
-        return _pack([os.fsencode(item) if isinstance(item, str) else item for item in facts])
-
-
-def _read_xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """Those that count; () where the filesystem has none or will not say."""
-    try:
-        names = os.listxattr(path)
-    except OSError:
-        return ()
-    if not names:
-        return ()
-    found: list[tuple[bytes, bytes]] = []
-    for text in names:
-        name = os.fsencode(text)
-        if merkle.counted_xattr(name):
-            try:
-                found.append((name, os.getxattr(path, text)))
-            except OSError:
-                continue
-    return tuple(sorted(found))
+                list(pool.map(lambda job: digest_file(*job), large))
 
 
 def _decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
-
-
-def _show(path: bytes) -> str:
-    return clean(path).decode("utf-8", "backslashreplace") or "."

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from lamina.layer import context as context_module
-from lamina.layer.context import ContextChanged, ContextTree, ContextUnreadable, IgnoreFolder
+from lamina.layer import reading
+from lamina.layer.context import ContextTree, IgnoreFolder
 from lamina.layer.entry import Kind
+from lamina.layer.reading import ContextChanged, ContextUnreadable
 from lamina.layer.selection import SourceNotFound, select
 from lamina.layer.statcache import RACY, Node, StatCache
 
@@ -67,13 +69,13 @@ def later(monkeypatch: pytest.MonkeyPatch, nanoseconds: int = 10 * RACY) -> None
 
 
 def watch_reads(monkeypatch: pytest.MonkeyPatch, read: list[bytes]) -> None:
-    real = context_module._digest
+    real = reading.digest_file
 
     def noted(fd: int, node: Node) -> None:
         read.append(node.name)
         real(fd, node)
 
-    monkeypatch.setattr(context_module, "_digest", noted)
+    monkeypatch.setattr(context_module, "digest_file", noted)
 
 
 def test_shape(root: Path) -> None:
@@ -174,7 +176,7 @@ def test_warm_equals_cold(root: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     digest = whole(cold)
     cold.save()
     read: list[bytes] = []
-    monkeypatch.setattr(context_module, "_digest", lambda fd, node: read.append(node.name))
+    monkeypatch.setattr(context_module, "digest_file", lambda fd, node: read.append(node.name))
     warm = ContextTree(root, cache=StatCache(tmp_path / "c"))
     assert whole(warm) == digest
     assert read == []
