@@ -119,7 +119,7 @@ def differences(
     if old.schema != new.schema:
         return [_difference("schema-changed", f"keys are made by other rules now (schema {old.schema} -> {new.schema})")]
     found: list[Difference] = []
-    if old.op != new.op:
+    if old.op != new.op or _onto_nothing(old) != _onto_nothing(new):
         found += _operation(old.op, new.op, old_text, new_text, args)
     if old.op.get("type") == new.op.get("type"):
         found += _inputs(old, new, compare)
@@ -142,6 +142,8 @@ def _operation(old: Plain, new: Plain, old_text: str, new_text: str, args: froze
         return found or [_difference("text-changed", "another kind of instruction stood here")]
     if new.get("type") == "exec":
         return found + _exec(old, new, args, text_told=bool(found))
+    if old == new:
+        return found
     if new.get("type") == "file":
         # The words of a COPY or WORKDIR: a changed text says it already.
         return found or _file(old["actions"], new["actions"], new_text, args)
@@ -263,10 +265,12 @@ def _inputs(old: KeyParts, new: KeyParts, compare: CompareFiles) -> list[Differe
         longer, word = (new, "watched now") if len(new.inputs) > len(old.inputs) else (old, "not watched any more")
         watched = [part.label for part in longer.inputs if part.kind == "watch"]
         return [*found, *(_difference("remote-changed", f"{shorten(label)} is {word}") for label in watched[-1:])]
-    names = _names(new.op)
-    for number, (was, now) in enumerate(zip(old.inputs[1:], new.inputs[1:])):
-        if was.id != now.id:
-            found += _input(was, now, names[number] if number < len(names) else "", compare)
+    blanks = [""] * len(new.inputs)  # watched URLs have no name
+    names = zip([*_names(old.op), *blanks], [*_names(new.op), *blanks])
+    for was, now, (was_name, name) in zip(old.inputs[1:], new.inputs[1:], names):
+        # Files of two different sources are not compared: that the source is another one was said before.
+        if was.id != now.id and was_name == name:
+            found += _input(was, now, name, compare)
     return found
 
 
@@ -286,6 +290,11 @@ def _path(name: str, path: bytes) -> str:
     if name.startswith("/") or any(sign in name for sign in "*?[") or text == name or text.startswith(name + "/"):
         return text
     return f"{name}/{text}" if name else text
+
+
+def _onto_nothing(parts: KeyParts) -> bool:
+    """COPY --link makes a layer of its own: the flag is in no operation, it takes the filesystem below away."""
+    return bool(parts.inputs) and parts.inputs[0].id == "scratch"
 
 
 def _root(was: InputPart, now: InputPart) -> Difference:
@@ -316,8 +325,8 @@ def _input(was: InputPart, now: InputPart, name: str, compare: CompareFiles) -> 
         return [_difference("remote-changed", f"{label} (watched) changed")]
     if now.kind in ("image", "filesystem"):
         return [_difference("file-changed", f"{label or 'a mounted filesystem'} changed")]
-    if now.label.startswith("here-document"):
-        return [_difference("text-changed", f"the {label} changed")]
+    if now.label.endswith("inline document"):  # the name of the vertex that lowering makes for it
+        return [_difference("text-changed", "the here-document changed")]
     where = "" if now.label in ("", "context") else f" in {label}"
     grouped: dict[tuple[str, str], list[str]] = {}
     for change in compare(was, now):

@@ -84,6 +84,12 @@ def test_paths_are_told_as_the_user_wrote_the_source() -> None:
     assert reason.message == "x/y changed"
 
 
+def test_files_of_different_sources_are_not_compared() -> None:
+    old, new = parts(copy_op("/a", "/d/"), STEP, FILES), parts(copy_op("/b", "/d/"), STEP, replace_id(FILES))
+    reason = why(old, new, was=place("COPY a /d/"), now=place("COPY b /d/"), files=[changed(b"b", "added")])
+    assert (reason.message, reason.details) == ("instruction changed: COPY a /d/ -> COPY b /d/", ())
+
+
 def test_listings_are_loaded_and_compared() -> None:
     def file(text: bytes) -> Item:
         return Item("f", text, 0o644, 0, 0)
@@ -219,13 +225,20 @@ def test_words_that_a_variable_changed_name_the_variable() -> None:
     assert mode.details == ("--chmod: 0600 -> 0755 (through $D)",)
 
 
+def test_a_flag_that_is_in_no_operation() -> None:
+    linked = key_parts(copy_op(), None, [FILES])
+    old, new = place("COPY a.txt /a.txt"), place("COPY --link a.txt /a.txt")
+    reason = why(parts(copy_op(), STEP, FILES), linked, was=old, now=new)
+    assert (reason.code, reason.message) == ("text-changed", "instruction changed: COPY a.txt /a.txt -> COPY --link a.txt /a.txt")
+
+
 def test_here_documents() -> None:
     files = (FileOp((MkfileAction("/x", data),)) for data in (b"hello $V", b"bye $V"))
     reason = why(*(parts(op) for op in files), now=place("COPY <<EOF /x"))
     assert (reason.code, reason.message) == ("text-changed", "text changed")
-    document = InputPart("files", "sha256:1", "here-document EOF")
+    document = InputPart("files", "sha256:1", "[internal] preparing inline document")
     reason = why(parts(copy_op(), STEP, document), parts(copy_op(), STEP, replace_id(document)))
-    assert (reason.code, reason.message) == ("text-changed", "the here-document EOF changed")
+    assert (reason.code, reason.message) == ("text-changed", "the here-document changed")
 
 
 def test_another_number_of_sources() -> None:
