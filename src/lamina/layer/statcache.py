@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -112,7 +113,8 @@ class StatCache:
             temporary.write_bytes(_MAGIC + zlib.crc32(body).to_bytes(4, "big") + body)
             temporary.replace(self._path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
         self._changed = False
 
 
