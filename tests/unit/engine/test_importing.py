@@ -150,7 +150,7 @@ def test_a_built_image_is_listed_once_its_layers_are_blobs(store: LocalStore) ->
     assert image.layers == (layer,)
     assert layers_of(store, image.manifest).layers[0].size == size
     assert image.manifest not in store.layout.index.read_text()
-    assert record_built(store, config, [(layer, found)], [], {found: size}).manifest == image.manifest
+    assert record_built(store, config, [(layer, found)], [], sizes={found: size}).manifest == image.manifest
 
 
 @pytest.mark.parametrize(

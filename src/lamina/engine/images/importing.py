@@ -17,7 +17,7 @@ from lamina.engine.images.tar import scan
 from lamina.engine.images.unpacked import plain_stream
 from lamina.oci.config import History, ImageConfig, RootFs, encode_config
 from lamina.oci.digest import DiffId, Digest, LayerId, sha256
-from lamina.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest, encode_manifest
+from lamina.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Descriptor, Manifest, encode_manifest
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.oci.selection import parse_checked
@@ -133,23 +133,30 @@ def import_rootfs(
     history = History(created=config.created, created_by="lamina import", comment=comment or f"Imported from {label}")
     config = msgspec.structs.replace(config, rootfs=RootFs(diff_ids=(DiffId(layer),)), history=(history,))
     raw = encode_config(config)
-    manifest = built_manifest(raw, [(DiffId(layer), size)])
+    descriptor = Descriptor(media_type=OCI_LAYER, digest=layer, size=size)
+    manifest = built_manifest(raw, [descriptor])
     incoming = IncomingImage(
         manifest,
         ingest_bytes(store.blobs, manifest),
         OCI_MANIFEST,
         raw,
         ingest_bytes(store.blobs, raw),
-        (Descriptor(media_type=OCI_LAYER, digest=layer, size=size),),
+        (descriptor,),
     )
     return record(store, incoming, names)
 
 
-def built_manifest(config: bytes, layers: Sequence[tuple[DiffId, int]]) -> bytes:
-    """The manifest of an image built here: its layers as plain tars (diffID, bytes), which are blobs only once packed."""
-    descriptors = tuple(Descriptor(media_type=OCI_LAYER, digest=Digest(diff_id), size=size) for diff_id, size in layers)
+def built_manifest(config: bytes, layers: Sequence[Descriptor]) -> bytes:
+    """The manifest of an image built here, over layers bottom first."""
     head = Descriptor(media_type=OCI_CONFIG, digest=sha256(config), size=len(config))
-    return encode_manifest(Manifest(schema_version=2, media_type=OCI_MANIFEST, config=head, layers=descriptors))
+    return encode_manifest(Manifest(schema_version=2, media_type=OCI_MANIFEST, config=head, layers=tuple(layers)))
+
+
+def stored_layers(store: LocalStore, image: Image) -> dict[DiffId, Descriptor]:
+    """How an image's layers are stored, by diffID: pass a base's to `record_built`."""
+    manifest = parse_checked(store.blobs.read(image.manifest))
+    config = checked_config(store.blobs.read(image.id), f"image {image.id}")
+    return dict(zip(config.diff_ids, manifest.layers)) if isinstance(manifest, Manifest) else {}
 
 
 def record_built(
@@ -157,25 +164,41 @@ def record_built(
     config: bytes,
     layers: Sequence[tuple[LayerId, DiffId]],
     names: Sequence[str],
-    known: Mapping[DiffId, int] | None = None,
+    *,
+    stored: Mapping[DiffId, Descriptor] | None = None,
+    sizes: Mapping[DiffId, int] | None = None,
 ) -> Image:
     """An image whose layers are in the store: config and manifest become blobs, layers stay what they are.
 
-    `known`: sizes of the tars of some layers (a base image's plain blobs, those counted while they were hashed); the others are
-    measured by packing them once more. Until its layers are blobs the image is not listed in the store's index.json.
+    A base image's layers keep their stored form (`stored`, see `stored_layers`): a foreign layer cannot be packed again to the same
+    bytes. Layers built here stand in the manifest as plain tars, digest = diffID; `sizes` are those of their tars where the caller
+    has them, others are measured by packing. Until these are blobs the image is not listed in the store's index.json.
     """
-    sizes = dict(known or {})
+    stored, sizes = stored or {}, sizes or {}
+    descriptors = []
     for layer, diff_id in layers:
-        if diff_id not in sizes:
-            blob = Digest(diff_id)
-            sizes[diff_id] = packed_size(store, layer) if store.blobs.missing([blob]) else store.blobs.size(blob)
-    raw = built_manifest(config, [(diff_id, sizes[diff_id]) for _, diff_id in layers])
-    parsed = parse_checked(raw)
-    assert isinstance(parsed, Manifest)
+        descriptor = stored.get(diff_id) or _stored_form(store, layer, diff_id)
+        if descriptor is None:
+            size = sizes.get(diff_id) or packed_size(store, layer)
+            descriptor = Descriptor(media_type=OCI_LAYER, digest=Digest(diff_id), size=size)
+        descriptors.append(descriptor)
+    raw = built_manifest(config, descriptors)
     config_digest = ingest_bytes(store.blobs, config)
     manifest = ingest_bytes(store.blobs, raw)
-    incoming = IncomingImage(raw, manifest, OCI_MANIFEST, config, config_digest, parsed.layers)
+    incoming = IncomingImage(raw, manifest, OCI_MANIFEST, config, config_digest, tuple(descriptors))
     return record(store, incoming, names, tuple(layer for layer, _ in layers))
+
+
+def _stored_form(store: LocalStore, layer: LayerId, diff_id: DiffId) -> Descriptor | None:
+    """The blob of a layer as the store knows it: the plain tar, or the one that its directory was made from."""
+    row = store.layers.row(layer)
+    for digest in (Digest(diff_id), row.blob if row else None):
+        if digest and not store.blobs.missing([digest]):
+            with store.blobs.open(digest) as file:
+                head = file.read(4)
+            kind = OCI_LAYER_GZIP if head[:2] == b"\x1f\x8b" else OCI_LAYER_ZSTD if head == b"\x28\xb5\x2f\xfd" else OCI_LAYER
+            return Descriptor(media_type=kind, digest=digest, size=store.blobs.size(digest))
+    return None
 
 
 def record(store: LocalStore, incoming: IncomingImage, names: Sequence[str], layers: tuple[LayerId, ...] | None = None) -> Image:
