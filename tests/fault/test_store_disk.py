@@ -18,8 +18,10 @@ from lamina.layer.flavour import Flavour
 from lamina.oci.digest import LayerId, sha256
 from lamina.store.check import check
 from lamina.store.errors import DiskFull, StoreReadOnly
+from lamina.store.gc import prune
 from lamina.store.layers import LayerFacts
 from lamina.store.local import LocalStore
+from lamina.store.policy import PrunePolicy
 from lamina.testing.conformance.recordcache import record
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")]
@@ -71,7 +73,7 @@ def refused(act: Callable[[], object]) -> LaminaError | None:
 
 def test_a_full_disk_is_one_clear_error_and_leaves_a_sound_store(tmp_path: Path) -> None:
     def act() -> None:
-        mount("tmpfs", tmp_path, "tmpfs", 0, "size=1m")
+        mount("tmpfs", tmp_path, "tmpfs", 0, "size=2m")
         root = tmp_path / "store"
         with open_(root) as store:
             small = store.blobs.put(b"before")
@@ -125,6 +127,32 @@ def test_a_full_disk_at_the_beginning(tmp_path: Path) -> None:
             mount("tmpfs", place, "tmpfs", 0, f"size={pages * 4096},nr_inodes=64")
             error = refused(partial(_open_and_close, place / "store"))
             assert error is None or isinstance(error, DiskFull), (pages, error)
+
+    apart(act)
+
+
+def test_a_full_disk_can_be_pruned(tmp_path: Path) -> None:
+    def act() -> None:
+        mount("tmpfs", tmp_path, "tmpfs", 0, "size=16m")
+        root = tmp_path / "store"
+        with open_(root) as store:
+            for number in range(100):
+                _layer(store, number)
+                LocalRecords(store.database, store.now).publish(record(number, layer=number))
+        try:
+            with open(tmp_path / "filler", "wb", buffering=0) as out:
+                while out.write(bytes(4096)):
+                    pass
+        except OSError:
+            pass
+        assert isinstance(refused(partial(_open_and_close, root)), DiskFull)
+        with LocalStore.open(root, Flavour("trusted"), now=lambda: 1000.0, making_room=True) as store:
+            assert len(prune(store, PrunePolicy(1000.0, everything=True)).swept.layers) == 100
+            assert store.layout.ballast.exists()
+        (tmp_path / "filler").unlink()
+        with open_(root) as store:
+            assert check(store) == []
+            assert store.layers.rows() == []
 
     apart(act)
 

@@ -15,7 +15,7 @@ from lamina.store.errors import border
 from lamina.store.layers import LayerRow, measure
 from lamina.store.layout import layer_of
 from lamina.store.leases import live, standstill
-from lamina.store.local import LocalStore
+from lamina.store.local import LocalStore, restore_ballast
 from lamina.store.policy import Decision, PrunePolicy, PruneRow, plan_prune
 from lamina.store.recovery import sweep
 from lamina.store.references import References, collect, records
@@ -90,6 +90,7 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
             remove(path)
         leftovers = [] if dry_run else sweep(layout, None, keep=live(layout))
     if not dry_run:
+        restore_ballast(layout)
         store.images.write_index()
     freed = sum(row.size for row in layers) + sum(size for _, size in blobs)
     swept = Swept(tuple(row.id for row in layers), tuple(digest for digest, _ in blobs), tuple(leftovers), len(evicted), freed)

@@ -38,6 +38,11 @@ class Layout:
         return self.root / "oci-layout"
 
     @property
+    def ballast(self) -> Path:
+        """Room that is given up when the disk is full, so that pruning can write what it must."""
+        return self.root / "ballast"
+
+    @property
     def blobs(self) -> Path:
         return self.root / "blobs"
 
@@ -80,7 +85,14 @@ class Layout:
 
     def foreign(self) -> bool:
         """Whether the root has something that no store has before it has a VERSION."""
-        own = {name.partition("/")[0] for name in _FOLDERS} | {"VERSION", "VERSION.new", "oci-layout", "index.json", "lost+found"}
+        own = {name.partition("/")[0] for name in _FOLDERS} | {
+            "VERSION",
+            "VERSION.new",
+            "oci-layout",
+            "index.json",
+            "ballast",
+            "lost+found",
+        }
         return any(path.name not in own for path in self.root.iterdir())
 
     def blob(self, digest: Digest) -> Path:

@@ -11,9 +11,9 @@ Every open store holds a file `leases/<id>`, locked (flock) as long as the proce
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
-import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,7 +59,10 @@ class Lease:
                 self._gate, self._pid = _open_gate(self._layout), os.getpid()
             fcntl.flock(self._gate, fcntl.LOCK_SH)
             try:
-                os.write(self._file, "".join(f"{name}\n" for name in fresh).encode())
+                # Begins with an end of line: a write that a full disk cut off must not swallow the next one.
+                data = "\n" + "".join(f"{name}\n" for name in fresh)
+                if os.write(self._file, data.encode()) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 fcntl.flock(self._gate, fcntl.LOCK_UN)
             self._pinned.update(fresh)
@@ -139,7 +142,7 @@ def _open_gate(layout: Layout) -> int:
 
 def _new(folder: Path) -> tuple[str, int]:
     while True:
-        identifier = secrets.token_hex(8)
+        identifier = os.urandom(8).hex()
         path = folder / identifier
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -175,6 +178,6 @@ def _seize(path: Path) -> int:
 def _pins(path: Path) -> frozenset[str]:
     try:
         # A pin cut off by a full disk or a kill has no end of line and was never relied upon.
-        return frozenset(path.read_bytes().decode("ascii", "replace").split("\n")[:-1])
+        return frozenset(filter(None, path.read_bytes().decode("ascii", "replace").split("\n")[:-1]))
     except FileNotFoundError:
         return frozenset()

@@ -23,6 +23,7 @@ from lamina.store.locks import Locks, exclusive
 from lamina.store.recovery import recover, sweep
 from lamina.store.refs import Images
 
+_BALLAST = 512 << 10  # SQLite's shared memory, and a log of the pages that pruning a few thousand layers changes
 _OCI_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}\n'
 _EMPTY_INDEX = b"""{
   "schemaVersion": 2,
@@ -59,8 +60,10 @@ class LocalStore:
         self._pid = os.getpid()
 
     @classmethod
-    def open(cls, root: Path, flavour: Flavour, *, now: Callable[[], float]) -> LocalStore:
+    def open(cls, root: Path, flavour: Flavour, *, now: Callable[[], float], making_room: bool = False) -> LocalStore:
         """Open the store at `root`, making it when there is none; leftovers of killed processes are removed.
+
+        `making_room` (for pruning): works on a full disk too, by giving up the store's ballast; `prune` puts it back.
 
         OtherStore when the root has another flavour, format or owner; other StoreErrors when it cannot be used.
         """
@@ -72,6 +75,8 @@ class LocalStore:
                 version = _create(layout, flavour)
             _check_version(layout.root, version, flavour)
             _check_owner(layout.root)
+            if making_room:
+                layout.ballast.unlink(missing_ok=True)
         store = cls(layout, flavour, now)
         try:
             with border(layout.root):
@@ -121,6 +126,17 @@ class LocalStore:
                 raise
 
 
+def restore_ballast(layout: Layout) -> None:
+    """Without it a store works as well, until the disk is full."""
+    if layout.ballast.exists():
+        return
+    try:
+        with open(layout.ballast, "wb") as out:
+            out.write(os.urandom(_BALLAST))  # not zeros: some file systems keep those without any room
+    except OSError:
+        layout.ballast.unlink(missing_ok=True)
+
+
 def _version_text(flavour: Flavour) -> str:
     return f"lamina store\nformat {FORMAT}\nflavour {flavour}\n"
 
@@ -135,6 +151,7 @@ def _create(layout: Layout, flavour: Flavour) -> str:
     with exclusive(layout.locks / "create"):
         if not layout.version.exists():
             os.chmod(layout.root, 0o700)
+            restore_ballast(layout)
             for path, data in (
                 (layout.oci_layout, _OCI_LAYOUT),
                 (layout.index, _EMPTY_INDEX),
