@@ -1,130 +1,195 @@
-"""A layer's tar -> a layer directory, whatever the tar's author had in mind."""
+"""A layer's tar into a layer directory. The tar is an attacker's: nothing outside of the directory is touched, whatever it says.
+
+Names: leading slashes and '.' are dropped, '..' is refused, links in parents are followed with the layer as root (as containerd does,
+but only through links that this layer itself holds), hard links lead to names found the same way. Overlay's own marks cannot come in
+(a character device 0:0, overlay xattrs). Whiteouts and opaque marks speak of lower layers only, so their order does not matter.
+Of two members with one name the last wins.
+"""
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour
-from lamina.layer.links import follow
-from lamina.layer.paths import UnsafePath, clean
-from lamina.layer.tarread import BadTar, Source, read_tar
-from lamina.layer.writer import EntryWriter
+from lamina.layer.links import MAX_LINKS
+from lamina.layer.paths import MAX_PATH, LayerFault, join, show, split
+from lamina.layer.tarread import BadTar, TarReader
+from lamina.layer.tarwrite import OPAQUE
+from lamina.layer.writer import WHITEOUT, EntryWriter, NoSuchLinkTarget, Readable, UnstorableName
 
-_WHITEOUT = b".wh."
-_OPAQUE = b".wh..wh..opq"
-_DROPPED = (b"trusted.overlay.", b"user.overlay.", b"user.lamina.", b"security.selinux", b"security.ima", b"system.")
+_META = b".wh..wh."  # aufs' own names (.wh..wh.plnk …): no part of the image
+_MAX_NAME = 255
+_HOSTILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStats:
-    """Bytes of regular files, and names."""
-
-    size: int
-    entries: int
+    size: int  # bytes of regular files
+    entries: int  # members of the tar that became something
 
 
-def apply_tar(source: Source, layer_dir: Path, flavour: Flavour) -> LayerStats:
-    """Extract a layer into `layer_dir` (made by the caller, removed by it on failure). Reads `source` to its end.
+def apply_tar(stream: Readable, layer_dir: Path, flavour: Flavour) -> LayerStats:
+    """Unpack an uncompressed tar into `layer_dir` (`diff` exists and is empty; `extra` is written where needed).
 
-    Contained: '..' is refused, absolute names are made relative, parents that are links are followed inside this layer only, hard links
-    name files of this layer, 0:0 devices (they are whiteouts to the kernel) and attributes that steer overlayfs are refused or dropped.
-    Raises BadTar, UnsafePath.
+    Reads up to the end mark; what follows is the caller's. BadTar for what is damaged, hostile or impossible, LayerFault for the
+    machine's failures. After a failure the directory holds a part; the caller removes it.
     """
+    reader = TarReader(stream)
     with EntryWriter(layer_dir, flavour) as writer:
-        size = entries = 0
-        known: dict[bytes, Entry] = {b"": Entry(b"", Kind.DIRECTORY, 0o755)}
-        whiteouts: list[bytes] = []
-        opaque: list[bytes] = []
-        for raw, body in read_tar(source):
-            path = _place(clean(raw.path), known)
-            folder, slash, name = path.rpartition(b"/")
-            if name == _OPAQUE:
-                _parents(folder, known, writer)
-                opaque.append(folder)
+        work = _Apply(writer)
+        entries = 0
+        for entry in reader:
+            try:
+                entries += work.member(entry, reader)
+            except LayerFault as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno in _HOSTILE:
+                    raise BadTar(error.message) from error
+                raise
+            except (NoSuchLinkTarget, UnstorableName) as error:
+                raise BadTar(f"the archive's {error.message}") from error
+    return LayerStats(writer.size, entries)
+
+
+class _Apply:
+    def __init__(self, writer: EntryWriter) -> None:
+        self._writer = writer
+        self._made: set[bytes] = {b""}  # folders of this layer
+        self._links: dict[bytes, bytes] = {}  # symbolic links of this layer
+        self._parents: dict[bytes, bytes] = {}  # as written -> without links
+
+    def member(self, entry: Entry, reader: TarReader) -> bool:
+        """Whether it became something."""
+        path = _clean(entry.path)
+        folder, name = split(path)
+        if name.startswith(WHITEOUT) or b"/" + WHITEOUT in path or path.startswith(WHITEOUT):
+            return self._mark(path, folder, name)
+        if not path:
+            if entry.kind is Kind.DIRECTORY:
+                self._writer.put(replace(entry, path=b""))
+            return False
+        parent = self._parent(folder)
+        where = join(parent, name)
+        if parent not in self._made:
+            self._make(parent, entry.mtime)
+        if where != entry.path:
+            entry = replace(entry, path=where)
+        kind = entry.kind
+        if kind is Kind.DIRECTORY:
+            if where not in self._made:
+                self._replaced(where)
+                self._made.add(where)
+            self._writer.put(entry)
+            return True
+        if kind is Kind.HARDLINK:
+            entry = self._target(entry)
+        elif (kind is Kind.SYMLINK and len(entry.link) > MAX_PATH) or b"\0" in entry.link:
+            raise BadTar(f"{show(path)} is a link to an impossible name")
+        elif kind is Kind.SYMLINK and not entry.link:
+            raise BadTar(f"{show(path)} is a link to nothing")
+        linked = self._links.get(entry.link) if kind is Kind.HARDLINK else entry.link if kind is Kind.SYMLINK else None
+        self._replaced(where)
+        self._writer.put(entry, reader if kind is Kind.FILE else None)
+        if linked is not None:
+            self._links[where] = linked
+            self._parents.clear()
+        return True
+
+    def _mark(self, path: bytes, folder: bytes, name: bytes) -> bool:
+        """A whiteout or an opaque mark."""
+        if any(part.startswith(_META) and part != OPAQUE for part in path.split(b"/")):
+            return False
+        if (b"/" + folder).find(b"/" + WHITEOUT) >= 0:
+            raise BadTar(f"{show(path)} lies in a folder whose name marks a removed one")
+        parent = self._parent(folder)
+        if parent != folder:
+            raise BadTar(f"{show(path)} removes something through a link")
+        if name == OPAQUE:
+            self._make(parent, 0.0)
+            self._writer.put(Entry(parent, Kind.OPAQUE))
+            return True
+        gone = name[len(WHITEOUT) :]
+        if gone in (b"", b".", b".."):
+            raise BadTar(f"{show(path)} removes no name")
+        self._make(parent, 0.0)
+        self._writer.put(Entry(join(parent, gone), Kind.WHITEOUT))
+        return True
+
+    def _target(self, entry: Entry) -> Entry:
+        folder, name = split(_clean(entry.link))
+        if not name:
+            raise BadTar(f"{show(entry.path)} is a hard link to the root")
+        return replace(entry, link=join(self._parent(folder), name))
+
+    def _parent(self, folder: bytes) -> bytes:
+        """`folder` without links, as far as this layer has any."""
+        if not self._links or not folder:
+            return folder
+        found = self._parents.get(folder)
+        if found is None:
+            found = self._parents[folder] = self._resolve(folder)
+        return found
+
+    def _resolve(self, folder: bytes) -> bytes:
+        todo = folder.split(b"/")[::-1]
+        done: list[bytes] = []
+        budget = MAX_LINKS
+        while todo:
+            part = todo.pop()
+            if part in (b"", b"."):
                 continue
-            if name.startswith(_WHITEOUT):
-                target = name[len(_WHITEOUT) :]
-                if target in (b"", b".", b"..") or target.startswith(_WHITEOUT):
-                    if name.startswith(b".wh..wh."):
-                        continue  # aufs' own files
-                    raise BadTar(f"the deletion {name.decode(errors='replace')!r} names nothing")
-                _parents(folder, known, writer)
-                whiteouts.append(folder + slash + target)
+            if part == b"..":
+                if done:
+                    done.pop()
                 continue
-            entry = _checked(replace(raw, path=path, xattrs=tuple(x for x in raw.xattrs if not x[0].startswith(_DROPPED))), known)
-            if not path and entry.kind is not Kind.DIRECTORY:
-                raise BadTar("the archive's root is no folder")
-            _parents(folder, known, writer)
-            if entry.kind is not Kind.DIRECTORY and known.get(path, entry).kind is Kind.DIRECTORY:
-                _forget(path, known)
-            writer.put(entry, body)
-            known[path] = entry
-            size += entry.size
-            entries += 1
-        for path in whiteouts:
-            here = known.get(path)
-            if here is None:
-                writer.put(Entry(path, Kind.WHITEOUT))
-                entries += 1
-            elif here.kind is Kind.DIRECTORY:
-                opaque.append(path)
-        for path in dict.fromkeys(opaque):
-            if path:
-                writer.put(Entry(path, Kind.OPAQUE))
-        writer.finish()
-    while source.read(1 << 20):
-        pass
-    return LayerStats(size, entries)
+            done.append(part)
+            link = self._links.get(b"/".join(done))
+            if link is not None:
+                budget -= 1
+                if budget < 0 or len(todo) > MAX_PATH:
+                    raise BadTar(f"{show(folder)}: links go in circles")
+                done = [] if link.startswith(b"/") else done[:-1]
+                todo += link.split(b"/")[::-1]
+        found = b"/".join(done)
+        if len(found) > MAX_PATH:
+            raise BadTar("a name in the archive is too long")
+        if found.startswith(WHITEOUT) or b"/" + WHITEOUT in found:
+            raise BadTar(f"{show(folder)} leads to a name that marks a removed one")
+        return found
+
+    def _make(self, folder: bytes, mtime: float) -> None:
+        """Folders that the tar does not name: 0755 root, as Docker makes them."""
+        todo = []
+        while folder not in self._made:
+            todo.append(folder)
+            folder = split(folder)[0]
+        for path in reversed(todo):
+            self._replaced(path)
+            self._writer.put(Entry(path, Kind.DIRECTORY, 0o755, mtime=mtime))
+            self._made.add(path)
+
+    def _replaced(self, path: bytes) -> None:
+        """Something else comes where `path` is."""
+        if self._links.pop(path, None) is not None:
+            self._parents.clear()
+        if path in self._made:
+            below = path + b"/"
+            self._made = {known for known in self._made if known != path and not known.startswith(below)}
+            for link in [link for link in self._links if link.startswith(below)]:
+                del self._links[link]
+            self._parents.clear()
 
 
-def _place(path: bytes, known: dict[bytes, Entry]) -> bytes:
-    """The name with parents that are links in this layer resolved."""
-    folder, slash, name = path.rpartition(b"/")
-    if not folder:
-        return path
-    if folder in known and known[folder].kind is Kind.DIRECTORY:
-        return path
-    found = follow(known.get, folder, missing=True)
-    if found is None:
-        raise UnsafePath(f"{path.decode(errors='replace')!r} lies behind a loop of links")
-    return found + slash + name if found else name
-
-
-def _parents(folder: bytes, known: dict[bytes, Entry], writer: EntryWriter) -> None:
-    """Folders that the archive does not name itself: root's, 0755."""
-    missing = []
-    while folder and known.get(folder, _NOTHING).kind is not Kind.DIRECTORY:
-        missing.append(folder)
-        folder = folder.rpartition(b"/")[0]
-    for path in reversed(missing):
-        entry = Entry(path, Kind.DIRECTORY, 0o755)
-        writer.put(entry)
-        known[path] = entry
-
-
-_NOTHING = Entry(b"", Kind.FILE)
-
-
-def _forget(path: bytes, known: dict[bytes, Entry]) -> None:
-    below = path + b"/"
-    for name in [name for name in known if name == path or name.startswith(below)]:
-        del known[name]
-
-
-def _checked(entry: Entry, known: dict[bytes, Entry]) -> Entry:
-    shown = entry.path.decode(errors="replace")
-    if entry.kind is Kind.CHARACTER and entry.major == 0 and entry.minor == 0:
-        raise BadTar(f"{shown!r} is a 0:0 device, which would hide files of other layers")
-    if entry.kind is Kind.HARDLINK:
-        target = _place(clean(entry.link), known)
-        found = known.get(target)
-        if found is None or found.kind is Kind.DIRECTORY:
-            raise BadTar(f"{shown!r} is a hard link to {target.decode(errors='replace')!r}, which is no file of this layer")
-        if target == entry.path:
-            return found
-        return replace(entry, link=target)
-    if entry.kind is Kind.SYMLINK and (not entry.link or b"\0" in entry.link):
-        raise BadTar(f"{shown!r} is a link to nothing")
-    return entry
+def _clean(path: bytes) -> bytes:
+    """Relative, without '.' and empty parts. BadTar for '..' and for names that no Linux can have."""
+    if len(path) > MAX_PATH:
+        raise BadTar("a name in the archive is too long")
+    if path.startswith((b"/", b"./")) or path.endswith(b"/") or b"//" in path or b"/./" in path or path.endswith(b"/.") or path == b".":
+        path = b"/".join([part for part in path.split(b"/") if part not in (b"", b".")])
+    if b".." in path and b".." in path.split(b"/"):
+        raise BadTar(f"{show(path)} points out of the layer")
+    if len(path) > _MAX_NAME and any(len(part) > _MAX_NAME for part in path.split(b"/")):
+        raise BadTar("a name in the archive is too long")
+    return path

@@ -1,85 +1,110 @@
-"""The normalised diff: what a layer changes, free of times, in canonical order. docs/dev/keys.md gives the byte form."""
+"""The normalised diff of a layer: its identity without times. Byte form: docs/dev/keys.md, "Normalised diff"."""
 
 from __future__ import annotations
 
-import hashlib
 import os
+from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour
 from lamina.layer.scan import scan
 
-_BIG = 1 << 20  # from this size on a file is hashed on another thread
-_VERSION = b"lamina-diff-1\0"
+HEAD = b"lamina-normal-diff-1\n"
+_LARGE = 1 << 20  # bytes from which a thread is worth it
+_PIECE = 1 << 20
+_WAITING = 64  # files that may be open for the threads
 
 
 @dataclass(frozen=True, slots=True)
 class NormalDiff:
-    """`digest` is "sha256:HEX"; `size` counts bytes of regular files, `entries` names."""
-
-    digest: str
-    size: int
+    digest: str  # "sha256:HEX"
+    size: int  # bytes of regular files, each inode once
     entries: int
 
 
 def normalise(layer_dir: Path, flavour: Flavour, contents: Mapping[bytes, str] | None = None) -> NormalDiff:
-    """The layer's normalised diff. `contents` are sha256 hex of files that are known already, by path."""
-    rows: list[tuple[Entry, str]] = []
-    waiting: list[tuple[int, bytes]] = []
-    known = contents or {}
-    size = 0
-    for entry, host in scan(layer_dir, flavour):
-        if not entry.path:
-            continue
-        content = ""
-        if entry.kind is Kind.FILE:
-            size += entry.size
-            content = known.get(entry.path, "")
-            if not content:
-                if entry.size >= _BIG:
-                    waiting.append((len(rows), host))
-                else:
-                    content = _small(host)
-        rows.append((entry, content))
-    if waiting:
-        with ThreadPoolExecutor(min(len(waiting), os.cpu_count() or 1)) as pool:
-            for (index, _), content in zip(waiting, pool.map(_large, [host for _, host in waiting])):
-                rows[index] = (rows[index][0], content)
-    digest = hashlib.sha256(_VERSION)
-    digest.update(b"".join(sorted(row(entry, content) for entry, content in rows)))
-    return NormalDiff("sha256:" + digest.hexdigest(), size, len(rows))
+    """Read the layer directory. `contents`: sha256 hex of files whose bytes are known, by path; they are not read. Errors as scan."""
+    result = sha256(HEAD)
+    size = entries = 0
+    pool: ThreadPoolExecutor | None = None
+    waiting: deque[tuple[Entry, str | Future[str]]] = deque()
+    open_files = 0
 
+    def settle(limit: int) -> None:
+        """Hash records in their order, until at most `limit` files wait for a thread."""
+        nonlocal open_files
+        while waiting and (open_files > limit or not isinstance(waiting[0][1], Future)):
+            entry, content = waiting.popleft()
+            if isinstance(content, Future):
+                open_files -= 1
+                content = content.result()
+            result.update(record(entry, content))
 
-def row(entry: Entry, content: str) -> bytes:
-    """One name. Lengths stand before what has no fixed form, so that no two diffs share bytes."""
-    kind = entry.kind
-    parts = [b"%d:%s %s" % (len(entry.path), entry.path, kind.value.encode())]
-    if kind is Kind.HARDLINK:
-        parts.append(b" %d:%s" % (len(entry.link), entry.link))
-    elif kind not in (Kind.WHITEOUT, Kind.OPAQUE):
-        parts.append(b" %o %d %d" % (entry.mode, entry.uid, entry.gid))
-        if kind is Kind.FILE:
-            parts.append(b" " + content.encode())
-        elif kind is Kind.SYMLINK:
-            parts.append(b" %d:%s" % (len(entry.link), entry.link))
-        elif kind in (Kind.CHARACTER, Kind.BLOCK):
-            parts.append(b" %d %d" % (entry.major, entry.minor))
-        parts.extend(b" %d:%s=%d:%s" % (len(key), key, len(value), value) for key, value in entry.xattrs)
-    return b"".join(parts) + b"\n"
-
-
-def _small(host: bytes) -> str:
-    descriptor = os.open(host, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return hashlib.sha256(os.read(descriptor, _BIG)).hexdigest()
+        for entry, fd in scan(layer_dir, flavour):
+            entries += 1
+            content: str | Future[str] = ""
+            if entry.kind is Kind.FILE:
+                size += entry.size
+                known = contents.get(entry.path) if contents is not None else None
+                if known is not None:
+                    content = known
+                elif entry.size < _LARGE:
+                    content = _content(fd, entry.size)
+                else:
+                    if pool is None:
+                        pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="lamina-hash")
+                    content = pool.submit(_content_of, os.dup(fd))
+                    open_files += 1
+            if not waiting and isinstance(content, str):
+                result.update(record(entry, content))
+            else:
+                waiting.append((entry, content))
+                settle(_WAITING)
+        settle(0)
     finally:
-        os.close(descriptor)
+        if pool is not None:
+            pool.shutdown(wait=True)
+    return NormalDiff("sha256:" + result.hexdigest(), size, entries)
 
 
-def _large(host: bytes) -> str:
-    with open(host, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def record(entry: Entry, content: str) -> bytes:
+    """One line of the byte form. `content`: sha256 hex of a FILE's bytes."""
+    kind, path = entry.kind, entry.path
+    if kind is Kind.HARDLINK:
+        return b"h %d:%s %d:%s\n" % (len(path), path, len(entry.link), entry.link)
+    if kind is Kind.WHITEOUT or kind is Kind.OPAQUE:
+        return b"%s %d:%s\n" % (kind.value.encode(), len(path), path)
+    mode = 0 if kind is Kind.SYMLINK else entry.mode
+    line = b"%s %d:%s %o %d %d" % (kind.value.encode(), len(path), path, mode, entry.uid, entry.gid)
+    if kind is Kind.FILE:
+        line += b" %d %s" % (entry.size, content.encode())
+    elif kind is Kind.SYMLINK:
+        line += b" %d:%s" % (len(entry.link), entry.link)
+    elif kind is Kind.CHARACTER or kind is Kind.BLOCK:
+        line += b" %d %d" % (entry.major, entry.minor)
+    for name, value in entry.xattrs:
+        line += b" %d:%s=%d:%s" % (len(name), name, len(value), value)
+    return line + b"\n"
+
+
+def _content(fd: int, size: int) -> str:
+    first = os.read(fd, size + 1) if size < _PIECE else b""
+    if len(first) == size:
+        return sha256(first).hexdigest()
+    found = sha256(first)
+    while piece := os.read(fd, _PIECE):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def _content_of(fd: int) -> str:
+    try:
+        return _content(fd, _LARGE)
+    finally:
+        os.close(fd)

@@ -1,63 +1,78 @@
-"""A layer directory as a tar stream, and its diffID."""
+"""A layer directory as a tar, byte for byte the same each time: the bytes whose sha256 is the layer's diffID."""
 
 from __future__ import annotations
 
-import hashlib
+import os
+from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
+from lamina.diagnostics.errors import LaminaError
 from lamina.layer.entry import Kind
 from lamina.layer.flavour import Flavour
+from lamina.layer.paths import show
 from lamina.layer.scan import scan
-from lamina.layer.tarwrite import Sink, TarWriter
+from lamina.layer.tarwrite import END, header, padding
 from lamina.oci.digest import DiffId
 
+_PIECE = 1 << 20
 
-def pack(layer_dir: Path, flavour: Flavour, out: Sink) -> None:
-    """Write the layer's tar. The same directory gives the same bytes each time. The root has no entry of its own, as in docker's layers."""
-    writer = TarWriter(out)
-    for entry, host in scan(layer_dir, flavour):
-        if not entry.path:
-            continue
+
+class LayerChanged(LaminaError):
+    """A file got another size while it was packed: somebody writes into a finished layer."""
+
+    code = "layer/changed"
+
+
+class Sink(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+def pack(layer_dir: Path, flavour: Flavour, out: Sink) -> int:
+    """Write the tar to `out`, in pieces of about 1 MiB; returns its size. Errors as scan, and LayerChanged."""
+    total = 0
+    parts: list[bytes] = []
+    ready = 0
+    for entry, fd in scan(layer_dir, flavour):
+        head = header(entry)
+        parts.append(head)
+        ready += len(head)
         if entry.kind is Kind.FILE and entry.size:
-            with open(host, "rb", buffering=0) as data:
-                writer.add(entry, data)
-        else:
-            writer.add(entry)
-    writer.close()
+            left = entry.size
+            while left:
+                piece = os.read(fd, min(left, _PIECE))
+                if not piece:
+                    raise LayerChanged(f"{show(entry.path)} became shorter while the layer was packed")
+                left -= len(piece)
+                ready += len(piece)
+                parts.append(piece)
+                if ready >= _PIECE:
+                    out.write(b"".join(parts))
+                    total += ready
+                    parts.clear()
+                    ready = 0
+            parts.append(padding(entry.size))
+            ready += len(parts[-1])
+        elif ready >= _PIECE:
+            out.write(b"".join(parts))
+            total += ready
+            parts.clear()
+            ready = 0
+    parts.append(END)
+    out.write(b"".join(parts))
+    return total + ready + len(END)
 
 
-class _Hashed:
-    """Joins small pieces so that hashing is called on large ones."""
-
+class _Hash:
     def __init__(self) -> None:
-        self.digest = hashlib.sha256()
-        self.size = 0
-        self._parts: list[bytes] = []
-        self._held = 0
+        self.hash = sha256()
 
-    def write(self, data: bytes | memoryview, /) -> int:
-        count = len(data)
-        self.size += count
-        if count >= 1 << 16:
-            self.flush()
-            self.digest.update(data)
-        else:
-            self._parts.append(bytes(data))
-            self._held += count
-            if self._held >= 1 << 17:
-                self.flush()
-        return count
-
-    def flush(self) -> None:
-        if self._parts:
-            self.digest.update(b"".join(self._parts))
-            self._parts.clear()
-            self._held = 0
+    def write(self, data: bytes, /) -> None:
+        self.hash.update(data)
 
 
 def diff_id(layer_dir: Path, flavour: Flavour) -> tuple[DiffId, int]:
-    """(sha256 of the layer's tar, its size); the tar is not kept."""
-    out = _Hashed()
-    pack(layer_dir, flavour, out)
-    out.flush()
-    return DiffId("sha256:" + out.digest.hexdigest()), out.size
+    """The diffID and the tar's size; the tar is not kept."""
+    out = _Hash()
+    size = pack(layer_dir, flavour, out)
+    return DiffId("sha256:" + out.hash.hexdigest()), size

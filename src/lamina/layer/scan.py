@@ -1,52 +1,100 @@
-"""A layer directory (or an overlay's upper) as Entries: folders before what is in them, names in byte order."""
+"""A layer directory, or the upper of an overlay, as entries: what pack, the normalised diff and listings walk over."""
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.extra import read_extra
 from lamina.layer.flavour import Flavour
-from lamina.layer.ondisk import UnstorableLayer, is_opaque, read_entry
+from lamina.layer.inodes import DIRECTORY_CODE, FILE_CODE, WHITEOUT_CODE, ForeignLayer, Inodes, listing
+from lamina.layer.paths import FILE, MAX_PATH, Folders, fault, show, split
+from lamina.layer.writer import WHITEOUT, UnstorableName
+
+__all__ = ["ForeignLayer", "Found", "scan"]
 
 
-def scan(layer_dir: Path, flavour: Flavour) -> Iterator[tuple[Entry, bytes]]:
-    """(entry, host path). The root itself comes first, with path b"". A further name of a file is a HARDLINK whose `link` is the first.
+class Found(NamedTuple):
+    entry: Entry
+    fd: int  # of a FILE, at its start, good until the next step of the iteration; else -1
 
-    An opaque folder is followed by an OPAQUE entry. Raises UnstorableLayer for `.wh.` names and overlay attributes that no layer holds.
+
+def scan(layer_dir: Path, flavour: Flavour) -> Iterator[Found]:
+    """All entries below `diff`: folders before what they hold, names in byte order, an OPAQUE right after its folder's entry.
+
+    The root's own metadata is not part of a layer (its OPAQUE is). Of the names of one inode the first is the FILE, the others are
+    HARDLINKs to it. Sockets are left out, as Docker does. UnstorableName for names that begin with `.wh.`, ForeignLayer, LayerFault.
     """
-    root = os.fsencode(layer_dir / "diff")
-    extra = read_extra(layer_dir)
-    links: dict[tuple[int, int], bytes] = {}
-    pending: list[tuple[bytes, bytes]] = [(b"", root)]
-    hidden = sorted(extra.whiteouts, reverse=True)
-    while pending:
-        path, host = pending.pop()
-        found = os.lstat(host)
-        entry = read_entry(host, path, found, flavour, extra)
-        if entry is None:
-            continue
-        if entry.kind is Kind.FILE and found.st_nlink > 1:
-            first = links.setdefault((found.st_dev, found.st_ino), path)
-            if first != path:
-                entry = Entry(path, Kind.HARDLINK, entry.mode, entry.uid, entry.gid, 0, entry.mtime, first, xattrs=entry.xattrs)
-        yield entry, host
-        if entry.kind is not Kind.DIRECTORY or not stat.S_ISDIR(found.st_mode):
-            continue
-        if path and is_opaque(host, path, flavour, extra):
-            yield Entry(path, Kind.OPAQUE), host
-        with os.scandir(host) as names:
-            inner = sorted((name.name for name in names), reverse=True)
-        prefix = path + b"/" if path else b""
-        for name in inner:
-            if name.startswith(b".wh."):
-                raise UnstorableLayer(
-                    f"a file is called {name.decode(errors='replace')!r}: layers use such names for deletions", hint="rename it"
-                )
-            pending.append((prefix + name, host + b"/" + name))
-        if hidden:
-            for whiteout in [w for w in hidden if w.rpartition(b"/")[0] == path]:
-                yield Entry(whiteout, Kind.WHITEOUT), host
+    inodes = Inodes(flavour, read_extra(layer_dir))
+    gone: dict[bytes, list[bytes]] = {}
+    for path in inodes.extra.whiteouts:
+        folder, name = split(path)
+        gone.setdefault(folder, []).append(name)
+    first: dict[tuple[int, int], bytes] = {}
+    here = b""
+    with Folders([layer_dir / "diff"]) as folders:
+        try:
+            root = folders.fd(b"")
+            if inodes.opaque(b"", root):
+                yield Found(Entry(b"", Kind.OPAQUE), -1)
+            stack = [(b"", iter(listing(root, gone.get(b"", ()))))]
+            while stack:
+                folder, names = stack[-1]
+                for name, code in names:
+                    here = folder + b"/" + name if folder else name
+                    if name.startswith(WHITEOUT):
+                        raise UnstorableName(
+                            f"{show(here)}: a layer cannot hold names that begin with .wh.", hint="rename or remove it in the same step"
+                        )
+                    if len(here) > MAX_PATH:
+                        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+                    if code is FILE_CODE:
+                        fd = os.open(name, FILE, dir_fd=folders.fd(folder))
+                        try:
+                            found = os.fstat(fd)
+                            entry = inodes.opened(here, fd, found)
+                            if found.st_nlink > 1 and entry.kind is Kind.FILE:
+                                entry = _linked(entry, found, first)
+                            yield Found(entry, fd if entry.kind is Kind.FILE else -1)
+                        finally:
+                            os.close(fd)
+                    elif code is DIRECTORY_CODE:
+                        fd = folders.fd(here)
+                        yield Found(inodes.opened(here, fd, os.fstat(fd)), -1)
+                        fd = folders.fd(here)
+                        if inodes.opaque(here, fd):
+                            yield Found(Entry(here, Kind.OPAQUE), -1)
+                            fd = folders.fd(here)
+                        stack.append((here, iter(listing(fd, gone.get(here, ())))))
+                        break
+                    elif code is WHITEOUT_CODE:
+                        yield Found(Entry(here, Kind.WHITEOUT), -1)
+                    else:
+                        parent = folders.fd(folder)
+                        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                        special = inodes.other(here, name, parent, found)
+                        if special is not None:
+                            if found.st_nlink > 1 and special.kind is not Kind.WHITEOUT:
+                                special = _linked(special, found, first)
+                            yield Found(special, -1)
+                else:
+                    stack.pop()
+        except OSError as error:
+            raise fault("read", here, error) from error
+
+
+def _linked(entry: Entry, found: os.stat_result, first: dict[tuple[int, int], bytes]) -> Entry:
+    name = first.setdefault((found.st_dev, found.st_ino), entry.path)
+    if name == entry.path:
+        return entry
+    return Entry(entry.path, Kind.HARDLINK, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime, name, 0, 0, entry.xattrs)
+
+
+def entries(layer_dir: Path, flavour: Flavour) -> Iterator[Entry]:
+    """As scan, without the bytes."""
+    for found in scan(layer_dir, flavour):
+        yield found.entry

@@ -1,126 +1,144 @@
-"""Entries -> tar bytes: ustar headers packed by hand, pax records only where ustar has no room. Byte-stable for equal entries."""
+"""Entries as tar headers: ustar, and a pax header only for what ustar cannot hold. The same entry is the same bytes, always.
+
+Times are whole seconds (as Docker's and containerd's differs write them), names of users and groups are left empty.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import BinaryIO, Protocol
+import struct
+from math import floor
+from zlib import adler32
 
 from lamina.layer.entry import Entry, Kind
+from lamina.layer.writer import WHITEOUT
 
-_TYPES = {
-    Kind.FILE: b"0", Kind.HARDLINK: b"1", Kind.SYMLINK: b"2", Kind.CHARACTER: b"3", Kind.BLOCK: b"4", Kind.DIRECTORY: b"5", Kind.FIFO: b"6",
-    Kind.WHITEOUT: b"0", Kind.OPAQUE: b"0",
-}  # fmt: skip
-_ZEROS = bytes(512)
-_CHUNK = 1 << 20
-_OCTAL7 = 0o7777777
+BLOCK = 512
+OPAQUE = b".wh..wh..opq"
+END = bytes(2 * BLOCK)
+_MAX_ID = 0o7777777
+_MAX_NUMBER = 0o77777777777
+_FLAGS = {
+    Kind.FILE: b"0",
+    Kind.HARDLINK: b"1",
+    Kind.SYMLINK: b"2",
+    Kind.CHARACTER: b"3",
+    Kind.BLOCK: b"4",
+    Kind.DIRECTORY: b"5",
+    Kind.FIFO: b"6",
+    Kind.WHITEOUT: b"0",
+    Kind.OPAQUE: b"0",
+}
+_header = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x").pack
+_SPACES = b" " * 8
+_USTAR = b"ustar\x0000"
+_NO_DEVICE = b"0000000\0"
 
 
-class Sink(Protocol):
-    def write(self, data: bytes | memoryview, /) -> object: ...
-
-
-class TarWriter:
-    """Writes entries as they come. `close` ends the archive (two zero blocks) and nothing else."""
-
-    def __init__(self, out: Sink) -> None:
-        self._out = out
-        self._buffer = memoryview(bytearray(_CHUNK))
-
-    def add(self, entry: Entry, data: BinaryIO | None = None) -> None:
-        """`data` must have exactly `entry.size` bytes for a FILE; a shorter one is an error (the file changed meanwhile)."""
-        self._out.write(header(entry))
-        if entry.kind is not Kind.FILE or not entry.size:
-            return
-        left = entry.size
-        assert data is not None
-        if left <= _CHUNK:
-            body = data.read(left)
-            left -= len(body)
-            self._out.write(body)
-        else:
-            while left:
-                count = data.readinto(self._buffer[: min(left, _CHUNK)])  # type: ignore[attr-defined]  # raw files have it
-                if not count:
-                    break
-                self._out.write(self._buffer[:count])
-                left -= count
-        if left:
-            raise OSError(f"{entry.path.decode(errors='replace')} became shorter while it was read")
-        rest = entry.size % 512
-        if rest:
-            self._out.write(_ZEROS[rest:])
-
-    def close(self) -> None:
-        self._out.write(_ZEROS * 2)
+def padding(size: int) -> bytes:
+    """What follows a body of `size` bytes."""
+    return bytes(-size % BLOCK)
 
 
 def header(entry: Entry) -> bytes:
-    """The header blocks of one entry. Deletions are written as docker does: `.wh.NAME`, `.wh..wh..opq`."""
-    name, link = entry.path, entry.link
-    if entry.kind is Kind.DIRECTORY:
-        name += b"/"
-    elif entry.kind is Kind.WHITEOUT:
-        folder, slash, base = name.rpartition(b"/")
-        name = folder + slash + b".wh." + base
-    elif entry.kind is Kind.OPAQUE:
-        name += b"/.wh..wh..opq"
-    mtime = math.floor(entry.mtime)
-    size = entry.size if entry.kind is Kind.FILE else 0
-    records: list[tuple[bytes, bytes]] = []
-    prefix, short = _split(name)
-    if short is None:
-        records.append((b"path", name))
-        prefix, short = b"", name[:100].replace(b"\xff", b"?")
-    if len(link) > 100 or not link.isascii():
-        records.append((b"linkpath", link))
-    for key, value, limit in ((b"uid", entry.uid, _OCTAL7), (b"gid", entry.gid, _OCTAL7), (b"size", size, 0o77777777777)):
-        if value > limit:
-            records.append((key, b"%d" % value))
-    if not 0 <= mtime <= 0o77777777777:
-        records.append((b"mtime", b"%d" % mtime))
-    records.extend((b"SCHILY.xattr." + key, value) for key, value in entry.xattrs)
-    block = _block(short, prefix, entry, size, mtime, link[:100])
-    if not records:
+    """All header blocks of an entry. A FILE's `size` bytes and their padding must follow."""
+    kind, path = entry.kind, entry.path
+    if kind is Kind.DIRECTORY:
+        path += b"/"
+    elif kind is Kind.WHITEOUT:
+        folder, slash, name = path.rpartition(b"/")
+        path = folder + slash + WHITEOUT + name
+    elif kind is Kind.OPAQUE:
+        path = path + b"/" + OPAQUE if path else OPAQUE
+    size = entry.size if kind is Kind.FILE else 0
+    mtime = floor(entry.mtime)
+    uid, gid, link = entry.uid, entry.gid, entry.link
+    extended: list[tuple[bytes, bytes]] = []
+    name, prefix = path, b""
+    if len(path) > 100:
+        cut = path.find(b"/", max(len(path) - 101, 1), 156)
+        if cut > 0 and cut < len(path) - 1:
+            prefix, name = path[:cut], path[cut + 1 :]
+        else:
+            extended.append((b"path", path))
+            name = path[:100]
+    if len(link) > 100:
+        extended.append((b"linkpath", link))
+        link = link[:100]
+    if uid > _MAX_ID:
+        extended.append((b"uid", b"%d" % uid))
+        uid = 0
+    if gid > _MAX_ID:
+        extended.append((b"gid", b"%d" % gid))
+        gid = 0
+    if not 0 <= mtime <= _MAX_NUMBER:
+        extended.append((b"mtime", b"%d" % mtime))
+        mtime = 0
+    written = size
+    if size > _MAX_NUMBER:
+        extended.append((b"size", b"%d" % size))
+        written = 0
+    if entry.xattrs and kind is not Kind.HARDLINK:
+        extended += [(b"SCHILY.xattr." + key, value) for key, value in entry.xattrs]
+    device = kind is Kind.CHARACTER or kind is Kind.BLOCK
+    block = _block(
+        name,
+        entry.mode & 0o7777,
+        uid,
+        gid,
+        written,
+        mtime,
+        _FLAGS[kind],
+        link if kind is Kind.SYMLINK or kind is Kind.HARDLINK else b"",
+        b"%07o\0" % entry.major if device else _NO_DEVICE,
+        b"%07o\0" % entry.minor if device else _NO_DEVICE,
+        prefix,
+    )
+    if not extended:
         return block
-    body = b"".join(_record(key, value) for key, value in sorted(records))
-    pax = _raw(b"PaxHeaders.0/" + short.rpartition(b"/")[2][:80], b"", 0o644, 0, 0, len(body), 0, b"x", b"", 0, 0)
-    return pax + body + _ZEROS[: -len(body) % 512] + block
+    body = b"".join(_record(*pair) for pair in sorted(extended))
+    head = _block(b"././@PaxHeader", 0o644, 0, 0, len(body), 0, b"x", b"", _NO_DEVICE, _NO_DEVICE, b"")
+    return head + body + padding(len(body)) + block
 
 
-def _block(name: bytes, prefix: bytes, entry: Entry, size: int, mtime: int, link: bytes) -> bytes:
-    return _raw(
-        name, prefix, entry.mode & 0o7777, min(entry.uid, _OCTAL7), min(entry.gid, _OCTAL7), min(size, 0o77777777777),
-        min(max(mtime, 0), 0o77777777777), _TYPES[entry.kind], link, entry.major, entry.minor,
-    )  # fmt: skip
-
-
-def _raw(
-    name: bytes, prefix: bytes, mode: int, uid: int, gid: int, size: int, mtime: int, kind: bytes, link: bytes, major: int, minor: int
+def _block(
+    name: bytes,
+    mode: int,
+    uid: int,
+    gid: int,
+    size: int,
+    mtime: int,
+    flag: bytes,
+    link: bytes,
+    major: bytes,
+    minor: bytes,
+    prefix: bytes,
 ) -> bytes:
-    head = b"%-100s%07o\0%07o\0%07o\0%011o\0%011o\0" % (name.ljust(100, b"\0"), mode, uid, gid, size, mtime)
-    tail = b"%s%s%s%s%s%s%s%s%s" % (
-        kind, link.ljust(100, b"\0"), b"ustar\0", b"00", bytes(32), bytes(32), b"%07o\0" % major, b"%07o\0" % minor, prefix.ljust(155, b"\0"),
-    )  # fmt: skip
-    block = head + b"        " + tail + bytes(12)
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
-
-
-def _split(name: bytes) -> tuple[bytes, bytes | None]:
-    """ustar's (prefix, name), or (b"", None) when it does not fit or is not ASCII."""
-    if not name.isascii():
-        return b"", None
-    if len(name) <= 100:
-        return b"", name
-    cut = name.rfind(b"/", 0, min(156, len(name) - 1))
-    if cut > 0 and len(name) - cut - 1 <= 100:
-        return name[:cut], name[cut + 1 :]
-    return b"", None
+    raw = _header(
+        name,
+        b"%07o\0" % mode,
+        b"%07o\0" % uid,
+        b"%07o\0" % gid,
+        b"%011o\0" % size,
+        b"%011o\0" % mtime,
+        _SPACES,
+        flag,
+        link,
+        _USTAR,
+        b"",
+        b"",
+        major,
+        minor,
+        prefix,
+    )
+    # adler32's low half is exact for a sum of 256 bytes.
+    total = (adler32(raw[:256]) & 0xFFFF) + (adler32(raw[256:]) & 0xFFFF) - 2
+    return raw[:148] + b"%06o\0 " % total + raw[156:]
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    body = b" %s=%s\n" % (key, value)
-    length = len(body)
-    total = length + len(str(length))
-    total = length + len(str(total))
-    return b"%d%s" % (total, body)
+    """The length counts itself."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    if len(str(length)) > len(str(rest)):
+        length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)

@@ -1,277 +1,427 @@
-"""Makes entries in a new layer directory, in the store's flavour. Every name is opened below the layer's root; no link is passed through."""
+"""Makes the entries of one new layer directory, for tars that are applied and for COPY.
+
+Nothing is written through a link: each name is made in a folder opened by paths.Folders, exclusively. Order per entry: bytes, owner,
+mode, attributes, time (chown clears suid bits and file capabilities). Folders get their metadata when all is written.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-from collections import OrderedDict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
+from lamina.diagnostics.errors import LaminaError
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.extra import Extra, write_extra
+from lamina.layer.extra import read_extra, write_extra
 from lamina.layer.flavour import Flavour
-from lamina.layer.ondisk import OWNER, opaque_name
-from lamina.layer.paths import open_folder
+from lamina.layer.paths import FILE, FOLDER, NEW, Folders, fault, show, split
+from lamina.layer.xattrs import OWNER, kept, owner_value, portable
 
-_CHUNK = 1 << 20
-_HOLE = 4096  # zero blocks of this size become holes
-_KEPT_FOLDERS = 64  # descriptors of parent folders that stay open
+PIECE = 1 << 20
+WHITEOUT = b".wh."
+_ZEROS = bytes(1 << 16)
+_HOLE = 4096
+_OVERLAY = {"trusted": "trusted.overlay.opaque", "user": "user.overlay.opaque"}
+_NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.EACCES)
+
+
+class UnstorableName(LaminaError):
+    """A name that a layer's tar cannot hold, because it means that another name is removed there."""
+
+    code = "layer/unstorable-name"
+    default_exit = 65
+
+
+class NoSuchLinkTarget(LaminaError):
+    """A hard link to something that is not in the same layer, or is a folder."""
+
+    code = "layer/link-target"
+    default_exit = 65
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, b"" at the end."""
+        ...
 
 
 class EntryWriter:
-    """`put` in any order (parents first). `finish` sets folder times and writes the side table; call it once, then `close` (or use `with`)."""
+    """A copying.LayerWriter over `layer_dir` (its `diff` folder exists). Entries appear at once, folders' metadata and the side table
+    with `finish`. One thread. As a context manager: finishes unless the block failed, closes always."""
 
     def __init__(self, layer_dir: Path, flavour: Flavour) -> None:
-        self._dir = layer_dir
+        self._layer = layer_dir
         self._flavour = flavour
-        (layer_dir / "diff").mkdir(exist_ok=True)
-        self._root = os.open(layer_dir / "diff", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._folders: OrderedDict[bytes, int] = OrderedDict()
-        self._times: dict[bytes, float] = {}
-        self.extra = Extra({}, set(), set(), {})
-        self._buffer = memoryview(bytearray(_CHUNK))
+        self._single = flavour.ids.kind == "single"
+        self._plain = flavour.whiteouts == "plain"
+        self._devices = flavour.whiteouts == "trusted" and not self._single
+        self._extra = read_extra(layer_dir)
+        self._folders = Folders([layer_dir / "diff"])
+        self._pending: dict[bytes, Entry] = {}  # folders whose metadata comes last
+        self._opaque: set[bytes] = set()
+        self._shared: set[tuple[int, int]] = set()
+        self._self = (os.geteuid(), os.getegid())
+        self.size = 0  # bytes of regular files that were written
+        # A setgid folder would hand its group on to all that is made in it.
+        root = self._folders.fd(b"")
+        self._root_mode = stat.S_IMODE(os.fstat(root).st_mode)
+        if self._root_mode & stat.S_ISGID:
+            os.fchmod(root, 0o755)
 
     def __enter__(self) -> EntryWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.close()
 
-    def close(self) -> None:
-        for descriptor in (*self._folders.values(), self._root):
-            os.close(descriptor)
-        self._folders.clear()
+    # -- LayerWriter
 
-    def put(self, entry: Entry, data: BinaryIO | None = None) -> None:
-        """Make the entry; one that this layer has already is replaced, a folder keeps what is in it and gets the new metadata.
+    def put(self, entry: Entry, data: Readable | None = None) -> None:
+        """Make the entry; what this layer has there is replaced, but a folder keeps what is in it when a folder is put.
 
-        `data` is read to its end for a FILE. A HARDLINK names an entry of this layer.
+        A folder put where this layer had something else hides what lies below. Parents must be there. LayerFault, UnstorableName.
         """
-        if entry.kind is Kind.DIRECTORY:
-            self._folder(entry)
+        path, kind = entry.path, entry.kind
+        if not path:
+            if kind is Kind.OPAQUE:
+                self._opaque.add(b"")
+            else:
+                self._pending[b""] = entry
             return
-        if entry.kind is Kind.OPAQUE:
-            self._opaque(entry.path)
-            return
-        parent, name = self._parent(entry.path)
-        self._clear(parent, name, entry.path)
-        match entry.kind:
-            case Kind.FILE:
-                self._file(entry, parent, name, data)
-                return
-            case Kind.SYMLINK:
-                os.symlink(entry.link, name, dir_fd=parent)
-            case Kind.HARDLINK:
-                source, base = self._parent(entry.link)
-                os.link(base, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-                return
-            case Kind.FIFO:
-                os.mkfifo(name, 0o600, dir_fd=parent)
-            case Kind.WHITEOUT:
-                self._whiteout(entry.path, parent, name)
-                return
-            case Kind.CHARACTER | Kind.BLOCK:
-                if not self._device(entry, parent, name):
-                    return
-        self._owner(entry, parent, name)
-        if entry.kind is not Kind.SYMLINK:
-            self._mode(entry, parent, name)
-        os.utime(name, ns=(_ns(entry.mtime), _ns(entry.mtime)), dir_fd=parent, follow_symlinks=False)
+        folder, name = split(path)
+        if name.startswith(WHITEOUT):
+            raise UnstorableName(f"{show(path)}: a layer cannot hold names that begin with .wh.", hint="rename the file")
+        try:
+            if kind is Kind.FILE:
+                self._file(entry, folder, name, data)
+            elif kind is Kind.DIRECTORY:
+                self._directory(entry, folder, name)
+            elif kind is Kind.HARDLINK:
+                self._hard_link(entry, folder, name)
+            elif kind is Kind.WHITEOUT:
+                self._whiteout(path, folder, name)
+            elif kind is Kind.OPAQUE:
+                self._opaque.add(path)
+            else:
+                self._special(entry, folder, name)
+        except OSError as error:
+            raise fault("write", path, error) from error
 
     def share(self, entry: Entry, path: bytes) -> None:
-        """Make a regular file by hard-linking the host file `path` (read-only, equal in bytes and metadata); else its bytes are copied."""
-        parent, name = self._parent(entry.path)
-        self._clear(parent, name, entry.path)
+        """Make a regular file by hard-linking the host file `path`, whose metadata it takes; copied where that is impossible.
+
+        A file is linked once per layer: a second link would read as a hard link inside the layer.
+        """
+        folder, name = split(entry.path)
+        if name.startswith(WHITEOUT):
+            raise UnstorableName(f"{show(entry.path)}: a layer cannot hold names that begin with .wh.", hint="rename the file")
         try:
-            os.link(path, name, dst_dir_fd=parent, follow_symlinks=False)
-        except OSError:
-            with open(path, "rb") as data:
-                self._file(entry, parent, name, data)
+            source = os.open(path, FILE)
+            try:
+                found = os.fstat(source)
+                identity = (found.st_dev, found.st_ino)
+                if identity not in self._shared and entry.path not in self._extra.modes:
+                    self._clear(entry.path, folder, name)
+                    try:
+                        os.link(path, name, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
+                    except OSError as error:
+                        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
+                            raise
+                    else:
+                        self._shared.add(identity)
+                        self.size += found.st_size
+                        return
+                with os.fdopen(os.dup(source), "rb", buffering=0) as data:
+                    self._file(entry, folder, name, data)
+            finally:
+                os.close(source)
+        except OSError as error:
+            raise fault("write", entry.path, error) from error
 
     def remove(self, path: bytes) -> None:
-        """Take an entry, and all below it, out of this layer again."""
-        parent, name = self._parent(path)
-        self._clear(parent, name, path)
+        """Take an entry, and all below it, out of this layer again. Nothing happens when it is not there."""
+        folder, name = split(path)
+        try:
+            self._clear(path, folder, name)
+        except OSError as error:
+            raise fault("remove", path, error) from error
+
+    def kind(self, path: bytes) -> Kind | None:
+        """What this layer has at `path` (parents are real folders of it): only FILE, DIRECTORY, SYMLINK, WHITEOUT are told apart from
+        the rest, which is FIFO."""
+        if path in self._extra.whiteouts:
+            return Kind.WHITEOUT
+        folder, name = split(path)
+        try:
+            found = os.stat(name, dir_fd=self._folders.fd(folder), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISREG(found.st_mode):
+            return Kind.FILE
+        if stat.S_ISDIR(found.st_mode):
+            return Kind.DIRECTORY
+        if stat.S_ISLNK(found.st_mode):
+            return Kind.SYMLINK
+        return Kind.WHITEOUT if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0 else Kind.FIFO
 
     def finish(self) -> None:
-        for path, mtime in sorted(self._times.items(), reverse=True):
-            if path:
-                parent, name = self._parent(path)
-                try:
-                    os.utime(name, ns=(_ns(mtime), _ns(mtime)), dir_fd=parent, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-            else:
-                os.utime(self._root, ns=(_ns(mtime), _ns(mtime)))
-        write_extra(self._dir, self.extra)
-
-    # Kinds
-
-    def _folder(self, entry: Entry) -> None:
-        if not entry.path:
-            self._finish_folder(entry, self._root)
-            return
-        parent, name = self._parent(entry.path)
+        """Folders' metadata, deepest first, and the side table. Call once, at the end."""
+        opaque = _OVERLAY.get(self._flavour.whiteouts)
+        for path in sorted({*self._pending, *self._opaque}, reverse=True):
+            try:
+                fd = self._folders.fd(path)
+                if path in self._opaque:
+                    if opaque is None:
+                        self._extra.opaque.add(path)
+                    else:
+                        os.setxattr(fd, opaque, b"y")
+                entry = self._pending.get(path)
+                if entry is not None:
+                    self._metadata(fd, entry)
+            except OSError as error:
+                raise fault("write", path, error) from error
+        self._pending.clear()
+        self._opaque.clear()
         try:
-            os.mkdir(name, 0o700, dir_fd=parent)
+            write_extra(self._layer, self._extra)
+        except OSError as error:
+            raise fault("write", b"", error) from error
+
+    def close(self) -> None:
+        self._folders.close()
+
+    # -- one kind each
+
+    def _file(self, entry: Entry, folder: bytes, name: bytes, data: Readable | None) -> None:
+        parent = self._folders.fd(folder)
+        try:
+            fd = os.open(name, NEW, 0o600, dir_fd=parent)
         except FileExistsError:
-            found = os.lstat(name, dir_fd=parent)
-            if not stat.S_ISDIR(found.st_mode):
-                was_whiteout = self._is_whiteout(found, entry.path)
-                self._clear(parent, name, entry.path)
-                os.mkdir(name, 0o700, dir_fd=parent)
-                if was_whiteout:
-                    self._opaque(entry.path)
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            self._finish_folder(entry, descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _finish_folder(self, entry: Entry, descriptor: int) -> None:
-        if self._flavour.ids.kind == "real":
-            os.chown(descriptor, entry.uid, entry.gid)
+            self._clear(entry.path, folder, name)
+            fd = os.open(name, NEW, 0o600, dir_fd=self._folders.fd(folder))
         else:
-            os.setxattr(descriptor, OWNER, b"%d:%d" % (entry.uid, entry.gid))
-        # a single id must be able to go on writing into a folder that is read-only in the image
-        os.chmod(descriptor, entry.mode)
-        self._xattrs(entry, descriptor)
-        self._times[entry.path] = entry.mtime
-
-    def _file(self, entry: Entry, parent: int, name: bytes, data: BinaryIO | None) -> None:
-        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+            if self._extra.whiteouts:
+                self._extra.whiteouts.discard(entry.path)
         try:
             if data is not None:
-                self._fill(descriptor, data, entry.size)
-            if self._flavour.ids.kind == "real":
-                if entry.uid or entry.gid or os.geteuid():
-                    os.chown(descriptor, entry.uid, entry.gid)
-            else:
-                os.setxattr(descriptor, OWNER, b"%d:%d" % (entry.uid, entry.gid))
-            os.chmod(descriptor, entry.mode)
-            self._xattrs(entry, descriptor)
-            os.utime(descriptor, ns=(_ns(entry.mtime), _ns(entry.mtime)))
+                self.size += _copy(data, fd)
+            self._metadata(fd, entry)
         finally:
-            os.close(descriptor)
+            os.close(fd)
 
-    def _fill(self, descriptor: int, data: BinaryIO, size: int) -> None:
-        """Copy to the end of `data`. Small files in one write; zero blocks of big ones become holes."""
-        if size <= _CHUNK:
-            body = data.read()
-            if body:
-                os.write(descriptor, body) if len(body) <= _CHUNK else _write_all(descriptor, body)
+    def _directory(self, entry: Entry, folder: bytes, name: bytes) -> None:
+        path = entry.path
+        there = path in self._extra.whiteouts
+        try:
+            os.mkdir(name, 0o700, dir_fd=self._folders.fd(folder))
+        except FileExistsError:
+            if path not in self._pending and self.kind(path) is not Kind.DIRECTORY:
+                there = True
+                self._clear(path, folder, name)
+                os.mkdir(name, 0o700, dir_fd=self._folders.fd(folder))
+        if there:
+            self._extra.whiteouts.discard(path)
+            self._opaque.add(path)
+        self._pending[path] = entry
+
+    def _hard_link(self, entry: Entry, folder: bytes, name: bytes) -> None:
+        if entry.link == entry.path:
             return
-        offset = 0
-        readinto = getattr(data, "readinto", None)
-        while True:
-            if readinto is not None:
-                count = readinto(self._buffer)
-                piece = self._buffer[:count]
-            else:
-                read = data.read(_CHUNK)
-                piece, count = memoryview(read), len(read)
-            if not count:
-                break
-            if count >= _HOLE and not any(piece[:_HOLE]) and piece == memoryview(bytes(count)):
-                offset += count
-                continue
-            os.pwrite(descriptor, piece, offset)
-            offset += count
-        os.ftruncate(descriptor, offset)
+        first_folder, first = split(entry.link)
+        try:
+            kind = self.kind(entry.link)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
+            kind = None
+        if kind in (None, Kind.WHITEOUT, Kind.DIRECTORY):
+            what = "is a folder" if kind is Kind.DIRECTORY else "is not in this layer"
+            raise NoSuchLinkTarget(f"{show(entry.path)} is a hard link to {show(entry.link)}, which {what}")
+        self._clear(entry.path, folder, name)
+        # Two descriptors at once: the second look-up must not close the first.
+        source = os.dup(self._folders.fd(first_folder))
+        try:
+            os.link(first, name, src_dir_fd=source, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
+        finally:
+            os.close(source)
+        self._extra.same(entry.path, entry.link)
 
-    def _whiteout(self, path: bytes, parent: int, name: bytes) -> None:
-        if self._flavour.whiteouts == "plain":
-            self.extra.whiteouts.add(path)
+    def _whiteout(self, path: bytes, folder: bytes, name: bytes) -> None:
+        """A whiteout speaks of lower layers only: what this layer itself has at that name stays."""
+        there = self.kind(path)
+        if there is Kind.DIRECTORY:
+            self._opaque.add(path)
+        elif there is None:
+            if self._plain:
+                self._folders.fd(folder)
+                self._extra.whiteouts.add(path)
+            else:
+                os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=self._folders.fd(folder))
+
+    def _special(self, entry: Entry, folder: bytes, name: bytes) -> None:
+        path, kind = entry.path, entry.kind
+        self._clear(path, folder, name)
+        parent = self._folders.fd(folder)
+        if kind is Kind.SYMLINK:
+            os.symlink(entry.link, name, dir_fd=parent)
+        elif kind is Kind.FIFO:
+            os.mkfifo(name, 0o600, dir_fd=parent)
+        elif entry.major == 0 and entry.minor == 0 and kind is Kind.CHARACTER:
+            raise UnstorableName(f"{show(path)}: a character device 0:0 means a removed name in a layer")
+        elif self._devices:
+            type_ = stat.S_IFCHR if kind is Kind.CHARACTER else stat.S_IFBLK
+            os.mknod(name, type_ | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
         else:
-            os.mknod(name, stat.S_IFCHR | 0o000, 0, dir_fd=parent)
-
-    def _opaque(self, path: bytes) -> None:
-        if self._flavour.whiteouts == "plain":
-            self.extra.opaque.add(path)
-            return
-        parent, name = self._parent(path)
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            os.setxattr(descriptor, opaque_name(self._flavour), b"y")
-        finally:
-            os.close(descriptor)
-
-    def _device(self, entry: Entry, parent: int, name: bytes) -> bool:
-        """True when a real device was made; else an empty file stands for it and the side table says what it is."""
-        kind = stat.S_IFCHR if entry.kind is Kind.CHARACTER else stat.S_IFBLK
-        try:
-            os.mknod(name, kind | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
-            return True
-        except PermissionError:
-            self.extra.devices[entry.path] = (entry.kind.value, entry.mode, entry.major, entry.minor)
-            self.extra.owners[entry.path] = (entry.uid, entry.gid)
-            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=parent))
-            return False
-
-    # Attributes
-
-    def _owner(self, entry: Entry, parent: int, name: bytes) -> None:
-        if self._flavour.ids.kind == "real":
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-        elif entry.uid or entry.gid:
-            self.extra.owners[entry.path] = (entry.uid, entry.gid)
-
-    def _mode(self, entry: Entry, parent: int, name: bytes) -> None:
-        os.chmod(name, entry.mode, dir_fd=parent)
-
-    def _xattrs(self, entry: Entry, descriptor: int) -> None:
-        for key, value in entry.xattrs:
-            if key.startswith((b"trusted.", b"user.overlay.", b"user.lamina.")):
-                continue
+            fd = os.open(name, NEW, 0o600, dir_fd=parent)
             try:
-                os.setxattr(descriptor, key, value)
-            except OSError as error:
-                if error.errno not in (errno.ENOTSUP, errno.EPERM):
-                    raise
+                self._metadata(fd, entry)
+            finally:
+                os.close(fd)
+            self._extra.devices[path] = (kind.value, entry.major, entry.minor)
+            return
+        if not self._single:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        elif (entry.uid, entry.gid) != (0, 0):
+            self._extra.owners[path] = (entry.uid, entry.gid)
+        if kind is not Kind.SYMLINK:
+            os.chmod(name, self._disk_mode(entry), dir_fd=parent)
+        time = int(entry.mtime * 1_000_000_000)
+        os.utime(name, ns=(time, time), dir_fd=parent, follow_symlinks=False)
 
-    # Places
+    # -- metadata
 
-    def _parent(self, path: bytes) -> tuple[int, bytes]:
-        folder, _, name = path.rpartition(b"/")
-        if not folder:
-            return self._root, name
-        descriptor = self._folders.get(folder)
-        if descriptor is None:
-            descriptor = open_folder(self._root, folder)
-            self._folders[folder] = descriptor
-            if len(self._folders) > _KEPT_FOLDERS:
-                os.close(self._folders.popitem(last=False)[1])
-        return descriptor, name
+    def _metadata(self, fd: int, entry: Entry) -> None:
+        """Of an open file or folder."""
+        owner = (entry.uid, entry.gid)
+        if self._single:
+            if owner != (0, 0):
+                try:
+                    os.setxattr(fd, OWNER, owner_value(*owner))
+                except OSError as error:
+                    if error.errno not in _NO_XATTRS:
+                        raise
+                    self._extra.owners[entry.path] = owner
+            elif entry.kind is Kind.DIRECTORY:
+                self._extra.owners.pop(entry.path, None)
+        elif owner != self._self or entry.kind is Kind.DIRECTORY:
+            os.fchown(fd, *owner)
+        os.fchmod(fd, self._disk_mode(entry))
+        for name, value in entry.xattrs:
+            if kept(name):
+                self._xattr(fd, entry.path, name, portable(name, value))
+        time = int(entry.mtime * 1_000_000_000)
+        os.utime(fd, ns=(time, time))
 
-    def _clear(self, parent: int, name: bytes, path: bytes) -> None:
-        """Nothing is under that name afterwards."""
-        self.extra.whiteouts.discard(path)
-        self.extra.owners.pop(path, None)
-        self.extra.devices.pop(path, None)
+    def _xattr(self, fd: int, path: bytes, name: bytes, value: bytes) -> None:
+        try:
+            os.setxattr(fd, name, value)
+        except OSError as error:
+            if error.errno not in _NO_XATTRS:
+                raise
+            self._extra.xattrs.setdefault(path, {})[name] = value
+
+    def _disk_mode(self, entry: Entry) -> int:
+        if not self._plain:
+            return entry.mode
+        needed = 0o700 if entry.kind is Kind.DIRECTORY else 0o600
+        if entry.mode & needed == needed:
+            self._extra.modes.pop(entry.path, None)
+            return entry.mode
+        self._extra.modes[entry.path] = entry.mode
+        return entry.mode | needed
+
+    # -- taking away
+
+    def _clear(self, path: bytes, folder: bytes, name: bytes) -> None:
+        """Make the name free. Cheap when nothing is there."""
+        if self._extra:
+            self._extra.forget(path)
+        parent = self._folders.fd(folder)
         try:
             os.unlink(name, dir_fd=parent)
+            return
         except FileNotFoundError:
-            pass
-        except (IsADirectoryError, PermissionError):
-            below = path + b"/"
-            for folder in [f for f in self._folders if f == path or f.startswith(below)]:
-                os.close(self._folders.pop(folder))
-            for known in [k for k in self._times if k == path or k.startswith(below)]:
-                del self._times[known]
-            shutil.rmtree(name, dir_fd=parent)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):
+                raise
+            if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                raise
+        _remove_tree(parent, name)
+        self._folders.forget()
+        below = path + b"/"
+        for known in [known for known in self._pending if known == path or known.startswith(below)]:
+            del self._pending[known]
+        self._opaque = {known for known in self._opaque if known != path and not known.startswith(below)}
+        if self._extra:
+            self._extra.forget_below(path)
 
-    def _is_whiteout(self, found: os.stat_result, path: bytes) -> bool:
-        return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+def _remove_tree(parent: int, name: bytes) -> None:
+    """A folder made here (so with all rights for us) and what is in it; no link is followed."""
+    stack: list[tuple[int, bytes]] = []
+    fd = os.open(name, FOLDER, dir_fd=parent)
+    try:
+        while True:
+            inner = None
+            with os.scandir(fd) as found:
+                items = list(found)
+            for item in items:
+                if item.is_dir(follow_symlinks=False):
+                    inner = os.fsencode(item.name)
+                    break
+                os.unlink(item.name, dir_fd=fd)
+            if inner is not None:
+                stack.append((fd, inner))
+                fd = os.open(inner, FOLDER, dir_fd=fd)
+            elif stack:
+                os.close(fd)
+                fd, inner = stack.pop()
+                os.rmdir(inner, dir_fd=fd)
+            else:
+                break
+    finally:
+        os.close(fd)
+        for above, _ in stack:
+            os.close(above)
+    os.rmdir(name, dir_fd=parent)
 
 
-def _ns(mtime: float) -> int:
-    return int(mtime * 1e9) if mtime > 0 else int(mtime) * 10**9
+def _copy(data: Readable, fd: int) -> int:
+    """All of `data`; blocks of zeros in big pieces become holes. Returns the size."""
+    total = 0
+    hole = False
+    while piece := data.read(PIECE):
+        total += len(piece)
+        if len(piece) < len(_ZEROS) or _ZEROS[:_HOLE] not in piece:
+            hole = False
+            _write(fd, piece)
+            continue
+        start = 0
+        while start < len(piece):
+            end = start
+            zero = piece[start : start + _HOLE] == _ZEROS[: min(_HOLE, len(piece) - start)]
+            while end < len(piece) and (piece[end : end + _HOLE] == _ZEROS[: min(_HOLE, len(piece) - end)]) == zero:
+                end += _HOLE
+            end = min(end, len(piece))
+            if zero:
+                os.lseek(fd, end - start, os.SEEK_CUR)
+            else:
+                _write(fd, piece[start:end])
+            hole = zero
+            start = end
+    if hole:
+        os.ftruncate(fd, total)
+    return total
 
 
-def _write_all(descriptor: int, body: bytes) -> None:
-    view = memoryview(body)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _write(fd: int, piece: bytes) -> None:
+    done = os.write(fd, piece)
+    while done < len(piece):
+        done += os.write(fd, memoryview(piece)[done:])
