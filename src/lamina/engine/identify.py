@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lamina.cache import keys
 from lamina.cache.record import InputPart, KeyParts, Place
 from lamina.engine.results import Files, Filesystem, Result
+from lamina.engine.runners.files import exclusion
 from lamina.graph.ops import ContextOp, ExecOp, FileOp, GitOp, HttpOp, ImageOp, MergeOp
 from lamina.graph.vertex import Vertex
 from lamina.layer.modes import ModeRule
@@ -51,18 +52,18 @@ def is_quick(node: Vertex) -> bool:
 
 
 def label_of(node: Vertex) -> str:
-    """What a filesystem is called in a sentence: the step that made it."""
-    if isinstance(node.op, ImageOp):
-        return node.op.reference
-    if node.steps:
-        step = node.steps[0]
-        return f"stage {step.stage_name or step.stage}"
-    return node.name
+    """What a filesystem is called in a sentence: the stage that made it; a merge (COPY --link) is its copy's."""
+    step = next((step for vertex in (node, *reversed(node.inputs)) if vertex is not None for step in vertex.steps), None)
+    return f"stage {step.stage_name or step.stage}" if step is not None else node.name
 
 
 def place_of(node: Vertex, dockerfile: str) -> Place:
+    """A here-document's own vertex has no step; its name stands for one."""
+    if not node.steps:
+        return Place(dockerfile=dockerfile, stage="", position=0, line=0, text=keys.well_formed(node.name))
     step = node.steps[0]
-    return Place(dockerfile=dockerfile, stage=step.stage_name or str(step.stage), position=step.index, line=step.line, text=step.text)
+    text = keys.well_formed(step.text)
+    return Place(dockerfile=dockerfile, stage=step.stage_name or str(step.stage), position=step.index, line=step.line, text=text)
 
 
 def pure_result(node: Vertex, inputs: tuple[Result | None, ...], job: Job) -> Result | None:
@@ -177,16 +178,6 @@ def _selection(tree: object, wanted: keys.Selection) -> Selection:
         mode=ModeRule("0") if wanted.chmod else None,
         owned=wanted.chown,
     )
-
-
-def exclusion(patterns: tuple[str, ...]) -> Callable[[bytes], bool] | None:
-    """--exclude: dockerignore rules over paths relative to the source."""
-    if not patterns:
-        return None
-    from lamina.dockerfile.ignore import IgnoreRules
-
-    rules = IgnoreRules.parse("\n".join(patterns))
-    return lambda path: rules.ignored(path.decode("utf-8", "surrogateescape"))
 
 
 def _plain(wanted: keys.Selection) -> dict[str, object]:

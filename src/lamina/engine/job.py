@@ -130,7 +130,7 @@ class Job:
     # LookUp
 
     def _look_up(self, node: Vertex, key: CacheKey, inputs: tuple[Result | None, ...]) -> VAnswer:
-        forced_by = self._forced_by(node)
+        forced_by = self._forced_by(node) or self._forced_below(inputs)
         records = () if forced_by else tuple(self.around.records.lookup([key]).get(key, ()))
         choice = self._choose(node, records)
         if choice is not None:
@@ -160,6 +160,10 @@ class Job:
         found = next((by for step in node.steps if (by := self.asked.forced_by(step)) is not None), None)
         return found or ("--no-cache" if node.freshness.forced else None)
 
+    def _forced_below(self, inputs: tuple[Result | None, ...]) -> str | None:
+        root = inputs[0] if inputs else None
+        return "a forced step below it" if isinstance(root, Filesystem) and root.forced else None
+
     def _limit(self, node: Vertex) -> tuple[float, str] | None:
         """Seconds, and who says so."""
         limits = [(age, f"--max-age {s}") for step in node.steps for s, age in self.asked.max_age if freshness.matches(s, step)]
@@ -174,18 +178,14 @@ class Job:
         because = shared_with
         if tainted and not shared_with:
             because = next((s.name for s in self._sources(node, inputs)), None)
-        account.reason = explain.explain_hit(
-            record, self.around.now(), how, host=self.around.host, build=self.build_id, because=because
-        )
+        account.reason = explain.explain_hit(record, self.around.now(), how, host=self.around.host, build=self.build_id, because=because)
         account.saved, account.state = record.seconds, record.state
         self._end(node, "hit")
-        return Filesystem(
-            record.state, self._identity(record, ""), record.layers, record, tainted=bool(tainted), label=identify.label_of(node)
-        )
+        return Filesystem(record.state, self._identity(record), record.layers, record, tainted=bool(tainted), label=identify.label_of(node))
 
-    def _identity(self, record: Record, nonce: str) -> str:
+    def _identity(self, record: Record) -> str:
         """What dependants' keys see of this result."""
-        return record.state if self.request.cut_off else keys.definition_state(record.key, nonce)
+        return record.state if self.request.cut_off else keys.definition_state(record.key)
 
     def _share(self, node: Vertex, result: Result, source: Vertex) -> VAnswer:
         assert isinstance(result, Filesystem)
@@ -198,7 +198,10 @@ class Job:
     def _facts(self, node: Vertex, inputs: tuple[Result | None, ...]) -> explain.Facts:
         args = frozenset(node.op.args_in_env) if isinstance(node.op, ExecOp) else frozenset()
         return explain.Facts(
-            now=self.around.now(), upstream=self._upstream(node.inputs[0] if node.inputs else None), sources=self._sources(node, inputs), args=args
+            now=self.around.now(),
+            upstream=self._upstream(node.inputs[0] if node.inputs else None),
+            sources=self._sources(node, inputs),
+            args=args,
         )
 
     def _upstream(self, vertex: Vertex | None) -> explain.Upstream | None:
@@ -254,7 +257,7 @@ class Job:
         if evicted:
             self._explain_miss(node, replace(self._facts(node, inputs), evicted=True))
         with self.around.store.locks.key(key, cancel.cancelled) as waited:
-            if waited and self._forced_by(node) is None:
+            if waited and self._forced_by(node) is None and self._forced_below(inputs) is None:
                 choice = self._choose(node, tuple(self.around.records.lookup([key]).get(key, ())))
                 if choice is not None and self.around.layers.all_present(choice.layers):
                     return Ran(node, self._hit(node, choice, (), shared_with="a step of another build"))
@@ -286,8 +289,10 @@ class Job:
         self.around.records.publish(record)
         account.state, account.saved = record.state, 0.0
         self._end(node, "ran")
-        nonce = self.build_id if self._forced_by(node) is not None else ""
-        return Filesystem(record.state, self._identity(record, nonce), record.layers, record, tainted=True, label=identify.label_of(node))
+        forced = not self.request.cut_off and bool(self._forced_by(node) or self._forced_below(inputs))
+        return Filesystem(
+            record.state, self._identity(record), record.layers, record, tainted=True, forced=forced, label=identify.label_of(node)
+        )
 
     def _record(self, node: Vertex, key: CacheKey, root: Filesystem | None, kept: Kept, account: Account) -> Record:
         assert account.parts is not None
@@ -317,7 +322,13 @@ class Job:
         view = self.around.layers.view
         trees = [None if i is None else view(i.layers) if isinstance(i, Filesystem) else i.tree for i in inputs]
         with self.around.contexts.lock:
-            run_file_op(op, trees[0] if trees else None, trees, active.upper.parent, self.around.layers.flavour, excluded=identify.exclusion)
+            run_file_op(
+                op,
+                trees[0] if trees else None,
+                trees,
+                active.upper.parent,
+                self.around.layers.flavour,
+            )
 
     def _exec(
         self, node: Vertex, op: ExecOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer, cancel: CancelToken

@@ -104,8 +104,8 @@ class LayerKeeper:
     def _hash(self, layer: LayerId) -> DiffId:
         path = self._store.layers.path(layer)
         assert path is not None
-        found, _ = diff_id(path.parent, self._store.flavour)
-        self._store.layers.set_diff_id(layer, found)
+        found, size = diff_id(path.parent, self._store.flavour)
+        self._store.layers.set_diff_id(layer, found, size)
         return found
 
     def diff_ids(self, layers: Sequence[LayerRef]) -> list[DiffId]:
@@ -125,7 +125,11 @@ class LayerKeeper:
                 result.append(future.result())
         return result
 
+    def packed_sizes(self, layers: Sequence[LayerRef]) -> dict[DiffId, int]:
+        """Bytes of the tars of layers built here, as counted when they were hashed."""
+        rows = self._store.layers.rows({layer.id for layer in layers})
+        return {row.diff_id: row.packed for row in rows if row.diff_id is not None and row.packed is not None}
+
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
-

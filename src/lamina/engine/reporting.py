@@ -43,6 +43,10 @@ def _step(step: StepReport) -> dict[str, Any]:
     return document
 
 
+def step_documents(steps: tuple[StepReport, ...]) -> list[dict[str, Any]]:
+    return [_step(step) for step in steps]
+
+
 def report_document(result: BuildResult) -> dict[str, Any]:
     images = [
         {"id": i.id, "manifest": i.manifest, "platform": str(i.platform), "size": i.size, "tags": list(i.tags)} for i in result.images

@@ -49,7 +49,9 @@ class BuildRequest:
     platforms: tuple[Platform, ...] = ()  # () = this machine's
     tags: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
-    named_contexts: Mapping[str, str] = field(default_factory=dict)  # DIR, oci-layout://…, docker-image://…, target-less git or http are refused
+    named_contexts: Mapping[str, str] = field(
+        default_factory=dict
+    )  # DIR, oci-layout://…, docker-image://…, target-less git or http are refused
     secrets: tuple[Secret, ...] = ()
     ssh: Mapping[str, Path] = field(default_factory=dict)  # id -> agent socket or key file
     outputs: tuple[Output, ...] = ()

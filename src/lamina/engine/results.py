@@ -22,6 +22,7 @@ class Filesystem:
     layers: tuple[LayerRef, ...]
     record: Record | None = None
     tainted: bool = False
+    forced: bool = False  # cut-off switched off: it was made by a forced step, so what stands on it runs too, as in BuildKit
     label: str = ""  # for words: "debian:12", "stage build"
 
 

@@ -70,7 +70,9 @@ def agent_socket(agents: Mapping[str, Path], identifier: str, *, required: bool)
         yield path
         return
     if not shutil.which("ssh-agent"):
-        raise SecretUnavailable(f"ssh {identifier!r}: {path} is a key file and ssh-agent is not installed", hint="give an agent's socket instead")
+        raise SecretUnavailable(
+            f"ssh {identifier!r}: {path} is a key file and ssh-agent is not installed", hint="give an agent's socket instead"
+        )
     with _agent_for_key(path, identifier) as socket:
         yield socket
 

@@ -21,9 +21,9 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)) + "/standalone")
 
-import kernel  # noqa: E402
-import rootfs  # noqa: E402
-import workload  # noqa: E402
+import kernel
+import rootfs
+import workload
 
 GRACE = 0.5  # seconds between TERM and KILL
 
@@ -54,7 +54,10 @@ def serve(descriptor):
 
 def report_crash(descriptor, text):
     try:
-        os.write(descriptor, json.dumps({"setup_error": "the sandbox helper failed: " + text.strip().splitlines()[-1], "trace": text}).encode() + b"\n")
+        os.write(
+            descriptor,
+            json.dumps({"setup_error": "the sandbox helper failed: " + text.strip().splitlines()[-1], "trace": text}).encode() + b"\n",
+        )
     except OSError:
         pass
 

@@ -129,6 +129,7 @@ class Sandbox(Protocol):
     def flavour(self) -> Flavour:
         """The flavour of layers that this rung mounts."""
         ...
+
     def probe(self) -> tuple[str, ...]:
         """Reasons why it cannot run here; empty = fine."""
         ...

@@ -128,7 +128,9 @@ def check_name(rung: str | None) -> None:
     """SandboxUnavailable for a rung that does not exist."""
     if rung is not None and rung not in RUNGS:
         near = nearest(rung, RUNGS)
-        raise SandboxUnavailable(f"there is no sandbox rung {rung!r}", hint=f"did you mean {near}?" if near else f"rungs: {', '.join(RUNGS)}")
+        raise SandboxUnavailable(
+            f"there is no sandbox rung {rung!r}", hint=f"did you mean {near}?" if near else f"rungs: {', '.join(RUNGS)}"
+        )
 
 
 def make(rung: str, tried: tuple[str, ...] = ()) -> Sandbox:

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import threading
-
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,7 +140,13 @@ def document(spec: SandboxSpec, userxattr: bool) -> dict[str, Any]:
             {"source": str(b.source), "target": b.target, "readonly": b.readonly, "is_file": not b.source.is_dir()} for b in spec.binds
         ],
         "submounts": [
-            {**overlay(m.overlay), "target": m.target, "selector": m.selector, "readonly": m.readonly, "is_file": _selects_file(m.overlay, m.selector)}
+            {
+                **overlay(m.overlay),
+                "target": m.target,
+                "selector": m.selector,
+                "readonly": m.readonly,
+                "is_file": _selects_file(m.overlay, m.selector),
+            }
             for m in spec.submounts
         ],
         "tmpfs": [{"target": t.target, "size": t.size, "mode": t.mode} for t in spec.tmpfs],
@@ -166,5 +171,3 @@ def _resolv_conf() -> str:
         return Path("/etc/resolv.conf").read_text(errors="replace")
     except OSError:
         return ""
-
-

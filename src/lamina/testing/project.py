@@ -45,7 +45,11 @@ class Outcome:
 
     def verdicts(self) -> str:
         """One letter for each step that has a vertex: C hit, x ran, - skipped, ! failed."""
-        return "".join({"hit": "C", "ran": "x", "skipped": "-", "failed": "!"}.get(r.verdict, "") for r in self.rows if not r.text.startswith("FROM"))
+        return "".join(
+            {"hit": "C", "ran": "x", "skipped": "-", "failed": "!"}.get(r.verdict, "")
+            for r in self.rows
+            if not r.text.startswith("FROM")
+        )
 
     def row(self, text: str) -> Row:
         """The only row whose text begins with `text`."""
@@ -71,7 +75,9 @@ class Project:
     def dockerfile(self, text: str) -> None:
         self.write({"Dockerfile": textwrap.dedent(text).lstrip()})
 
-    def run(self, *arguments: str, stdin: bytes | None = None, cwd: Path | None = None, timeout: float = 120) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self, *arguments: str, stdin: bytes | None = None, cwd: Path | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[bytes]:
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": os.environ.get("HOME", "/"),

@@ -155,7 +155,7 @@ class _Mounts:
         return entry is not None and entry.kind is not Kind.DIRECTORY
 
     def _cache(self, number: int, mount: ExecMount) -> None:
-        data, new = self._stack.enter_context(
+        data, _ = self._stack.enter_context(
             self._around.cache_mounts.hold(
                 mount.cache_id or mount.target,
                 mount.sharing,

@@ -14,12 +14,9 @@ import struct
 
 import kernel
 
-MASKED = (
-    "proc/acpi proc/asound proc/interrupts proc/kcore proc/keys proc/latency_stats proc/timer_list proc/timer_stats proc/sched_debug proc/scsi "
-    "sys/firmware sys/devices/virtual/powercap"
-).split()
-READONLY = "proc/bus proc/fs proc/irq proc/sys proc/sysrq-trigger".split()
-DEVICES = "null zero full random urandom tty".split()
+MASKED = ["proc/acpi", "proc/asound", "proc/interrupts", "proc/kcore", "proc/keys", "proc/latency_stats", "proc/timer_list", "proc/timer_stats", "proc/sched_debug", "proc/scsi", "sys/firmware", "sys/devices/virtual/powercap"]
+READONLY = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"]
+DEVICES = ["null", "zero", "full", "random", "urandom", "tty"]
 
 
 def build(spec, made):
@@ -203,7 +200,12 @@ def system(place, spec):
     for name in DEVICES:
         os.close(os.open(dev + "/" + name, os.O_WRONLY | os.O_CREAT, 0o666))
         kernel.mount("/dev/" + name, dev + "/" + name, None, kernel.MS_BIND)
-    for name, target in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")):
+    for name, target in (
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ):
         os.symlink(target, dev + "/" + name)
     os.symlink("pts/ptmx", dev + "/ptmx")
     for name in ("pts", "shm", "mqueue"):
@@ -276,7 +278,9 @@ def submount(place, spec, item, scratch):
     os.close(root)
     place.done()
     if item["readonly"]:
-        kernel.mount_setattr(place.folder(item["target"]) if is_folder else place.file(item["target"]), kernel.MOUNT_ATTR_RDONLY, recursive=True)
+        kernel.mount_setattr(
+            place.folder(item["target"]) if is_folder else place.file(item["target"]), kernel.MOUNT_ATTR_RDONLY, recursive=True
+        )
         place.done()
 
 

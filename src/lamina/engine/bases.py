@@ -1,0 +1,140 @@
+"""Base images: the store's own, an oci-layout, a registry's. Lowering needs their configs, running their layers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamina.cache import keys
+from lamina.cache.record import LayerRef
+from lamina.diagnostics.errors import LaminaError
+from lamina.dockerfile.lower import ResolvedBase
+from lamina.engine.images.importing import from_layout, pull, split_layout_reference
+from lamina.engine.images.layers import ensure_layer
+from lamina.engine.results import Filesystem
+from lamina.graph.ops import ImageOp
+from lamina.oci.config import parse_config
+from lamina.oci.digest import DiffId, Digest, LayerId, chain
+from lamina.oci.manifest import Descriptor, Manifest, parse_document
+from lamina.oci.platform import Platform
+from lamina.oci.reference import Reference
+from lamina.registry.client import RegistryClient
+from lamina.registry.transport import Transport, TransportSettings
+from lamina.sandbox.protocols import CancelToken
+from lamina.store.local import LocalStore
+from lamina.store.refs import Image
+
+
+class BaseNotFound(LaminaError):
+    code = "engine/base-not-found"
+    default_exit = 69
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    image: Image
+    diff_ids: tuple[DiffId, ...]
+    manifest: Manifest
+    reference: Reference | None  # where layers that are not here come from
+
+
+class Bases:
+    """Thread-safe. `proxies` are environment values for registries."""
+
+    def __init__(self, store: LocalStore, settings: TransportSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._client: RegistryClient | None = None
+        self._known: dict[Digest, _Known] = {}
+        self._origins: dict[LayerId, tuple[Descriptor, Reference | None]] = {}
+
+    def resolve(self, text: str, platform: Platform, *, pull_newer: bool) -> ResolvedBase:
+        """The image of a reference, `oci-layout://…` or `docker-image://…`.
+
+        The store's image of that name is taken without asking, as docker does; `pull_newer` asks the registry (its answer is used, else
+        the error stands). A single-platform mismatch is refused. Raises registry errors, BaseNotFound.
+        """
+        if text.startswith("oci-layout://"):
+            path, tag, digest = split_layout_reference(text.removeprefix("oci-layout://"))
+            image = from_layout(self._store, Path(path), platform, tag=tag, digest=digest)
+            return self._learn(text, image, None, platform)
+        reference = Reference.parse(text).with_default_tag()
+        if not pull_newer:
+            local = self._local(reference, platform)
+            if local is not None:
+                return self._learn(str(reference), local, reference, platform)
+        elif reference.registry == "docker.io" and self._only_local(reference, platform):
+            local = self._local(reference, platform)
+            assert local is not None
+            return self._learn(str(reference), local, reference, platform)
+        image = pull(self._store, self._registry(), reference, platform, layers=False)
+        return self._learn(str(reference), image, reference, platform)
+
+    def _only_local(self, reference: Reference, platform: Platform) -> bool:
+        """An image that was built or imported here and never pulled has nothing to be newer."""
+        return self._local(reference, platform) is not None and self._store.facts.remote(str(reference), str(platform)) is None
+
+    def _local(self, reference: Reference, platform: Platform) -> Image | None:
+        if reference.digest is not None:
+            return self._store.images.by_id(reference.digest)
+        return self._store.images.by_name(str(reference), str(platform)) or self._store.images.by_name(str(reference))
+
+    def _learn(self, text: str, image: Image, reference: Reference | None, platform: Platform) -> ResolvedBase:
+        config = parse_config(self._store.blobs.read(image.id))
+        own = Platform(config.os or "linux", config.architecture or platform.architecture, config.variant)
+        if not platform.runs(own):
+            raise BaseNotFound(f"{text} is an image for {own}, not for {platform}", hint=f"give --platform={own}, or another base")
+        manifest = parse_document(self._store.blobs.read(image.manifest))
+        assert isinstance(manifest, Manifest)
+        known = _Known(image, config.diff_ids, manifest, reference)
+        with self._lock:
+            self._known[image.manifest] = known
+            for layer, descriptor in zip(image.layers, manifest.layers):
+                self._origins.setdefault(layer, (descriptor, reference))
+        return ResolvedBase(text, image.manifest, config)
+
+    def filesystem(self, op: ImageOp) -> Filesystem:
+        known = self._known[op.digest]
+        state = keys.base_state(chain(known.diff_ids))
+        layers = tuple(LayerRef(id=layer, diff_id=d) for layer, d in zip(known.image.layers, known.diff_ids))
+        name = Reference.parse(op.reference).familiar if "://" not in op.reference else op.reference
+        return Filesystem(state, state, layers, None, label=f"{name}@{op.digest}")
+
+    def fetch(self, layer: LayerRef, cancel: CancelToken) -> bool:
+        """Extract a foreign layer, fetching its blob where it is not here. False when nobody knows where it comes from."""
+        found = self._origins.get(layer.id)
+        stored = found[0] if found else None
+        reference = found[1] if found else None
+
+        def get(descriptor: Descriptor) -> None:
+            assert reference is not None
+            self._registry().fetch_blob(reference, descriptor, self._store.blobs)
+
+        digest = stored.digest if stored else Digest(layer.id)
+        if self._store.blobs.missing([digest]) and reference is None:
+            return False
+        ensure_layer(self._store, DiffId(layer.id), stored, get if reference is not None else None)
+        return True
+
+    def missing_bytes(self, layers: Mapping[LayerId, object]) -> int:
+        """What would be fetched to have these layers here."""
+        here = self._store.layers.present(layers)
+        total = 0
+        for layer in layers:
+            found = self._origins.get(layer)
+            if layer not in here and found is not None and self._store.blobs.missing([found[0].digest]):
+                total += found[0].size
+        return total
+
+    def descriptors(self) -> dict[DiffId, Descriptor]:
+        """The stored forms of the bases' layers."""
+        return {d: descriptor for known in self._known.values() for d, descriptor in zip(known.diff_ids, known.manifest.layers)}
+
+    def _registry(self) -> RegistryClient:
+        with self._lock:
+            if self._client is None:
+                self._client = RegistryClient(Transport(self._settings))
+            return self._client

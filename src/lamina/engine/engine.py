@@ -1,0 +1,325 @@
+"""Wires everything: BuildRequest -> BuildResult. The only room that knows all others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform as host_platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from lamina.cache.explain import Upstream, explain_unknown
+from lamina.cache.index import LocalRecords
+from lamina.cache.reason import Reason
+from lamina.diagnostics.errors import LaminaError, nearest
+from lamina.dockerfile import DockerfileError, parse
+from lamina.dockerfile.lower import Lowered, LoweredStep, Needs, Options, ResolvedBase, lower
+from lamina.engine.assemble import assemble
+from lamina.engine.bases import Bases
+from lamina.engine.job import Job
+from lamina.engine.locks import Cancelled
+from lamina.engine.reporting import step_documents
+from lamina.engine.request import BuildRequest, BuildResult, BuiltImage, Notice, PlanResult, Report, StepReport
+from lamina.engine.results import Filesystem, Result
+from lamina.engine.sources import Contexts
+from lamina.engine.surroundings import Surroundings
+from lamina.graph.vertex import Vertex, walk
+from lamina.oci.platform import Platform
+from lamina.oci.reference import Reference
+from lamina.registry.transport import TransportSettings
+from lamina.sandbox.protocols import Sandbox
+from lamina.solver.cancel import CancelToken
+from lamina.solver.driver import Driver
+from lamina.solver.events import Ended, Outcome
+from lamina.solver.machine import Machine
+from lamina.store.builds import BuildLog
+from lamina.store.local import LocalStore
+from lamina.store.refs import Image
+
+
+class UnknownSelector(LaminaError):
+    code = "engine/selector"
+    default_exit = 2
+
+
+def _ignore(event: object) -> None:
+    pass
+
+
+class Engine:
+    """One store, one sandbox, any number of builds one after the other. Every collaborator is passed in."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        sandbox: Callable[[], Sandbox],
+        *,
+        now: Callable[[], float],
+        host: str,
+        transport: TransportSettings | None = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> None:
+        self.store = store
+        self.records = LocalRecords(store.database, now)
+        self.now = now
+        self.host = host
+        self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
+        self._sandbox = sandbox
+        self._transport = transport or TransportSettings()
+        self._proxies = proxies or {}
+
+    def build(self, request: BuildRequest, report: Report = _ignore, cancel: CancelToken | None = None) -> BuildResult:
+        """Build, keep, export. Raises LaminaError with spans; then `failed` has what became of each step."""
+        started = time.monotonic()
+        self.failed = None
+        build_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(self.now())) + os.urandom(3).hex()
+        with self._around(request) as around:
+            lowered = self._lower(request, around)
+            job = Job(request, around, report, build_id=build_id)
+            self._check_selectors(job, lowered)
+            self._notices(lowered, job)
+            outcome = self._solve(lowered, job, request, cancel)
+            ended = {id(e.node): e for e in outcome.ended}
+            if not outcome.ok:
+                steps = self._steps(lowered, job, ended)
+                self.failed = BuildResult(build_id, steps, (), time.monotonic() - started, tuple(job.warnings))
+                self._remember(self.failed, request, str(outcome.error or "cancelled"))
+                if outcome.error is not None and not isinstance(outcome.error, Cancelled):
+                    raise outcome.error
+                raise KeyboardInterrupt
+            result = ended[id(lowered.target)].result if lowered.target is not None else None
+            assert result is None or isinstance(result, Filesystem)
+            names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
+            image = assemble(lowered, result, _times(lowered, ended), around, names)
+            self._export(image, request, job)
+            built = BuiltImage(image.id, image.manifest, Platform.parse(image.platform), image.size, names)
+            built_result = BuildResult(
+                build_id, self._steps(lowered, job, ended), (built,), time.monotonic() - started, tuple(job.warnings)
+            )
+            self._remember(built_result, request, None)
+            return built_result
+
+    def plan(self, request: BuildRequest, report: Report = _ignore) -> PlanResult:
+        """What a build would do. Executes nothing, fetches no layer."""
+        with self._around(request) as around:
+            lowered = self._lower(request, around)
+            job = Job(request, around, report, build_id="plan", planning=True)
+            self._check_selectors(job, lowered)
+            self._notices(lowered, job)
+            outcome = self._solve(lowered, job, request, None, planning=True)
+            if outcome.error is not None:
+                raise outcome.error
+            ended = {id(e.node): e for e in outcome.ended}
+            steps = self._steps(lowered, job, ended)
+            work = [s for s in steps if s.verdict in ("miss", "unknown")]
+            fetch = 0
+            if work:
+                layers = {layer.id: layer for e in outcome.ended if isinstance(e.result, Filesystem) for layer in e.result.layers}
+                fetch = around.bases.missing_bytes(layers)
+            return PlanResult(steps, not work, fetch, sum(s.saved for s in work), tuple(job.warnings))
+
+    # Parts of a build
+
+    @contextlib.contextmanager
+    def _around(self, request: BuildRequest) -> Iterator[Surroundings]:
+        folders = {"context": request.context}
+        for name, place in request.named_contexts.items():
+            if "://" not in place:
+                folders[name] = _directory(name, place)
+        scratch = self.store.layout.active / self.store.lease.name()
+        around = Surroundings(
+            self.store,
+            self.records,
+            Bases(self.store, self._transport),
+            Contexts(self.store, folders, request.ignore_text, exact_modes=request.exact_modes),
+            self._sandbox,
+            scratch,
+            now=self.now,
+            host=self.host,
+        )
+        try:
+            yield around
+        finally:
+            around.close()
+            if scratch.exists():
+                shutil.rmtree(scratch, ignore_errors=True)
+
+    def _lower(self, request: BuildRequest, around: Surroundings) -> Lowered:
+        document = parse(request.dockerfile_text, request.dockerfile_name)
+        if document.errors:
+            raise DockerfileError(document.errors)
+        images = {}
+        for name, place in request.named_contexts.items():
+            if place.startswith(("docker-image://", "oci-layout://")):
+                images[name] = place.removeprefix("docker-image://")
+            elif "://" in place:
+                raise LaminaError(
+                    f"--build-context {name}={place}: only a directory, oci-layout:// and docker-image:// are known", exit_code=2
+                )
+        own = own_platform()
+        options = Options(
+            target=request.target,
+            args={**self._proxies, **request.args},
+            build_platform=own,
+            platform=request.platforms[0] if request.platforms else own,
+            labels=request.labels,
+            contexts=frozenset(n for n, p in request.named_contexts.items() if "://" not in p),
+            images=images,
+            network=request.network,
+            extra_hosts=request.extra_hosts,
+            shm_size=request.shm_size,
+            ulimits=request.ulimits,
+            arg_scope=request.arg_scope,
+        )
+        bases: dict[tuple[str, Platform], ResolvedBase] = {}
+        while True:
+            found = lower(document, options, bases)
+            if isinstance(found, Lowered):
+                return found
+            assert isinstance(found, Needs)
+            for key in sorted(found.references, key=str):
+                with _at_from(document, key[0]):
+                    bases[key] = around.bases.resolve(key[0], key[1], pull_newer=request.pull)
+
+    def _solve(
+        self, lowered: Lowered, job: Job, request: BuildRequest, cancel: CancelToken | None, *, planning: bool = False
+    ) -> Outcome[Vertex, Result]:
+        targets = () if lowered.target is None else (lowered.target,)
+        jobs = request.jobs or max(4, os.cpu_count() or 1)
+        machine: Machine[Vertex, Result] = Machine(jobs, "plan" if planning else "build")
+        driver: Driver[Vertex, Result] = Driver(machine, job.perform, jobs, inline=job.inline, cancel=cancel)
+        if not targets:
+            return Outcome(())
+        return driver.run(targets, present=not planning)
+
+    def _export(self, image: Image, request: BuildRequest, job: Job) -> None:
+        outputs = [output for output in request.outputs if output.type != "image"]
+        if not outputs:
+            return
+        from lamina.engine.exporters.export import export
+
+        for output in outputs:
+            for warning in export(self.store, [image], output, sys.stdout.buffer):
+                job.warn(warning)
+
+    def _check_selectors(self, job: Job, lowered: Lowered) -> None:
+        steps = [row.step for row in lowered.steps]
+        unused = job.asked.unused(steps)
+        if unused:
+            stages = sorted({s.stage_name for s in steps if s.stage_name})
+            near = nearest(unused[0].lower(), stages)
+            raise UnknownSelector(
+                f"{unused[0]!r} selects no step",
+                hint=f"did you mean {near!r}?"
+                if near
+                else f"give a stage ({', '.join(stages) or '0'}), stage:N, or the beginning of an instruction",
+            )
+
+    def _notices(self, lowered: Lowered, job: Job) -> None:
+        for diagnostic in lowered.warnings:
+            job.warn(diagnostic.message, diagnostic.code)
+        if job.request.arg_scope == "declared":
+            for use in lowered.arg_uses:
+                if use.in_keys and not use.named:
+                    plural = "" if use.in_keys == 1 else "s"
+                    job.report(
+                        Notice(
+                            "info",
+                            f"ARG {use.name} is in {use.in_keys} key{plural}, named by none (--arg-scope=named leaves it out)",
+                            "unnamed-arg",
+                        )
+                    )
+
+    def _steps(self, lowered: Lowered, job: Job, ended: Mapping[int, Ended[Vertex, Result]]) -> tuple[StepReport, ...]:
+        return tuple(_step_report(row, job, ended) for row in lowered.steps)
+
+    def _remember(self, result: BuildResult, request: BuildRequest, error: str | None) -> None:
+        self.store.builds.add(
+            BuildLog(
+                id=result.build_id,
+                created=self.now(),
+                dockerfile=request.dockerfile_name,
+                steps=msgspec.Raw(msgspec.json.encode(step_documents(result.steps))),
+                target=request.target,
+                tags=tuple(tag for image in result.images for tag in image.tags),
+                images=tuple(image.id for image in result.images),
+                seconds=result.seconds,
+                error=error,
+            )
+        )
+
+
+def own_platform() -> Platform:
+    return Platform("linux", host_platform.machine()).normalised()
+
+
+def _directory(name: str, place: str) -> Path:
+    path = Path(place)
+    if not path.is_dir():
+        raise LaminaError(f"--build-context {name}={place}: there is no such directory", exit_code=2)
+    return path
+
+
+@contextlib.contextmanager
+def _at_from(document: object, reference: str) -> Iterator[None]:
+    """Errors of a base point at the FROM (or the first line) that names it."""
+    from lamina.diagnostics.errors import located
+    from lamina.dockerfile.instructions import Document
+
+    assert isinstance(document, Document)
+    familiar = reference.removeprefix("docker.io/").removeprefix("library/")
+    spans = [s.from_.span for s in document.stages if s.from_.base and (s.from_.base in familiar or familiar.startswith(s.from_.base))]
+    with located(*(spans or [document.stages[0].from_.span])[:1]):
+        yield
+
+
+def _times(lowered: Lowered, ended: Mapping[int, Ended[Vertex, Result]]) -> list[float | None]:
+    times: list[float | None] = []
+    for vertex in lowered.history_vertices:
+        found = ended.get(id(vertex)) if vertex is not None else None
+        result = found.result if found is not None else None
+        times.append(result.record.created if isinstance(result, Filesystem) and result.record is not None else None)
+    return times
+
+
+def _step_report(row: LoweredStep, job: Job, ended: Mapping[int, Ended[Vertex, Result]]) -> StepReport:
+    step = row.step
+    common = {"stage": step.stage, "stage_name": step.stage_name, "line": step.line, "text": step.text, "trigger": step.trigger}
+    if not row.needed:
+        reason = Reason("not-needed", f"stage {step.stage_name or step.stage} is not needed for the target")
+        return StepReport(verdict="skipped", reason=reason, **common)  # type: ignore[arg-type]  # the four are what their names say
+    if row.vertex is None:
+        if row.kind == "FROM":
+            return StepReport(verdict="none", reason=Reason("base", "the base that the stage begins with"), **common)  # type: ignore[arg-type]  # as above
+        return StepReport(verdict="none", reason=Reason("metadata", "changes the image's config only"), **common)  # type: ignore[arg-type]  # as above
+    account = job.accounts.get(id(row.vertex))
+    end = ended.get(id(row.vertex))
+    if account is None or account.verdict is None or account.reason is None:
+        status = end.status if end is not None else "waiting"
+        if job.planning:
+            upstream = _first_miss(row.vertex, job)
+            return StepReport(verdict="unknown", reason=explain_unknown(upstream), **common)  # type: ignore[arg-type]  # as above
+        reason = Reason("not-reached", "the build ended before its turn" if status == "waiting" else "stopped because another step failed")
+        return StepReport(verdict="skipped", reason=reason, **common)  # type: ignore[arg-type]  # as above
+    return StepReport(
+        verdict=account.verdict,
+        reason=account.reason,
+        key=account.key,
+        seconds=account.seconds,
+        saved=account.saved,
+        state=account.state,
+        **common,  # type: ignore[arg-type]  # as above
+    )
+
+
+def _first_miss(vertex: Vertex, job: Job) -> Upstream | None:
+    for below in walk((vertex,)):
+        account = job.accounts.get(id(below))
+        if account is not None and account.verdict == "miss" and below.steps:
+            return Upstream(below.steps[0].text, below.steps[0].line, account.reason)
+    return None

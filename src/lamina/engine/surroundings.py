@@ -1,0 +1,75 @@
+"""What the steps of one build share: store, records, layers, sources, the sandbox. Made by the engine for each build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lamina.cache.differences import FileChange
+from lamina.cache.index import LocalRecords
+from lamina.engine.bases import Bases
+from lamina.engine.cachemounts import CacheMounts
+from lamina.engine.layers import LayerKeeper
+from lamina.engine.request import BuildRequest
+from lamina.engine.runners.exec import ExecSurroundings
+from lamina.engine.secrets import Secrets
+from lamina.engine.sources import Contexts, Sources
+from lamina.layer import listing
+from lamina.layer.selection import Selection
+from lamina.oci.digest import Digest
+from lamina.sandbox.protocols import Sandbox
+from lamina.store.local import LocalStore
+from lamina.store.protocols import BlobNotFound
+
+
+class Surroundings:
+    def __init__(
+        self,
+        store: LocalStore,
+        records: LocalRecords,
+        bases: Bases,
+        contexts: Contexts,
+        sandbox: Callable[[], Sandbox],
+        scratch: Path,
+        *,
+        now: Callable[[], float],
+        host: str,
+    ) -> None:
+        self.store = store
+        self.records = records
+        self.bases = bases
+        self.contexts = contexts
+        self.sources = Sources(store, scratch)
+        self.layers = LayerKeeper(store, bases.fetch)
+        self.now = now
+        self.host = host
+        self._sandbox = sandbox
+
+    def exec_surroundings(self, request: BuildRequest, *, forced: bool) -> ExecSurroundings:
+        return ExecSurroundings(
+            sandbox=self._sandbox(),
+            flavour=self.store.flavour,
+            lowers=self.layers.lowers,
+            secrets=Secrets(request.secrets),
+            agents=request.ssh,
+            cache_mounts=CacheMounts(self.store.layout.cachemounts),
+            allow_insecure=request.allow_insecure,
+            reset_cache_mounts=forced,
+        )
+
+    def listing(self, selection: Selection) -> bytes:
+        return listing.dump(listing.make(selection))
+
+    def compare_listings(self, old: Digest, new: bytes) -> Sequence[FileChange]:
+        """What differs between a stored listing and one made now; () when the stored one is gone."""
+        try:
+            before = listing.load(self.store.blobs.read(old))
+        except BlobNotFound:
+            return ()
+        after = listing.load(new)
+        return () if before is None or after is None else listing.compare(before, after)
+
+    def close(self) -> None:
+        self.contexts.save()
+        self.layers.close()
+        self.records.flush()
