@@ -148,30 +148,11 @@ def add_host(value: str) -> tuple[str, str]:
 
 def dockerfile(context: Path, given: str | None) -> tuple[str, str, str | None, str]:
     """(name, text, text of the ignore file or None, its name). `-f -` reads standard input; `-f` is relative to the working directory."""
+    from lamina.engine.contextfiles import read_dockerfile
+
     if given == "-":
-        name, path, text = "<stdin>", None, sys.stdin.read()
-    else:
-        path = Path(given) if given else context / "Dockerfile"
-        try:
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
-        except FileNotFoundError:
-            near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
-            raise BadOption(f"there is no {path}", hint=f"did you mean {near}?" if near else "name it with -f FILE") from None
-        except IsADirectoryError:
-            raise BadOption(f"{path} is a folder, not a Dockerfile") from None
-        try:
-            name = str(path.absolute().relative_to(context.absolute()))
-        except ValueError:
-            name = path.name
-    candidates = [context / ".dockerignore"]
-    if path is not None:
-        candidates.insert(0, path.with_name(path.name + ".dockerignore"))
-    for candidate in candidates:
-        try:
-            return name, text, candidate.read_text(encoding="utf-8", errors="surrogateescape"), candidate.name
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-    return name, text, None, ".dockerignore"
+        return read_dockerfile(context, None, sys.stdin.read())
+    return read_dockerfile(context, Path(given) if given else None)
 
 
 def context_directory(text: str) -> Path:

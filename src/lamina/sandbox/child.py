@@ -125,7 +125,7 @@ def first_process(spec, out, err, write_error, created):
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         name = getattr(error, "filename", None)
         where = f" ({name})" if name else ""
-        os.write(write_error, f"{stage}: {text}{where}".encode("utf-8", "replace"))
+        os.write(spec.get("error_fd", write_error), f"{stage}: {text}{where}".encode("utf-8", "replace"))
     os._exit(125)
 
 

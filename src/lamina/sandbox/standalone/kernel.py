@@ -107,7 +107,8 @@ def open_in_root(root, path, flags):
 
 def overlay(target, lowers, upper, work, userxattr):
     """Mount an overlay (lowers top first) at `target`, nodev. With the new API paths of any length and up to 500 lowers work."""
-    options = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")]
+    # With userxattr the kernel refuses redirect_dir=off and follows no redirect of its own accord.
+    options = [("index", "off")] if userxattr else [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")]
     try:
         context = call(FSOPEN, ctypes.c_char_p(b"overlay"), 1)
     except OSError:

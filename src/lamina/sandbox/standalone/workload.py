@@ -1,6 +1,7 @@
 """From PID 1 inside the image to the workload: user, limits, capabilities, filter, exec. Stands alone; imports nothing after pivot_root."""
 
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -37,7 +38,7 @@ def start(spec, out, err, write_error):
     os.dup2(null, 0)
     os.dup2(out, 1)
     os.dup2(err, 2)
-    keep = os.dup2(write_error, 3, inheritable=False)
+    keep = spec["error_fd"] = os.dup2(write_error, 3, inheritable=False)
     os.closerange(4, 1 << 16)
     os.chdir("/")
     if not spec["insecure"]:
@@ -49,8 +50,13 @@ def start(spec, out, err, write_error):
     except PermissionError:
         if any(groups):
             raise
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+    try:
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise ValueError("user %d:%d is not mapped here: only one id is (a range in /etc/subuid and newuidmap would help)" % (uid, gid)) from None
     if not spec["insecure"]:
         set_capabilities(DOCKER_CAPABILITIES if uid == 0 else 0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)

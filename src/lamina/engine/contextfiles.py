@@ -1,0 +1,44 @@
+"""The Dockerfile and the ignore file of a context: which they are, and their text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lamina.diagnostics.errors import LaminaError, nearest
+
+
+class NoDockerfile(LaminaError):
+    code = "engine/no-dockerfile"
+    default_exit = 2
+
+
+def read_dockerfile(context: Path, given: Path | None, text: str | None = None) -> tuple[str, str, str | None, str]:
+    """(name, text, text of the ignore file or None, its name).
+
+    `given` is relative to the working directory (docker's rule), default context/Dockerfile. `text`: it was read already (standard
+    input). NAME.dockerignore beside the Dockerfile goes before the context's .dockerignore. Raises NoDockerfile.
+    """
+    if text is not None:
+        name, path = "<stdin>", None
+    else:
+        path = given or context / "Dockerfile"
+        try:
+            text = path.read_bytes().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
+            raise NoDockerfile(f"there is no {path}", hint=f"did you mean {near}?" if near else "name it with -f FILE") from None
+        except IsADirectoryError:
+            raise NoDockerfile(f"{path} is a folder, not a Dockerfile") from None
+        try:
+            name = str(path.absolute().relative_to(context.absolute()))
+        except ValueError:
+            name = path.name
+    candidates = [context / ".dockerignore"]
+    if path is not None:
+        candidates.insert(0, path.with_name(path.name + ".dockerignore"))
+    for candidate in candidates:
+        try:
+            return name, text, candidate.read_text(encoding="utf-8", errors="surrogateescape"), candidate.name
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return name, text, None, ".dockerignore"
