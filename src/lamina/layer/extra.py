@@ -66,7 +66,7 @@ class Extra(msgspec.Struct, omit_defaults=True):
             self.xattrs[path] = self.xattrs[of]
 
 
-_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Extra)
 
 

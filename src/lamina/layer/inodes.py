@@ -60,7 +60,7 @@ class Inodes:
             if device is not None and not size:
                 kind, major, minor = Kind(device[0]), device[1], device[2]
         uid, gid = owner or (0, 0)
-        return Entry(path, kind, permissions, uid, gid, size, found.st_mtime_ns / 1_000_000_000, b"", major, minor, xattrs)
+        return Entry(path, kind, permissions, uid, gid, size, _seconds(found), b"", major, minor, xattrs)
 
     def other(self, path: bytes, name: bytes, parent: int, found: os.stat_result) -> Entry | None:
         """Of what is neither a file nor a folder; `name` in the open folder `parent`. None for a socket."""
@@ -68,7 +68,7 @@ class Inodes:
         if kind is None:
             return None
         uid, gid = self.extra.owners.get(path, (0, 0)) if self._single else (found.st_uid, found.st_gid)
-        mtime = found.st_mtime_ns / 1_000_000_000
+        mtime = _seconds(found)
         if kind is Kind.SYMLINK:
             return Entry(path, kind, 0o777, uid, gid, 0, mtime, os.readlink(name, dir_fd=parent))
         if kind is Kind.CHARACTER and found.st_rdev == 0:
@@ -121,3 +121,8 @@ def listing(fd: int, hidden: Sequence[bytes] = ()) -> list[tuple[bytes, str]]:
     names.extend((name, WHITEOUT_CODE) for name in hidden)
     names.sort()
     return names
+
+
+def _seconds(found: os.stat_result) -> float:
+    """Microseconds, rounded down: with nanoseconds a float could show the next second."""
+    return found.st_mtime_ns // 1000 / 1_000_000

@@ -64,11 +64,15 @@ class EntryWriter:
         self._shared: set[tuple[int, int]] = set()
         self._self = (os.geteuid(), os.getegid())
         self.size = 0  # bytes of regular files that were written
-        # A setgid folder would hand its group on to all that is made in it.
-        root = self._folders.fd(b"")
-        self._root_mode = stat.S_IMODE(os.fstat(root).st_mode)
-        if self._root_mode & stat.S_ISGID:
-            os.fchmod(root, 0o755)
+        try:
+            root = self._folders.fd(b"")
+            mode = os.fstat(root).st_mode
+            # A setgid folder would hand its group on to all that is made in it.
+            if mode & stat.S_ISGID:
+                os.fchmod(root, stat.S_IMODE(mode) & ~stat.S_ISGID)
+        except OSError as error:
+            self.close()
+            raise fault("write", b"", error) from error
 
     def __enter__(self) -> EntryWriter:
         return self
