@@ -13,6 +13,8 @@ from lamina.cache.wording import age, shorten
 if TYPE_CHECKING:
     from lamina.cache.differences import CompareFiles, Difference
 
+_COMPARED = 3  # records whose listings are read to find the nearest
+
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
@@ -140,18 +142,21 @@ def _nearest(
 
     moved = facts.upstream is not None and facts.upstream.reason is not None
 
-    def score(item: tuple[int, Record]) -> tuple[bool, bool, int, int]:
-        number, record = item
+    def score(record: Record) -> tuple[bool, bool, int]:
         return (
             moved and record.parts.op != parts.op,
             not _same_place(record.place, place),
             _distance(record.parts, parts),
-            number,
         )
 
-    _, record = min(enumerate(neighbours), key=score)
-    found = differences(record.parts, parts, old_text=record.place.text, new_text=place.text, args=facts.args, compare=compare)
-    return record, found
+    best = min(score(record) for record in neighbours)
+    nearest = [record for record in neighbours if score(record) == best][:_COMPARED]
+    compared = [
+        (record, differences(record.parts, parts, old_text=record.place.text, new_text=place.text, args=facts.args, compare=compare))
+        for record in nearest
+    ]
+    # Of several that are as near the one with the fewest files that differ; neighbours are newest first.
+    return min(compared, key=lambda item: sum(len(difference.paths) for difference in item[1]))
 
 
 def _same_place(one: Place, other: Place) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, NewType
 
 import msgspec
 
-from lamina.oci.digest import Digest, DiffId, LayerId, StateId
+from lamina.oci.digest import DiffId, Digest, LayerId, StateId
 
 CacheKey = NewType("CacheKey", str)
 """sha256 over the canonical JSON of KeyParts; docs/dev/keys.md."""

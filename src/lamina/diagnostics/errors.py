@@ -29,6 +29,17 @@ class LaminaError(Exception):
         self.exit_code = self.default_exit if exit_code is None else exit_code
         self.transient = transient
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross processes (the library builds in a child): subclasses may take other arguments than Exception knows."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[LaminaError], args: tuple[object, ...], state: dict[str, object]) -> LaminaError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 @contextmanager
 def located(*spans: Span) -> Iterator[None]:

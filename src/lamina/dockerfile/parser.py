@@ -24,6 +24,7 @@ class DockerfileError(LaminaError):
     """A Dockerfile or a trigger that cannot be read; `diagnostics` has everything, the message is the first one's."""
 
     code = "dockerfile/invalid"
+    default_exit = 2
 
     def __init__(self, diagnostics: tuple[Diagnostic, ...]) -> None:
         first = diagnostics[0]

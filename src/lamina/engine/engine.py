@@ -16,9 +16,12 @@ import msgspec
 from lamina.cache.explain import Upstream, explain_unknown
 from lamina.cache.index import LocalRecords
 from lamina.cache.reason import Reason
-from lamina.diagnostics.errors import LaminaError, nearest
+from lamina.diagnostics.errors import LaminaError, located, nearest
+from lamina.diagnostics.span import Span
 from lamina.dockerfile import DockerfileError, parse
+from lamina.dockerfile.instructions import Document
 from lamina.dockerfile.lower import Lowered, LoweredStep, Needs, Options, ResolvedBase, lower
+from lamina.dockerfile.lower.stages import sources
 from lamina.engine.assemble import assemble
 from lamina.engine.bases import Bases
 from lamina.engine.job import Job
@@ -183,7 +186,7 @@ class Engine:
                 return found
             assert isinstance(found, Needs)
             for key in sorted(found.references, key=str):
-                with _at_from(document, key[0]):
+                with _at_its_place(document, key[0]):
                     bases[key] = around.bases.resolve(key[0], key[1], pull_newer=request.pull)
 
     def _solve(
@@ -266,16 +269,35 @@ def _directory(name: str, place: str) -> Path:
 
 
 @contextlib.contextmanager
-def _at_from(document: object, reference: str) -> Iterator[None]:
-    """Errors of a base point at the FROM (or the first line) that names it."""
-    from lamina.diagnostics.errors import located
-    from lamina.dockerfile.instructions import Document
+def _at_its_place(document: Document, reference: str) -> Iterator[None]:
+    """Errors about an image point at the instruction that names it; a name that looks like a stage's gets that as a hint."""
+    place = next(((name, span) for name, span in _image_names(document) if _means(name, reference)), None)
+    try:
+        with located(place[1] if place is not None else document.stages[0].from_.span):
+            yield
+    except LaminaError as error:
+        if place is not None:
+            if place[0] not in error.message:
+                error.message = f"{place[0]}: {error.message}"
+            near = nearest(place[0].lower(), [stage.name for stage in document.stages if stage.name])
+            if near is not None:
+                error.hint = f"did you mean the stage {near!r}?"
+        raise
 
-    assert isinstance(document, Document)
-    familiar = reference.removeprefix("docker.io/").removeprefix("library/")
-    spans = [s.from_.span for s in document.stages if s.from_.base and (s.from_.base in familiar or familiar.startswith(s.from_.base))]
-    with located(*(spans or [document.stages[0].from_.span])[:1]):
-        yield
+
+def _image_names(document: Document) -> Iterator[tuple[str, Span]]:
+    for stage in document.stages:
+        yield stage.from_.base, stage.from_.span
+        for instruction in stage.instructions:
+            for name, _ in sources(instruction):
+                yield name, instruction.span
+
+
+def _means(name: str, reference: str) -> bool:
+    try:
+        return str(Reference.parse(name).with_default_tag()) == reference
+    except LaminaError:
+        return False
 
 
 def _times(lowered: Lowered, ended: Mapping[int, Ended[Vertex, Result]]) -> list[float | None]:
