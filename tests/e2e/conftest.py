@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from lamina.testing import bases
 from lamina.testing.project import Project
 

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from lamina.testing.project import Outcome, Project
 
 
@@ -27,10 +28,15 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("undefined stage", "FROM base:1 AS build\nFROM base:1\nCOPY --from=biuld /x /y\n", 69, ["biuld"]),
     ("broken heredoc", "FROM base:1\nRUN <<EOF\necho x\n", 2, ["Dockerfile:2", "EOF"]),
     ("bad escape", "# escape=x\nFROM base:1\n", 2, ["Dockerfile:1", "escape"]),
-    ("unset required variable", "FROM base:1\nARG X\nENV A=\"${X?name it}\"\n", 2, ["Dockerfile:3", "X", "name it"]),
+    ("unset required variable", 'FROM base:1\nARG X\nENV A="${X?name it}"\n', 2, ["Dockerfile:3", "X", "name it"]),
     ("exit code of RUN", "FROM base:1\nRUN exit 17\n", 17, ["Dockerfile:2", "17"]),
     ("command not found", "FROM base:1\nRUN no-such-command\n", 127, ["Dockerfile:2", "127"]),
-    ("missing secret", "FROM base:1\nRUN --mount=type=secret,id=tok,required=true cat /run/secrets/tok\n", 2, ["Dockerfile:2", "tok", "--secret"]),
+    (
+        "missing secret",
+        "FROM base:1\nRUN --mount=type=secret,id=tok,required=true cat /run/secrets/tok\n",
+        2,
+        ["Dockerfile:2", "tok", "--secret"],
+    ),
     ("unknown flag", "FROM base:1\nCOPY --form=x a b\n", 2, ["Dockerfile:2", "--from"]),
     ("no instruction", "", 2, ["Dockerfile"]),
 ]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from lamina.testing import bases
 from lamina.testing.project import Project
 

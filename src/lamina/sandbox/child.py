@@ -103,8 +103,9 @@ def helper(out, err, run):
     os.close(out)
     os.close(err)
     spec["secrets"] = []
-    answer(connection, wait(child, read_error, connection, spec["timeout"]))
+    report = wait(child, read_error, connection, spec["timeout"])
     rootfs.remove_made(spec["upper"], created)
+    answer(connection, report)
 
 
 def first_process(spec, out, err, write_error, created):

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-
 # Debian's client has BuildKit built in; a newer one on PATH may need a plugin that is not there.
 CLIENT = "/usr/bin/docker" if os.path.exists("/usr/bin/docker") else "docker"
 
@@ -62,7 +61,7 @@ def daemon(options: Sequence[str] = (), parent: Path | None = None) -> Iterator[
     """Start one and stop it. Its state lies on `parent` (default /var/tmp): overlay2 needs a real disk or tmpfs."""
     home = Path(tempfile.mkdtemp(prefix="lamina-dockerd-", dir=parent or "/var/tmp"))
     socket = home / "s"
-    log = open(home / "log", "wb")
+    log = open(home / "log", "wb")  # noqa: SIM115  # closed when the daemon has ended
     process = subprocess.Popen(
         [
             "dockerd", "--data-root", str(home / "data"), "--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), "-H", f"unix://{socket}",

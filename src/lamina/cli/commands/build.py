@@ -103,7 +103,7 @@ def _outputs(values: tuple[str, ...], *, load: bool) -> tuple[Output, ...]:
 
     found: list[Output] = []
     if values:
-        from lamina.engine.exporters import parse_output
+        from lamina.engine.exporters.output import parse_output
 
         found = [parse_output(value) for value in values]
     if load or not found:

@@ -143,30 +143,43 @@ class Places:
         return descriptor
 
     def _make(self, target, folder):
-        parts = [part for part in target.split("/") if part not in ("", ".")]
-        current = os.dup(self.root)
-        path = ""
-        for number, part in enumerate(parts):
-            path += "/" + part
-            last = number == len(parts) - 1
+        """Make what is missing of the path, name by name below descriptors; links to nothing are followed inside the root."""
+        todo = [part for part in reversed(target.split("/")) if part not in ("", ".")]
+        done = []
+        links = 0
+        while todo:
+            part = todo.pop()
+            if part == "..":
+                done = done[:-1]
+                continue
+            parent = kernel.open_in_root(self.root, "/" + "/".join(done), os.O_PATH)
             try:
-                inner = kernel.open_in_root(self.root, path, os.O_PATH)
-            except FileNotFoundError:
-                where = os.readlink("/proc/self/fd/%d" % current)
-                before = os.fstat(current).st_mtime_ns
-                if last and not folder:
-                    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=self._real(current)))
+                try:
+                    found = os.lstat(part, dir_fd=parent)
+                except FileNotFoundError:
+                    self._create(parent, done, part, folder or bool(todo))
+                    found = os.lstat(part, dir_fd=parent)
+                if stat.S_ISLNK(found.st_mode):
+                    links += 1
+                    if links > 40:
+                        raise OSError(errno.ELOOP, "too many links in the mount point " + target)
+                    text = os.readlink(part, dir_fd=parent)
+                    if text.startswith("/"):
+                        done = []
+                    todo.extend(piece for piece in reversed(text.split("/")) if piece not in ("", "."))
                 else:
-                    os.mkdir(part, 0o755, dir_fd=self._real(current))
-                self.made.append([os.path.relpath(os.path.join(where, part), os.readlink("/proc/self/fd/%d" % self.root)), before])
-                inner = kernel.open_in_root(self.root, path, os.O_PATH)
-            os.close(current)
-            current = inner
-        return current
+                    done.append(part)
+            finally:
+                os.close(parent)
+        return kernel.open_in_root(self.root, "/" + "/".join(done), os.O_PATH)
 
-    def _real(self, descriptor):
-        """O_PATH descriptors serve as dir_fd."""
-        return descriptor
+    def _create(self, parent, above, name, folder):
+        before = os.fstat(parent).st_mtime_ns
+        if folder:
+            os.mkdir(name, 0o755, dir_fd=parent)
+        else:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=parent))
+        self.made.append(["/".join([*above, name]), before])
 
 
 def remove_made(upper, made):

@@ -46,11 +46,11 @@ def start(spec, out, err, write_error):
             seccomp.install(kernel.MACHINE)
         drop_bounding(DOCKER_CAPABILITIES)
     try:
-        os.setgroups(groups)
-    except PermissionError:
-        if any(groups):
-            raise
-    try:
+        try:
+            os.setgroups(groups)
+        except PermissionError:
+            if any(groups):
+                raise OSError(errno.EINVAL, "setgroups") from None
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     except OSError as error:

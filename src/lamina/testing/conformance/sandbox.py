@@ -1,0 +1,491 @@
+"""What every rung of the sandbox must do. A probe is a function of a Bench; `PROBES` has them all. Used by tests/e2e/test_sandbox_*.py,
+and as a program by an ordinary user: `python -m lamina.testing.conformance.sandbox RUNG FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lamina.layer.apply import apply_tar
+from lamina.sandbox.protocols import Bind, Overlay, Sandbox, SandboxReport, SandboxSetupFailed, SandboxSpec, SecretFile, SubMount, Tmpfs
+from lamina.solver.cancel import CancelToken
+from lamina.testing import bases
+
+PATH = "PATH=/bin:/usr/bin"
+
+
+@dataclass
+class Done:
+    report: SandboxReport
+    out: str
+    err: str
+    upper: Path
+
+    @property
+    def code(self) -> int:
+        return self.report.exit_code
+
+    def names(self) -> set[str]:
+        return {str(p.relative_to(self.upper)) for p in self.upper.rglob("*")}
+
+
+@dataclass
+class Bench:
+    """A sandbox, a busybox root filesystem below `folder`, and a counter for fresh uppers."""
+
+    sandbox: Sandbox
+    folder: Path
+    base: Path = field(init=False)
+    _count: int = 0
+
+    def __post_init__(self) -> None:
+        tar = bases.busybox_tar(self.folder / "base.tar")
+        layer = self.folder / "base"
+        layer.mkdir()
+        (layer / "diff").mkdir()
+        with tar.open("rb") as stream:
+            apply_tar(stream, layer, self.sandbox.flavour)
+        self.base = layer / "diff"
+
+    @property
+    def single(self) -> bool:
+        return self.sandbox.flavour.ids.kind == "single"
+
+    def place(self) -> Path:
+        self._count += 1
+        place = self.folder / f"run{self._count}-{threading.get_ident()}"
+        for name in ("upper", "work"):
+            (place / name).mkdir(parents=True)
+        return place
+
+    def spec(self, *argv: str, **values: Any) -> SandboxSpec:
+        place = self.place()
+        lowers = values.pop("lowers", (self.base,))
+        return SandboxSpec(Overlay(lowers, place / "upper", place / "work"), argv, (PATH, *values.pop("env", ())), **values)
+
+    def run(self, script: str, **values: Any) -> Done:
+        return self.start(self.spec("sh", "-c", script, **values))
+
+    def start(self, spec: SandboxSpec, cancel: CancelToken | None = None) -> Done:
+        parts: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        report = self.sandbox.run(spec, lambda stream, data: parts[stream].append(data), cancel or CancelToken())
+        return Done(report, b"".join(parts["stdout"]).decode(), b"".join(parts["stderr"]).decode(), spec.root.upper)
+
+
+def exit_codes(b: Bench) -> None:
+    assert [b.run(f"exit {n}").code for n in (0, 1, 42, 255)] == [0, 1, 42, 255]
+    missing = b.start(b.spec("no-such-program"))
+    assert missing.code == 127
+    assert "not found" in missing.err
+    assert b.start(b.spec("/etc/passwd")).code == 126
+
+
+def signals(b: Bench) -> None:
+    assert b.run("sh -c 'kill -9 $$'; exit $?").code == 137
+    assert b.run("sh -c 'kill -15 $$'; exit $?").code == 143
+
+
+def streams_are_apart(b: Bench) -> None:
+    done = b.run("echo out; echo err >&2")
+    assert (done.out, done.err) == ("out\n", "err\n")
+
+
+def much_output(b: Bench) -> None:
+    done = b.run("yes | head -c 3000000")
+    assert len(done.out) == 3_000_000
+
+
+def standard_input_is_empty(b: Bench) -> None:
+    assert b.run("cat").out == ""
+
+
+def changes_land_in_the_upper(b: Bench) -> None:
+    done = b.run("echo x > /new; rm -r /home; mkdir /etc/d; ln -s /new /link")
+    assert done.code == 0, done.err
+    assert {"new", "home", "etc", "etc/d", "link"} <= done.names()
+    found = os.lstat(done.upper / "home")
+    assert stat.S_ISCHR(found.st_mode)
+    assert found.st_rdev == 0
+
+
+def removed_and_made_again_is_opaque(b: Bench) -> None:
+    done = b.run("rm -r /home && mkdir /home && ls -A /home | wc -l")
+    assert done.code == 0, done.err
+    assert done.out.strip() == "0"
+
+
+def nothing_injected_reaches_the_upper(b: Bench) -> None:
+    done = b.run(
+        "cat /etc/resolv.conf /etc/hosts /etc/hostname >/dev/null; cat /run/secrets/s; ls /cache /tmpfs",
+        secrets=(SecretFile("/run/secrets/s", b"secret"),),
+        binds=(Bind(b.folder / "base", "/cache"),),
+        tmpfs=(Tmpfs("/tmpfs"),),
+    )
+    assert done.code == 0, done.err
+    assert done.names() == set(), done.names()
+
+
+def mount_points_made_in_the_upper_go_away(b: Bench) -> None:
+    lower = b.folder / "hidden"
+    (lower / "run").mkdir(parents=True, exist_ok=True)
+    try:
+        os.setxattr(lower / "run", "trusted.overlay.opaque" if b.sandbox.flavour.whiteouts == "trusted" else "user.overlay.opaque", b"y")
+    except OSError:
+        return
+    done = b.run("cat /run/secrets/deep/s", lowers=(lower, b.base), secrets=(SecretFile("/run/secrets/deep/s", b"v"),))
+    assert done.out == "v", done.err
+    assert "run/secrets" not in done.names()
+
+
+def secrets_are_files_on_tmpfs(b: Bench) -> None:
+    secret = SecretFile("/run/secrets/tok", b"value", 0o400)
+    done = b.run("cat /run/secrets/tok; stat -c ' %a' /run/secrets/tok; env; cat /proc/1/cmdline", secrets=(secret,))
+    assert done.out.startswith("value 400\n"), done.out
+    assert done.out.count("value") == 1
+
+
+def read_only_bind(b: Bench) -> None:
+    source = b.folder / "ro"
+    source.mkdir(exist_ok=True)
+    (source / "f").write_text("f")
+    done = b.run("cat /ro/f; echo x > /ro/f || echo refused; touch /ro/new 2>/dev/null || echo refused", binds=(Bind(source, "/ro"),))
+    assert done.out == "frefused\nrefused\n", done.out
+    assert (source / "f").read_text() == "f"
+
+
+def read_write_bind(b: Bench) -> None:
+    source = b.folder / "rw"
+    source.mkdir(exist_ok=True)
+    assert b.run("echo x > /rw/new", binds=(Bind(source, "/rw", readonly=False),)).code == 0
+    assert (source / "new").read_text() == "x\n"
+
+
+def bind_of_a_file(b: Bench) -> None:
+    source = b.folder / "one-file"
+    source.write_text("one")
+    assert b.run("cat /some/where/file", binds=(Bind(source, "/some/where/file"),)).out == "one"
+
+
+def symlinked_mount_target_stays_inside(b: Bench) -> None:
+    """`/var/run -> /run` works; a link that aims at the host makes nothing there."""
+    lower = b.folder / "links"
+    (lower / "var").mkdir(parents=True, exist_ok=True)
+    outside = b.folder / "outside"
+    if not (lower / "var" / "run").is_symlink():
+        (lower / "var" / "run").symlink_to("/run")
+        (lower / "escape").symlink_to(outside)
+    source = b.folder / "shown"
+    source.write_text("shown")
+    done = b.run(
+        "cat /var/run/sock; cat /escape/x", lowers=(lower, b.base), binds=(Bind(source, "/var/run/sock"), Bind(source, "/escape/x"))
+    )
+    assert done.out == "shownshown", done.err
+    assert not outside.exists()
+
+
+def submounts(b: Bench) -> None:
+    lower = b.folder / "stage"
+    (lower / "src").mkdir(parents=True, exist_ok=True)
+    (lower / "src" / "s").write_text("s")
+    places = [b.place(), b.place()]
+    overlays = [Overlay((lower,), p / "upper", p / "work") for p in places]
+    done = b.run(
+        "cat /a/s /b/s; echo no > /a/x || echo refused; echo yes > /b/x && cat /b/x",
+        submounts=(SubMount(overlays[0], "/a", "/src", True), SubMount(overlays[1], "/b", "/src", False)),
+    )
+    assert done.out == "ssrefused\nyes\n", done.out + done.err
+    assert sorted(p.name for p in (lower / "src").iterdir()) == ["s"]
+
+
+def tmpfs_with_a_size(b: Bench) -> None:
+    done = b.run(
+        "dd if=/dev/zero of=/t/f bs=1M count=3 2>&1 | grep -c 'No space'; touch /t/g 2>/dev/null; ls /t", tmpfs=(Tmpfs("/t", 1 << 20),)
+    )
+    assert done.out.split()[0] == "1", done.out
+    assert done.names() == set()
+
+
+def daemons_end_with_the_workload(b: Bench) -> None:
+    """A background process keeps no pipe open and does not outlive PID 1."""
+    started = time.monotonic()
+    assert b.run("sleep 300 & sleep 300 & echo started").out == "started\n"
+    assert time.monotonic() - started < 60
+
+
+def cancelled_runs_end_as_a_tree(b: Bench) -> None:
+    token = CancelToken()
+    timer = threading.Timer(0.3, token.cancel)
+    timer.start()
+    done = b.start(b.spec("sh", "-c", "sleep 297 & sleep 297"), token)
+    assert done.code in (137, 143)
+    assert "sleep\x00297" not in _command_lines()
+
+
+def term_comes_before_kill(b: Bench) -> None:
+    token = CancelToken()
+    threading.Timer(0.3, token.cancel).start()
+    done = b.start(b.spec("sh", "-c", "trap 'echo bye; exit 7' TERM; while :; do sleep 0.05; done"), token)
+    assert (done.code, done.out) == (7, "bye\n")
+
+
+def timeouts_end_the_tree(b: Bench) -> None:
+    done = b.run("sleep 298 & sleep 298", timeout=0.3)
+    assert done.report.timed_out
+    assert "sleep\x00298" not in _command_lines()
+
+
+def kill_of_the_zygote_leaves_nothing(b: Bench) -> None:
+    """kill -9 of the helper process while something runs: an error for us, no process and no mount left; the next run works."""
+    from lamina.sandbox.zygote import Zygote
+
+    zygote = Zygote(userxattr=b.sandbox.flavour.whiteouts == "user")
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            zygote.run(b.spec("sleep", "299"), lambda stream, data: None, CancelToken())
+        except SandboxSetupFailed as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    _wait_for(lambda: "sleep\x00299" in _command_lines())
+    assert zygote._process is not None
+    zygote._process.kill()
+    thread.join(20)
+    assert errors
+    _wait_for(lambda: "sleep\x00299" not in _command_lines())
+    mounts = Path("/proc/self/mountinfo").read_text()
+    assert str(b.folder) not in mounts
+    assert b.run("true").code == 0
+
+
+def proc_is_masked(b: Bench) -> None:
+    done = b.run(
+        "cat /proc/kcore 2>/dev/null | wc -c; ls /sys/firmware | wc -l; echo 1 > /proc/sys/kernel/domainname || echo refused; echo b > /proc/sysrq-trigger || echo refused"
+    )
+    assert done.out.split() == ["0", "0", "refused", "refused"], done.out
+
+
+def own_processes_only(b: Bench) -> None:
+    done = b.run("ls /proc | grep -c '^[0-9]'; echo $$")
+    count, own = done.out.split()
+    assert int(count) < 10
+    assert own == "1"
+
+
+def no_descriptor_is_inherited(b: Bench) -> None:
+    done = b.run("ls /proc/self/fd")
+    assert set(done.out.split()) <= {"0", "1", "2", "3"}, done.out
+
+
+def devices(b: Bench) -> None:
+    done = b.run("ls /dev; head -c 3 /dev/zero | wc -c; echo x > /dev/null; test -c /dev/urandom; echo t > /dev/shm/t; test -e /dev/ptmx")
+    assert done.code == 0, done.err
+    assert {"null", "zero", "full", "random", "urandom", "tty", "pts", "shm", "fd", "stdin", "stdout", "stderr"} <= set(done.out.split())
+
+
+def made_devices_cannot_be_opened(b: Bench) -> None:
+    done = b.run(
+        "mknod /disk b 253 0 2>/dev/null && cat /disk >/dev/null 2>&1 && echo opened; mknod /null c 1 3 2>/dev/null && cat /null && echo opened"
+    )
+    assert "opened" not in done.out
+
+
+def capabilities(b: Bench) -> None:
+    done = b.run("grep -E 'Cap(Bnd|Eff|Amb|Inh)' /proc/self/status; grep NoNewPrivs /proc/self/status")
+    fields = dict(line.split(":") for line in done.out.replace("\t", "").splitlines())
+    assert int(fields["CapBnd"], 16) == 0xA80425FB
+    assert int(fields["CapEff"], 16) == 0xA80425FB
+    assert int(fields["CapAmb"], 16) == 0
+    assert fields["NoNewPrivs"] == "0", "setuid programs must work"
+
+
+def insecure_keeps_capabilities(b: Bench) -> None:
+    done = b.run("grep CapBnd /proc/self/status; mount -t tmpfs x /tmp && echo mounted", insecure=True)
+    assert int(done.out.split()[1], 16) & (1 << 21), "CAP_SYS_ADMIN"
+    assert "mounted" in done.out, done.err
+
+
+def system_calls_are_refused(b: Bench) -> None:
+    for script in (
+        "mount -t tmpfs x /tmp",
+        "umount /proc",
+        "unshare -m true",
+        "unshare -U true",
+        "hostname other",
+        "swapon /x",
+    ):
+        done = b.run(script)
+        assert done.code != 0, script
+
+
+def users(b: Bench) -> None:
+    assert b.run("id -u; id -g").out.split() == ["0", "0"]
+    if b.single:
+        try:
+            b.run("true", user="worker")
+        except SandboxSetupFailed as error:
+            assert "1000" in error.message
+            return
+        raise AssertionError("a user that is not mapped must be refused")
+    assert b.run("id -u; id -g; id -G; echo $HOME", user="worker").out.split() == ["1000", "1001", "1001", "/home/worker"]
+    assert b.run("id -u; id -g", user="12:34").out.split() == ["12", "34"]
+    assert b.run("id -u; id -g", user="worker:root").out.split() == ["1000", "0"]
+
+
+def unknown_users_are_named(b: Bench) -> None:
+    try:
+        b.run("true", user="nobody-here")
+    except SandboxSetupFailed as error:
+        assert "nobody-here" in error.message
+        return
+    raise AssertionError("accepted")
+
+
+def ownership(b: Bench) -> None:
+    done = b.run("touch /f && chown 7:8 /f && stat -c '%u %g' /f")
+    if b.single:
+        assert done.code != 0, "a kernel that maps one id refuses; nothing is pretended"
+        return
+    assert done.out == "7 8\n", done.err
+
+
+def environment_is_complete(b: Bench) -> None:
+    done = b.run("env", env=("A=1", "B=two words"))
+    values = dict(line.partition("=")[::2] for line in done.out.splitlines())
+    assert (values["A"], values["B"], values["HOME"]) == ("1", "two words", "/root")
+    assert not {"PYTHONPATH", "LC_ALL", "LAMINA_ROOT"} & values.keys()
+
+
+def working_directory(b: Bench) -> None:
+    assert b.run("pwd", cwd="/home").out == "/home\n"
+    missing = b.run("pwd", cwd="/nowhere")
+    assert missing.code == 126
+    assert "/nowhere" in missing.err
+
+
+def host_names(b: Bench) -> None:
+    done = b.run("hostname; cat /etc/hosts", hostname="box", hosts=(("other", "10.1.2.3"),))
+    assert done.out.startswith("box\n")
+    assert "10.1.2.3\tother" in done.out
+
+
+def network_none_has_loopback_only(b: Bench) -> None:
+    done = b.run("ls /sys/class/net 2>/dev/null; ip -o link | wc -l; ip -o addr show lo | grep -c 127.0.0.1", network="none")
+    assert done.out.split()[-2:] == ["1", "1"], done.out + done.err
+
+
+def limits(b: Bench) -> None:
+    assert b.run("ulimit -n", rlimits=(("nofile", 123, 456),)).out == "123\n"
+
+
+def empty_root(b: Bench) -> None:
+    """FROM scratch: no lower at all."""
+    try:
+        done = b.start(b.spec("/nothing", lowers=()))
+    except SandboxSetupFailed as error:
+        raise AssertionError(error.message) from error
+    assert done.code == 127
+
+
+def many_lowers(b: Bench) -> None:
+    lowers = []
+    for number in range(120):
+        lower = b.folder / "many" / ("x" * 60) / f"layer-{number:03}"
+        lower.mkdir(parents=True, exist_ok=True)
+        (lower / f"f{number}").write_text(str(number))
+        lowers.append(lower)
+    done = b.run("ls / | grep -c '^f'; cat /f0 /f119", lowers=(*lowers, b.base))
+    assert done.out == "120\n0119", done.out + done.err
+
+
+def many_at_once(b: Bench) -> None:
+    results: list[str] = []
+    threads = [threading.Thread(target=lambda n=n: results.append(b.run(f"sleep 0.2; echo {n}").out)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results, key=int) == [f"{n}\n" for n in range(16)]
+
+
+def setuid_programs_work(b: Bench) -> None:
+    if b.single:
+        return
+    lower = b.folder / "setuid"
+    if not (lower / "suid").exists():
+        lower.mkdir(exist_ok=True)
+        (lower / "suid").write_bytes(Path("/bin/busybox").read_bytes())
+        (lower / "suid").chmod(0o4755)
+    done = b.run("/suid id -u 2>/dev/null || true; stat -c %a /suid", lowers=(lower, b.base), user="worker")
+    assert "4755" in done.out
+
+
+PROBES: tuple[Callable[[Bench], None], ...] = (
+    exit_codes, signals, streams_are_apart, much_output, standard_input_is_empty, changes_land_in_the_upper, removed_and_made_again_is_opaque,
+    nothing_injected_reaches_the_upper, mount_points_made_in_the_upper_go_away, secrets_are_files_on_tmpfs, read_only_bind, read_write_bind,
+    bind_of_a_file, symlinked_mount_target_stays_inside, submounts, tmpfs_with_a_size, daemons_end_with_the_workload, cancelled_runs_end_as_a_tree,
+    term_comes_before_kill, timeouts_end_the_tree, kill_of_the_zygote_leaves_nothing, proc_is_masked, own_processes_only, no_descriptor_is_inherited,
+    devices, made_devices_cannot_be_opened, capabilities, insecure_keeps_capabilities, system_calls_are_refused, users, unknown_users_are_named,
+    ownership, environment_is_complete, working_directory, host_names, network_none_has_loopback_only, limits, empty_root, many_lowers,
+    many_at_once, setuid_programs_work,
+)  # fmt: skip
+
+
+def _command_lines() -> str:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found.append((entry / "cmdline").read_text(errors="replace"))
+            except OSError:
+                continue
+    return "\n".join(found)
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.025)
+    raise AssertionError("it did not come to pass within 10 seconds")
+
+
+def main() -> None:
+    """Enter the rung (before any thread) and run every probe; prints one line for each and pytest-like totals."""
+    from lamina.engine.opening import choose
+    from lamina.sandbox import rungs
+
+    rung, folder = sys.argv[1], Path(sys.argv[2])
+    chosen, _ = choose(rung, os.geteuid())
+    sandbox = rungs.make(chosen)
+    problems = sandbox.probe()
+    if problems:
+        print(f"the rung {rung} does not work here: {'; '.join(problems)}")
+        sys.exit(3)
+    failed = 0
+    with tempfile.TemporaryDirectory(dir=folder) as text:
+        bench = Bench(sandbox, Path(text))
+        for probe in PROBES:
+            try:
+                probe(bench)
+                print(f"ok {probe.__name__}")
+            except Exception as error:
+                failed += 1
+                print(f"FAILED {probe.__name__}: {type(error).__name__}: {error}")
+        sandbox.close()
+    print(f"{len(PROBES) - failed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

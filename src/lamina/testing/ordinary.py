@@ -1,0 +1,59 @@
+"""Running as an ordinary user: root makes one, with a range of subordinate ids, and becomes it in a private mount namespace.
+
+The interpreter that runs the tests may lie where only root can go; it is shown at /mnt there.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+NAME, UID = "lamina-test", 52345
+
+
+def why_not() -> str | None:
+    """The reason why no ordinary user can be made here, or None."""
+    if os.geteuid() != 0:
+        return "becoming an ordinary user needs root"
+    for tool in ("useradd", "setpriv", "unshare"):
+        if not shutil.which(tool):
+            return f"{tool} is not installed"
+    return None
+
+
+def make_user(*, subordinate: bool = True) -> None:
+    """Idempotent. With a range of 65,536 ids where newuidmap is there."""
+    try:
+        pwd.getpwnam(NAME)
+    except KeyError:
+        subprocess.run(["useradd", "--create-home", "--uid", str(UID), NAME], check=True, capture_output=True)
+    for file in ("/etc/subuid", "/etc/subgid"):
+        path = Path(file)
+        text = path.read_text() if path.exists() else ""
+        if subordinate and not any(line.startswith(f"{NAME}:") for line in text.splitlines()):
+            path.write_text(text + f"{NAME}:5000000:65536\n")
+
+
+def run(arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS` as that user, with this project importable; `folder` is given to the user first."""
+    prefix = Path(sys.base_prefix)
+    source = Path(__file__).resolve().parents[2]
+    site = [path for path in sys.path if path.endswith("site-packages")]
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, UID, UID, follow_symlinks=False)
+    program = Path("/mnt/bin") / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    settings = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": ":".join([str(source), *site]),
+        **(environment or {}),
+    }
+    words = ["env", "-i", *(f"{k}={v}" for k, v in settings.items()), str(program), *arguments]
+    script = f'mount --bind {prefix} /mnt && cd {folder} && exec setpriv --reuid {UID} --regid {UID} --clear-groups "$@"'
+    return subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *words], capture_output=True, text=True, check=False)

@@ -1,0 +1,90 @@
+"""The filter, run by a small BPF interpreter: every jump lands where it should, on both machines."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import lamina.sandbox
+
+FOLDER = Path(lamina.sandbox.__file__).parent / "standalone"
+
+
+@pytest.fixture
+def seccomp() -> Iterator[ModuleType]:
+    """Loaded by path, as the zygote does; its siblings are found beside it."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        spec = importlib.util.spec_from_file_location("seccomp", FOLDER / "seccomp.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(FOLDER))
+        sys.modules.pop("kernel", None)
+
+
+def answer(program: list[tuple[int, int, int, int]], arch: int, number: int, *arguments: int) -> int:
+    """What the kernel would do: seccomp_data is nr, arch, instruction pointer, six arguments."""
+    words = [number & 0xFFFFFFFF, arch, 0, 0]
+    for argument in (*arguments, *[0] * (6 - len(arguments))):
+        words += [argument & 0xFFFFFFFF, argument >> 32 & 0xFFFFFFFF]
+    accumulator = position = 0
+    while True:
+        code, yes, no, value = program[position]
+        position += 1
+        match code:
+            case 0x20:
+                accumulator = words[value // 4]
+            case 0x15:
+                position += yes if accumulator == value else no
+            case 0x35:
+                position += yes if accumulator >= value else no
+            case 0x45:
+                position += yes if accumulator & value else no
+            case 0x06:
+                return value
+            case _:
+                raise AssertionError(code)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_denied_call_is_refused_and_others_are_not(machine: str, seccomp: ModuleType) -> None:
+    program, arch = seccomp.program(machine), seccomp.AUDIT_ARCH[machine]
+    column = 0 if machine == "x86_64" else 1
+    denied = {row[column] for row in seccomp.DENIED.values() if row[column] is not None}
+    special = {seccomp.CLONE3, seccomp.CLONE[machine], seccomp.SOCKET[machine], seccomp.PERSONALITY[machine]}
+    for number in range(460):
+        if number in special:
+            continue
+        expected = seccomp.ERRNO | seccomp.EPERM if number in denied else seccomp.ALLOW
+        assert answer(program, arch, number) == expected, number
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_arguments_decide(machine: str, seccomp: ModuleType) -> None:
+    program, arch = seccomp.program(machine), seccomp.AUDIT_ARCH[machine]
+    refused, unknown, fine = seccomp.ERRNO | seccomp.EPERM, seccomp.ERRNO | seccomp.ENOSYS, seccomp.ALLOW
+    clone, socket, personality = seccomp.CLONE[machine], seccomp.SOCKET[machine], seccomp.PERSONALITY[machine]
+    assert answer(program, arch, clone, 0x11) == fine
+    for flag in (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000):
+        assert answer(program, arch, clone, flag | 0x11) == refused, hex(flag)
+    assert answer(program, arch, seccomp.CLONE3) == unknown
+    assert answer(program, arch, socket, 2) == fine
+    assert answer(program, arch, socket, 40) == refused
+    for value in (0, 8, 0x20000, 0x20008, 0xFFFFFFFF):
+        assert answer(program, arch, personality, value) == fine
+    assert answer(program, arch, personality, 0x0400000) == refused
+    assert answer(program, 0x40000003, 1) == unknown, "32-bit programs"
+
+
+def test_x32_is_unknown(seccomp: ModuleType) -> None:
+    program = seccomp.program("x86_64")
+    assert answer(program, seccomp.AUDIT_ARCH["x86_64"], seccomp.X32 | 1) == seccomp.ERRNO | seccomp.ENOSYS
