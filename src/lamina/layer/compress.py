@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from hashlib import sha256
+from io import RawIOBase
 from typing import IO, Literal, Protocol, cast
 
 from lamina.diagnostics.errors import LaminaError
@@ -75,8 +76,8 @@ def open_compressed(stream: Readable) -> Plain:
     return Plain(stream)
 
 
-class _Rest:
-    """A stream whose first bytes were read already, as the file object that decompressors want."""
+class _Rest(RawIOBase):
+    """A stream whose first bytes were read already, as the file object that decompressors want. The stream stays the caller's."""
 
     def __init__(self, head: bytes, stream: Readable) -> None:
         self._head = head
@@ -89,14 +90,13 @@ class _Rest:
             return piece
         return self._stream.read(_PIECE if size < 0 else size)
 
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # decompressors give a memoryview or bytearray
+        piece = self.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
     def readable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """The stream stays the caller's."""
 
 
 def _opened(source: _Rest, compression: Compression) -> object:
@@ -188,5 +188,6 @@ def _compressor(compression: Literal["", "gzip", "zstd"]) -> _Compressor | None:
             from compression import zstd
         else:
             from backports import zstd
-        return zstd.ZstdCompressor(level=3)
+        parameter = zstd.CompressionParameter
+        return zstd.ZstdCompressor(options={parameter.compression_level: 3, parameter.checksum_flag: 1})
     return None

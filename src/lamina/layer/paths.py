@@ -106,5 +106,6 @@ def join(folder: bytes, name: bytes) -> bytes:
 
 
 def show(path: bytes) -> str:
-    """A layer's path for people: absolute, printable."""
-    return "/" + path.decode("utf-8", "backslashreplace")
+    """A layer's path for people: absolute, on one line, without what a terminal would obey."""
+    text = "/" + path.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

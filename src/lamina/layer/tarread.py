@@ -13,6 +13,7 @@ from zlib import adler32
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.layer.entry import Entry, Kind
+from lamina.layer.paths import show
 from lamina.layer.writer import PIECE, Readable
 
 BLOCK = 512
@@ -103,8 +104,6 @@ class TarReader:
             if magic[:6] == b"ustar\0" and prefix[0] and not long_name:
                 name = prefix.partition(b"\0")[0] + b"/" + name
             link = long_link or link.partition(b"\0")[0]
-            if kind is Kind.FILE and flag != b"S" and name.endswith(b"/"):
-                kind = Kind.DIRECTORY
             when = float(_number(mtime, "time"))
             owner, group = _number(uid, "owner"), _number(gid, "group")
             xattrs: tuple[tuple[bytes, bytes], ...] = ()
@@ -121,6 +120,8 @@ class TarReader:
                 )
             if not 0 <= length <= _MAX_SIZE:
                 raise BadTar("a member has an impossible size")
+            if flag == b"\0" and name.endswith(b"/"):
+                kind = Kind.DIRECTORY  # as archives older than POSIX say it; only now is the whole name known
             # Directories, links and devices have no body, whatever the size field says, except in pax' old reading of hard links.
             self._left = length if kind is Kind.FILE else 0
             self._padding = -self._left % BLOCK
@@ -128,9 +129,9 @@ class TarReader:
             if kind is Kind.FILE and (flag == b"S" or pax):
                 name, real = self._sparse_header(flag, head, pax, name, real)
             if not 0 <= owner <= _MAX_ID or not 0 <= group <= _MAX_ID:
-                raise BadTar(f"{_text(name)} has an impossible owner")
+                raise BadTar(f"{show(name)} has an impossible owner")
             if not -_MAX_TIME < when < _MAX_TIME:
-                raise BadTar(f"{_text(name)} has an impossible time")
+                raise BadTar(f"{show(name)} has an impossible time")
             device = kind is Kind.CHARACTER or kind is Kind.BLOCK
             numbers = (_device(major, name), _device(minor, name)) if device else (0, 0)
             yield Entry(
@@ -230,17 +231,17 @@ class TarReader:
             parts = list(zip(numbers[::2], numbers[1::2]))
             real = _decimal(pax, b"GNU.sparse.size", -1)
         elif any(key.startswith(b"GNU.sparse.") for key in pax):
-            raise BadTar(f"{_text(name)} is a sparse file in a form that is not known here", hint="make the archive without --sparse")
+            raise BadTar(f"{show(name)} is a sparse file in a form that is not known here", hint="make the archive without --sparse")
         else:
             return name, stored
         name = pax.get(b"GNU.sparse.name", name)
         end = 0
         for offset, length in parts:
             if offset < end or length < 0:
-                raise BadTar(f"{_text(name)}: the map of a sparse file goes backwards")
+                raise BadTar(f"{show(name)}: the map of a sparse file goes backwards")
             end = offset + length
         if not end <= real <= _MAX_SIZE or sum(length for _, length in parts) != self._left:
-            raise BadTar(f"{_text(name)}: the map of a sparse file does not fit its size")
+            raise BadTar(f"{show(name)}: the map of a sparse file does not fit its size")
         self._map = [part for part in parts if part[1]]
         self._map.reverse()
         self._place, self._length = 0, real
@@ -317,7 +318,7 @@ def _number(field: bytes, what: str) -> int:
 def _device(field: bytes, name: bytes) -> int:
     value = _number(field, "device")
     if not 0 <= value < 1 << 20:
-        raise BadTar(f"{_text(name)} has an impossible device number")
+        raise BadTar(f"{show(name)} has an impossible device number")
     return value
 
 
@@ -366,7 +367,3 @@ def _pax(raw: bytes) -> Pax:
             found.pop(key, None)
         at = end
     return found
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")

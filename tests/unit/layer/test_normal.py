@@ -1,0 +1,120 @@
+"""The normalised diff: what counts and what does not. Its bytes are specified in docs/dev/keys.md."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.flavour import Flavour, IdMap
+from lamina.layer.normal import NormalDiff, normalise
+from lamina.layer.writer import EntryWriter
+
+PLAIN = Flavour("plain", IdMap("single"))
+BASE = [
+    Entry(b"d", Kind.DIRECTORY, 0o755, 1, 2, 0, 1.0),
+    Entry(b"d", Kind.OPAQUE),
+    Entry(b"d/f", Kind.FILE, 0o644, 3, 4, 5, 1.0, xattrs=((b"user.a", b"1"), (b"user.b", b"\n"))),
+    Entry(b"d/gone", Kind.WHITEOUT),
+    Entry(b"h", Kind.HARDLINK, link=b"d/f"),
+    Entry(b"l", Kind.SYMLINK, 0o777, 5, 6, 0, 1.0, b"d/f"),
+    Entry(b"null", Kind.CHARACTER, 0o666, 0, 0, 0, 1.0, b"", 1, 3),
+    Entry(b"p", Kind.FIFO, 0o600, 0, 0, 0, 1.0),
+]
+
+
+def made(where: Path, listed: list[Entry], body: bytes = b"bytes") -> Path:
+    (where / "diff").mkdir(parents=True)
+    with EntryWriter(where, PLAIN) as writer:
+        for entry in listed:
+            writer.put(entry, io.BytesIO(body) if entry.kind is Kind.FILE else None)
+    return where
+
+
+def test_the_bytes_are_those_of_the_specification(tmp_path: Path) -> None:
+    expected = b"".join(
+        [
+            b"lamina-normal-diff-1\n",
+            b"d 1:d 755 1 2\n",
+            b"o 1:d\n",
+            b"f 3:d/f 644 3 4 5 " + sha256(b"bytes").hexdigest().encode() + b" 6:user.a=1:1 6:user.b=1:\n\n",
+            b"w 6:d/gone\n",
+            b"h 1:h 3:d/f\n",
+            b"l 1:l 0 5 6 3:d/f\n",
+            b"c 4:null 666 0 0 1 3\n",
+            b"p 1:p 600 0 0\n",
+        ]
+    )
+    assert normalise(made(tmp_path / "a", BASE), PLAIN) == NormalDiff("sha256:" + sha256(expected).hexdigest(), 5, 8)
+
+
+def test_times_do_not_count(tmp_path: Path) -> None:
+    one = normalise(made(tmp_path / "a", BASE), PLAIN)
+    other = [replace(entry, mtime=99.0) for entry in BASE]
+    assert normalise(made(tmp_path / "b", other), PLAIN) == one
+
+
+CHANGES = {
+    "mode": (2, {"mode": 0o600}),
+    "suid": (2, {"mode": 0o4644}),
+    "uid": (2, {"uid": 9}),
+    "gid": (2, {"gid": 9}),
+    "xattr": (2, {"xattrs": ((b"user.a", b"2"),)}),
+    "name": (2, {"path": b"d/g"}),
+    "folder's mode": (0, {"mode": 0o700}),
+    "link": (5, {"link": b"d/g"}),
+    "link's owner": (5, {"uid": 0}),
+    "device": (6, {"minor": 5}),
+    "fifo": (7, {"mode": 0o644}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_everything_else_counts(change: str, tmp_path: Path) -> None:
+    where, fields = CHANGES[change]
+    listed = [entry for entry in BASE if entry.kind is not Kind.HARDLINK]
+    listed[where if where < 4 else where - 1] = replace(BASE[where], **fields)  # type: ignore[arg-type]  # a field's own type each
+    before = [entry for entry in BASE if entry.kind is not Kind.HARDLINK]
+    assert normalise(made(tmp_path / "a", before), PLAIN).digest != normalise(made(tmp_path / "b", listed), PLAIN).digest
+
+
+@pytest.mark.parametrize("missing", range(len(BASE)), ids=lambda number: BASE[number].kind.name)
+def test_every_entry_counts(missing: int, tmp_path: Path) -> None:
+    if BASE[missing].path == b"d" and BASE[missing].kind is Kind.DIRECTORY:
+        pytest.skip("the folder of others")
+    listed = [entry for number, entry in enumerate(BASE) if number != missing]
+    listed = [entry for entry in listed if missing != 2 or entry.kind is not Kind.HARDLINK]
+    assert normalise(made(tmp_path / "a", BASE), PLAIN).digest != normalise(made(tmp_path / "b", listed), PLAIN).digest
+
+
+def test_content_counts_and_a_copy_is_not_a_hard_link(tmp_path: Path) -> None:
+    one = normalise(made(tmp_path / "a", BASE), PLAIN).digest
+    assert normalise(made(tmp_path / "b", BASE, b"BYTES"), PLAIN).digest != one
+    copy = [replace(BASE[2], path=b"h") if entry.path == b"h" else entry for entry in BASE]
+    assert normalise(made(tmp_path / "c", copy), PLAIN).digest != one
+
+
+def test_known_contents_are_not_read(tmp_path: Path) -> None:
+    where = made(tmp_path / "a", BASE)
+    one = normalise(where, PLAIN)
+    (where / "diff/d/f").write_bytes(b"BYTES")
+    assert normalise(where, PLAIN, {b"d/f": sha256(b"bytes").hexdigest()}) == one
+
+
+def test_large_files_are_hashed_by_threads_in_order(tmp_path: Path) -> None:
+    (tmp_path / "diff").mkdir()
+    expected = sha256(b"lamina-normal-diff-1\n")
+    for number in range(100):
+        body = os.urandom(8) * ((1 << 17) if number % 3 else 1)
+        name = tmp_path / f"diff/{number:03}"
+        name.write_bytes(body)
+        name.chmod(0o644)
+        expected.update(b"f 3:%03d 644 0 0 %d %s\n" % (number, len(body), sha256(body).hexdigest().encode()))
+    before = len(os.listdir("/proc/self/fd"))
+    assert normalise(tmp_path, PLAIN).digest == "sha256:" + expected.hexdigest()
+    assert len(os.listdir("/proc/self/fd")) == before
