@@ -186,7 +186,7 @@ class TarReader:
             raise BadTar("the archive is cut off")
         at = self._at
         wanted = min(size, self._left) if size > 0 else self._left
-        if wanted <= PIECE and len(self._data) - at < wanted:
+        if wanted == self._left <= PIECE and len(self._data) - at < wanted:
             # Small files come in one piece even where a border of the stream's pieces cuts them.
             if not self._fill(wanted):
                 raise BadTar("the archive is cut off")

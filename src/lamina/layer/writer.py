@@ -21,8 +21,10 @@ from lamina.layer.xattrs import OWNER, kept, owner_value, portable
 
 PIECE = 1 << 20
 WHITEOUT = b".wh."
-_ZEROS = bytes(1 << 16)
+_SPARSE = 1 << 16  # bytes of a piece from which holes are looked for
 _HOLE = 4096
+_BLOCK = bytes(_HOLE)
+_ZEROS = bytes(16)
 _OVERLAY = {"trusted": "trusted.overlay.opaque", "user": "user.overlay.opaque"}
 _NO_XATTRS = (errno.ENOTSUP, errno.EPERM, errno.EACCES)
 
@@ -398,28 +400,32 @@ def _remove_tree(parent: int, name: bytes) -> None:
 
 
 def _copy(data: Readable, fd: int) -> int:
-    """All of `data`; blocks of zeros in big pieces become holes. Returns the size."""
+    """All of `data`; aligned blocks of zeros in big pieces become holes. Returns the size."""
     total = 0
     hole = False
     while piece := data.read(PIECE):
         total += len(piece)
-        if len(piece) < len(_ZEROS) or _ZEROS[:_HOLE] not in piece:
-            hole = False
-            _write(fd, piece)
-            continue
+        hole = False
         start = 0
-        while start < len(piece):
-            end = start
-            zero = piece[start : start + _HOLE] == _ZEROS[: min(_HOLE, len(piece) - start)]
-            while end < len(piece) and (piece[end : end + _HOLE] == _ZEROS[: min(_HOLE, len(piece) - end)]) == zero:
-                end += _HOLE
-            end = min(end, len(piece))
-            if zero:
+        if len(piece) >= _SPARSE:
+            for at in range(0, len(piece) - _HOLE + 1, _HOLE):
+                # The first bytes tell nearly always, without a copy of the block.
+                if not piece.startswith(_ZEROS, at) or piece[at : at + _HOLE] != _BLOCK:
+                    if hole:
+                        os.lseek(fd, at - start, os.SEEK_CUR)
+                        hole, start = False, at
+                elif not hole:
+                    if at > start:
+                        _write(fd, piece[start:at])
+                    hole, start = True, at
+            if hole and len(piece) % _HOLE:
+                end = len(piece) // _HOLE * _HOLE
                 os.lseek(fd, end - start, os.SEEK_CUR)
-            else:
-                _write(fd, piece[start:end])
-            hole = zero
-            start = end
+                hole, start = False, end
+        if hole:
+            os.lseek(fd, len(piece) - start, os.SEEK_CUR)
+        else:
+            _write(fd, piece[start:] if start else piece)
     if hole:
         os.ftruncate(fd, total)
     return total

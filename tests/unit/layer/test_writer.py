@@ -172,3 +172,40 @@ def test_a_failed_block_writes_no_side_table(layer: Path) -> None:
     with pytest.raises(UnstorableName):
         fail()
     assert not (layer / "extra").exists()
+
+
+class Pieces:
+    """Reads in pieces of this size, as a pipe may."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self._data, self._size, self._at = data, size, 0
+
+    def read(self, size: int, /) -> bytes:
+        piece = self._data[self._at : self._at + min(size, self._size)]
+        self._at += len(piece)
+        return piece
+
+
+ZERO, FULL = bytes(4096), b"x" * 4096
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 16, (1 << 16) + 100, 70_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        ZERO * 100,
+        ZERO * 100 + b"end",
+        b"start" + ZERO * 100,
+        (ZERO + FULL) * 60,
+        (FULL + ZERO) * 60 + bytes(100),
+        ZERO * 600 + FULL + ZERO * 600,
+        (bytes(4095) + b"x") * 80,
+    ],
+    ids=len,
+)
+def test_holes_never_change_the_bytes(layer: Path, data: bytes, size: int) -> None:
+    with EntryWriter(layer, PLAIN) as writer:
+        writer.put(file(b"f"), Pieces(data, size))
+        assert writer.size == len(data)
+    assert (layer / "diff/f").read_bytes() == data
