@@ -26,6 +26,8 @@ class FileChange(Protocol):
     def path(self) -> bytes: ...
     @property
     def change(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
 
 
 CompareFiles = Callable[[InputPart, InputPart], Sequence[FileChange]]
@@ -329,11 +331,15 @@ def _input(was: InputPart, now: InputPart, name: str, compare: CompareFiles) -> 
         return [_difference("text-changed", "the here-document changed")]
     where = "" if now.label in ("", "context") else f" in {label}"
     grouped: dict[tuple[str, str], list[str]] = {}
+    details: dict[tuple[str, str], str] = {}
     for change in compare(was, now):
-        grouped.setdefault(_FILE_CODES.get(change.change, _FILE_CODES["changed"]), []).append(_path(name, change.path))
+        group = _FILE_CODES.get(change.change, _FILE_CODES["changed"])
+        grouped.setdefault(group, []).append(_path(name, change.path))
+        if change.detail:
+            details.setdefault(group, f" ({change.detail})")
     if not grouped:
         return [_difference("file-changed", f"files of {'the context' if not where else label} changed")]
     return [
-        _difference(code, f"{shorten(paths[0])} {word}{where}{more(len(paths) - 1)}", tuple(paths[:_PATHS]))
+        _difference(code, f"{shorten(paths[0])} {word}{details.get((code, word), '')}{where}{more(len(paths) - 1)}", tuple(paths[:_PATHS]))
         for (code, word), paths in grouped.items()
     ]

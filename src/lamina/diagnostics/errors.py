@@ -53,8 +53,20 @@ def located(*spans: Span) -> Iterator[None]:
 
 
 def nearest(word: str, candidates: list[str] | tuple[str, ...]) -> str | None:
-    """The candidate that a user most likely meant (edit distance at most a third of the word), or None."""
-    import difflib
+    """The candidate that a user most likely meant (at most a third of the letters wrong, swapped neighbours count once), or None."""
+    found = min(((_distance(word, candidate), candidate) for candidate in candidates), default=None)
+    return found[1] if found is not None and found[0] <= max(1, len(word) // 3) else None
 
-    found = difflib.get_close_matches(word, candidates, n=1, cutoff=0.65)
-    return found[0] if found else None
+
+def _distance(one: str, other: str) -> int:
+    """Edit distance with swaps (optimal string alignment)."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one):
+        above, before, row = before, row, [i + 1]
+        for j, b in enumerate(other):
+            best = min(before[j] + (a != b), before[j + 1] + 1, row[j] + 1)
+            if i and j and a == other[j - 1] and b == one[i - 1]:
+                best = min(best, above[j - 1] + 1)
+            row.append(best)
+    return row[-1]

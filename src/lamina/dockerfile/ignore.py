@@ -26,6 +26,7 @@ class IgnoreError(LaminaError):
     """A pattern that says nothing: an open bracket, a lonely `!`."""
 
     code = "dockerfile/bad-ignore-pattern"
+    default_exit = 2
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ class MountError(LaminaError):
     """A `--mount` or `--device` that says something impossible."""
 
     code = "dockerfile/mount"
+    default_exit = 2
 
 
 class Mount(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ class ExpansionError(LaminaError):
     """A word whose quotes or substitutions are wrong, or a `${NAME:?message}` that was not satisfied."""
 
     code = "dockerfile/expansion"
+    default_exit = 2
 
 
 class Expansion(msgspec.Struct, frozen=True):

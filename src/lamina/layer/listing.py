@@ -34,8 +34,11 @@ class Listing(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Difference(msgspec.Struct, frozen=True):
+    """`detail` says from what to what, where that is short: "644 to 755"."""
+
     path: bytes
     change: Change
+    detail: str = ""
 
 
 _decoder = msgspec.msgpack.Decoder(Listing)
@@ -85,9 +88,18 @@ def compare(old: Listing, new: Listing) -> list[Difference]:
             if old.complete:
                 found.append(Difference(path, "added"))
         elif was != item:
-            found.append(Difference(path, _change(was, item)))
+            found.append(_difference(path, was, item))
     found.sort(key=lambda difference: difference.path)
     return found
+
+
+def _difference(path: bytes, was: Item, item: Item) -> Difference:
+    change = _change(was, item)
+    if change == "mode-changed":
+        return Difference(path, change, f"{was.mode:o} to {item.mode:o}")
+    if change == "owner-changed":
+        return Difference(path, change, f"{was.uid}:{was.gid} to {item.uid}:{item.gid}")
+    return Difference(path, change)
 
 
 def _change(was: Item, item: Item) -> Change:

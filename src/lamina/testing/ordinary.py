@@ -40,12 +40,13 @@ def make_user(*, subordinate: bool = True) -> None:
 
 
 def run(arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`python ARGUMENTS` as that user, with this project importable; `folder` is given to the user first."""
+    """`python ARGUMENTS` as that user, with this project importable; what is ours in `folder` is given to the user first."""
     prefix = Path(sys.base_prefix)
     source = Path(__file__).resolve().parents[2]
     site = [path for path in sys.path if path.endswith("site-packages")]
     for path in (folder, *folder.rglob("*")):
-        os.chown(path, UID, UID, follow_symlinks=False)
+        if os.lstat(path).st_uid == os.geteuid():
+            os.chown(path, UID, UID, follow_symlinks=False)
     program = Path("/mnt/bin") / f"python{sys.version_info.major}.{sys.version_info.minor}"
     settings = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",

@@ -1,0 +1,44 @@
+"""`lamina check`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from lamina.cli.session import open_engine
+from lamina.cli.settings import Settings
+
+
+@click.command(short_help="Prove that the store is sound, and repair it")
+@click.option("--repair", is_flag=True, help="Mend what can be mended.")
+@click.option("--deep", is_flag=True, help="Read every layer and compare it with its name.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_obj
+def command(settings: Settings, /, repair: bool, deep: bool, as_json: bool) -> int:
+    """Check blobs, layers, images, records and the database against each other. Exit code 1 when something was found and is not mended.
+
+    \b
+    Examples:
+      lamina check
+      lamina check --deep --repair
+    """
+    from lamina.layer.normal import normalise
+    from lamina.store.check import check
+    from lamina.store.errors import StoreDamaged
+
+    with open_engine(settings) as engine:
+        store = engine.store
+        try:
+            found = check(store, repair=repair, normalise=(lambda folder: normalise(folder, store.flavour).digest) if deep else None)
+        except StoreDamaged:
+            raise
+    if as_json:
+        json.dump([{"code": f.code, "message": f.message, "repair": f.repair, "repaired": f.repaired} for f in found], sys.stdout, indent=2)
+        print()
+    else:
+        for finding in found:
+            print(f"{finding.code}: {finding.message}" + (" (mended)" if finding.repaired else f"; --repair: {finding.repair}"))
+        print("the store is sound" if not found else f"{len(found)} finding{'s' if len(found) != 1 else ''}")
+    return 1 if any(not f.repaired for f in found) else 0
