@@ -46,7 +46,9 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, no_args_is_help=True)
 @click.version_option(__version__, "-V", "--version", message="lamina %(version)s")
 @click.option("--root", type=click.Path(path_type=Path), envvar="LAMINA_ROOT", help="The store (default: $XDG_DATA_HOME/lamina).")
-@click.option("--sandbox", "rung", envvar="LAMINA_SANDBOX", metavar="RUNG", help="Force a rung of the sandbox: root, userns, userns-single or none.")
+@click.option(
+    "--sandbox", "rung", envvar="LAMINA_SANDBOX", metavar="RUNG", help="Force a rung of the sandbox: root, userns, userns-single or none."
+)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
 def cli(ctx: click.Context, root: Path | None, rung: str | None, debug: bool) -> Any:

@@ -52,7 +52,9 @@ def fields(value: str, option: str, known: tuple[str, ...]) -> dict[str, str]:
         name = name.strip().lower()
         if name not in known:
             near = nearest(name, known)
-            raise BadOption(f"{option} {value!r}: unknown field {name!r}", hint=f"did you mean {near}?" if near else f"known: {', '.join(known)}")
+            raise BadOption(
+                f"{option} {value!r}: unknown field {name!r}", hint=f"did you mean {near}?" if near else f"known: {', '.join(known)}"
+            )
         if not equals:
             raise BadOption(f"{option} {value!r}: {name} needs a value")
         result[name] = rest
@@ -95,7 +97,9 @@ def ssh(values: tuple[str, ...], environment: Mapping[str, str]) -> dict[str, Pa
         if not equals:
             path = environment.get("SSH_AUTH_SOCK", "")
             if not path:
-                raise BadOption(f"--ssh {value}: there is no SSH_AUTH_SOCK in the environment", hint=f"name a socket or key: --ssh {value}=PATH")
+                raise BadOption(
+                    f"--ssh {value}: there is no SSH_AUTH_SOCK in the environment", hint=f"name a socket or key: --ssh {value}=PATH"
+                )
         if "," in path:
             raise BadOption(f"--ssh {identifier}: several keys are not supported", hint="load them into an agent and give its socket")
         result[identifier or "default"] = Path(path).absolute()
@@ -129,7 +133,7 @@ def size(text: str, option: str) -> int:
 
 
 def ulimit(value: str) -> tuple[str, int, int]:
-    name, equals, limits = value.partition("=")
+    name, _, limits = value.partition("=")
     soft, colon, hard = limits.partition(":")
     try:
         low = int(soft)
@@ -158,7 +162,9 @@ def dockerfile(context: Path, given: str | None) -> tuple[str, str, str | None, 
 def context_directory(text: str) -> Path:
     """The context as a directory; other forms are refused in words."""
     if text == "-" or "://" in text or text.startswith("git@"):
-        raise BadOption(f"the context {text!r} is not a directory", hint="this version builds from a directory; use git clone or tar -x first")
+        raise BadOption(
+            f"the context {text!r} is not a directory", hint="this version builds from a directory; use git clone or tar -x first"
+        )
     path = Path(text)
     if not path.exists():
         raise BadOption(f"there is no directory {text}")

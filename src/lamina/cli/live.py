@@ -56,7 +56,9 @@ class Live:
                     step = self._running.pop(event.id, None)
                     lines = step_line(event, self._paint, self._width)
                     if event.verdict == "failed" and step is not None:
-                        output = [self._paint("dim", "       │ ") + shorten(_clean(line), self._width - 9) for line in step.tail if line.strip()]
+                        output = [
+                            self._paint("dim", "       │ ") + shorten(_clean(line), self._width - 9) for line in step.tail if line.strip()
+                        ]
                         lines = "\n".join([*output[-40:], lines])
                     self._redraw(lines)
                 case Notice():

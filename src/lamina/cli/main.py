@@ -80,7 +80,10 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"error: a bug in lamina: {type(error).__name__}: {error}\nhint: run again with --debug for the traceback, and report it", file=sys.stderr)
+        print(
+            f"error: a bug in lamina: {type(error).__name__}: {error}\nhint: run again with --debug for the traceback, and report it",
+            file=sys.stderr,
+        )
         return 70
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_engine(settings: Settings) -> Iterator[Engine]:
+def open_engine(settings: Settings, *, making_room: bool = False) -> Iterator[Engine]:
     """An engine over the store; as an ordinary user the process has entered a user namespace first. Must run before any thread is made."""
     from lamina.engine.opening import open_engine as open_on
 
@@ -27,5 +27,6 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
         host=socket.gethostname(),
         proxies=settings.proxies,
         uid=os.geteuid(),
+        making_room=making_room,
     ) as engine:
         yield engine

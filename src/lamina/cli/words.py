@@ -28,7 +28,14 @@ def seconds(value: float) -> str:
 
 def age(value: float) -> str:
     """How long ago: just now, 5 minutes ago, 3 days ago."""
-    for limit, unit in ((60, "second"), (3600, "minute"), (86400, "hour"), (86400 * 14, "day"), (86400 * 60, "week"), (86400 * 730, "month")):
+    for limit, unit in (
+        (60, "second"),
+        (3600, "minute"),
+        (86400, "hour"),
+        (86400 * 14, "day"),
+        (86400 * 60, "week"),
+        (86400 * 730, "month"),
+    ):
         if value < limit:
             divisor = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 86400 * 7, "month": 86400 * 30}[unit]
             number = int(value // divisor)

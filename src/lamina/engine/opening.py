@@ -22,6 +22,7 @@ def open_engine(
     host: str,
     proxies: Mapping[str, str],
     uid: int,
+    making_room: bool = False,
 ) -> Iterator[Engine]:
     """`uid` is the effective one. As an ordinary user the process enters a user namespace (no thread may exist yet). Closes what it opened.
 
@@ -35,7 +36,7 @@ def open_engine(
             made.append(rungs.make(chosen, tried))
         return made[0]
 
-    store = LocalStore.open(root, rungs.flavour_of(chosen), now=clock)
+    store = LocalStore.open(root, rungs.flavour_of(chosen), now=clock, making_room=making_room)
     try:
         with store:
             yield Engine(store, sandbox, now=clock, host=host, transport=TransportSettings(), proxies={})

@@ -22,10 +22,19 @@ if TYPE_CHECKING:
 @click.command(short_help="Build an image from a Dockerfile")
 @click.argument("path", default=".")
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name the image.")
-@click.option("-o", "--output", "outputs", multiple=True, metavar="type=TYPE,dest=PATH", help="Where the result goes: image, oci, docker, tar, local.")
+@click.option(
+    "-o", "--output", "outputs", multiple=True, metavar="type=TYPE,dest=PATH", help="Where the result goes: image, oci, docker, tar, local."
+)
 @click.option("--load", is_flag=True, help="Keep the image in the store (the default without --output).")
 @click.option("--push", is_flag=True, hidden=True)
-@click.option("--progress", "mode", type=click.Choice(["auto", "plain", "tty", "json", "quiet"]), default="auto", show_default=True, help="How to show it.")
+@click.option(
+    "--progress",
+    "mode",
+    type=click.Choice(["auto", "plain", "tty", "json", "quiet"]),
+    default="auto",
+    show_default=True,
+    help="How to show it.",
+)
 @click.option("--iidfile", type=click.Path(path_type=Path), metavar="FILE", help="Write the image id to FILE.")
 @click.option("--metadata-file", type=click.Path(path_type=Path), metavar="FILE", help="Write digests and names as JSON to FILE.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write each step's verdict and reason as JSON to FILE.")
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     settings: Settings,
+    /,
     path: str,
     tags: tuple[str, ...],
     outputs: tuple[str, ...],

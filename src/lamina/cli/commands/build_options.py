@@ -18,7 +18,13 @@ _OPTIONS = [
     click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile (default: PATH/Dockerfile; - is standard input)."),
     click.option("--target", metavar="STAGE", help="Build this stage (name or number) instead of the last."),
     click.option("--build-arg", "args", multiple=True, metavar="NAME[=VALUE]", help="Give an ARG a value; without one, the environment's."),
-    click.option("--build-context", "contexts", multiple=True, metavar="NAME=PLACE", help="DIR, oci-layout://PATH or docker-image://REF under a name."),
+    click.option(
+        "--build-context",
+        "contexts",
+        multiple=True,
+        metavar="NAME=PLACE",
+        help="DIR, oci-layout://PATH or docker-image://REF under a name.",
+    ),
     click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="A secret for RUN --mount=type=secret."),
     click.option("--ssh", "ssh", multiple=True, metavar="ID[=SOCKET|KEY]", help="An ssh agent for RUN --mount=type=ssh."),
     click.option("--platform", "platforms", metavar="OS/ARCH", help="Build for this platform (default: this machine's)."),
@@ -28,13 +34,19 @@ _OPTIONS = [
     click.option("--no-cache-filter", "no_cache_filter", multiple=True, metavar="STAGE[,STAGE]", help="The same for these stages."),
     click.option("--refresh", multiple=True, metavar="SELECTOR", help="Run again: a stage, stage:N, or the beginning of an instruction."),
     click.option("--max-age", "max_age", multiple=True, metavar="SELECTOR=AGE", help="Run again what is older, for example deps=12h."),
-    click.option("--network", type=click.Choice(["default", "host", "none"]), default="default", show_default=True, help="Network of RUN steps."),
+    click.option(
+        "--network", type=click.Choice(["default", "host", "none"]), default="default", show_default=True, help="Network of RUN steps."
+    ),
     click.option("--add-host", "hosts", multiple=True, metavar="HOST:ADDRESS", help="An entry for /etc/hosts of RUN steps."),
     click.option("--shm-size", metavar="SIZE", help="Size of /dev/shm, for example 128m."),
     click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="A resource limit of RUN steps."),
-    click.option("--allow", multiple=True, type=click.Choice(["security.insecure", "network.host"]), help="Permit RUN --security=insecure."),
+    click.option(
+        "--allow", multiple=True, type=click.Choice(["security.insecure", "network.host"]), help="Permit RUN --security=insecure."
+    ),
     click.option("--exact-modes", is_flag=True, help="Let group-write bits of context files count, as docker does."),
-    click.option("--arg-scope", type=click.Choice(["declared", "named"]), default="declared", show_default=True, help="Which RUNs an ARG counts for."),
+    click.option(
+        "--arg-scope", type=click.Choice(["declared", "named"]), default="declared", show_default=True, help="Which RUNs an ARG counts for."
+    ),
     click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Steps that may run at once."),
     click.option("--cache-from", multiple=True, metavar="PLACE", hidden=True),
     click.option("--cache-to", multiple=True, metavar="PLACE", hidden=True),
@@ -48,13 +60,17 @@ def shared_options(function: F) -> F:
     return function
 
 
-def request_from(settings: Settings, path: str, options: dict[str, Any], *, tags: tuple[str, ...] = (), outputs: tuple[Output, ...] = ()) -> BuildRequest:
+def request_from(
+    settings: Settings, path: str, options: dict[str, Any], *, tags: tuple[str, ...] = (), outputs: tuple[Output, ...] = ()
+) -> BuildRequest:
     """The frozen request behind a command line. Raises BadOption."""
     from lamina.oci.platform import Platform
 
     for name in ("cache_from", "cache_to"):
         if options[name]:
-            raise inputs.BadOption(f"--{name.replace('_', '-')}: shared caches are not in this version", hint="the local store is always used")
+            raise inputs.BadOption(
+                f"--{name.replace('_', '-')}: shared caches are not in this version", hint="the local store is always used"
+            )
     context = inputs.context_directory(path)
     name, text, ignore, ignore_name = inputs.dockerfile(context, options["file"])
     platforms = tuple(Platform.parse(item) for item in (options["platforms"] or "").split(",") if item)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from pathlib import Path
 
 import click
 
+from lamina.cli.inputs import BadOption
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 
@@ -14,24 +15,31 @@ from lamina.cli.settings import Settings
 @click.command(short_help="Make an image from a root file system")
 @click.argument("file")
 @click.argument("name", required=False)
+@click.option(
+    "-c", "--change", "changes", multiple=True, metavar="INSTRUCTION", help="A Dockerfile instruction for the config, for example 'CMD sh'."
+)
+@click.option("-m", "--message", default="", help="A comment for the history.")
 @click.pass_obj
-def command(settings: Settings, /, file: str, name: str | None) -> int:
-    """Make an image of one layer from a root file system's tar (- is standard input).
+def command(settings: Settings, /, file: str, name: str | None, changes: tuple[str, ...], message: str) -> int:
+    """Make an image of one layer from the tar of a root file system (plain, gzip or zstd; - is standard input).
 
     \b
     Examples:
       lamina import rootfs.tar base:1
+      debootstrap … && tar -C rootfs -c . | lamina import - debian:12
+      lamina import -c 'ENV PATH=/bin' -c 'CMD ["sh"]' rootfs.tar base:1
     """
     from lamina.engine.engine import own_platform
+    from lamina.engine.images.changes import changed_config
     from lamina.engine.images.importing import import_rootfs
-    from lamina.oci.config import ContainerConfig, ImageConfig
     from lamina.oci.reference import Reference
 
     names = [str(Reference.parse(name).with_default_tag())] if name else []
-    own = own_platform()
-    config = ImageConfig(os=own.os, architecture=own.architecture, variant=own.variant, config=ContainerConfig())
-    with open_engine(settings) as engine:
-        stream = sys.stdin.buffer if file == "-" else Path(file).open("rb")
-        with stream:
-            print(import_rootfs(engine.store, stream, config, names, label=file).id)
+    config = changed_config(own_platform(), changes)
+    try:
+        source = contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb")
+    except OSError as error:
+        raise BadOption(f"cannot read {file}: {error.strerror}") from error
+    with source as stream, open_engine(settings) as engine:
+        print(import_rootfs(engine.store, stream, config, names, label=file, comment=message).id)
     return 0

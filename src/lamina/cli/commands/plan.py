@@ -21,7 +21,7 @@ WORK_TO_DO = 3
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @shared_options
 @click.pass_obj
-def command(settings: Settings, path: str, as_json: bool, quiet: bool, **options: Any) -> int:
+def command(settings: Settings, /, path: str, as_json: bool, quiet: bool, **options: Any) -> int:
     """Say for each step whether the cache has it, why, and what it would cost. Executes nothing.
 
     Exit code: 0 when every step is cached, 3 when there is work to do.

@@ -1,0 +1,55 @@
+"""`lamina doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import click
+
+from lamina.cli.progress import Paint
+from lamina.cli.settings import Settings
+
+
+@click.command(short_help="Say what works on this machine, and why the rest does not")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.pass_obj
+def command(settings: Settings, /, as_json: bool) -> int:
+    """Try each rung of the sandbox and say what works here, why the rest does not, and what would help.
+
+    \b
+    Examples:
+      lamina doctor
+    """
+    from lamina.sandbox.survey import survey
+    from lamina.version import __version__
+
+    findings = survey()
+    facts = {
+        "lamina": __version__,
+        "python": sys.version.split()[0],
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+        "user": f"uid {os.geteuid()}",
+        "store": str(settings.root) + ("" if settings.root.exists() else " (not made yet)"),
+    }
+    if as_json:
+        json.dump(
+            {**facts, "rungs": [{"rung": f.rung, "works": f.works, "detail": f.detail, "remedy": f.remedy} for f in findings]},
+            sys.stdout,
+            indent=2,
+        )
+        print()
+        return 0
+    for name, value in facts.items():
+        print(f"{name + ':':9} {value}")
+    print()
+    paint = Paint(sys.stdout.isatty() and not settings.no_colour)
+    for finding in findings:
+        print(f"{paint('green', 'works') if finding.works else paint('red', 'no   ')}  {finding.rung:14} {finding.detail}")
+        if finding.remedy:
+            print(f"       {'':14} {paint('dim', finding.remedy)}")
+    usable = next((f.rung for f in findings if f.works), "none")
+    print(f"\nRUN steps use: {usable}")
+    return 0
