@@ -37,7 +37,7 @@ def command(settings: Settings, /, file: str, name: str | None, changes: tuple[s
     names = [str(Reference.parse(name).with_default_tag())] if name else []
     config = changed_config(own_platform(), changes)
     try:
-        source = contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb")
+        source = contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb")  # noqa: SIM115  # closed by the with below
     except OSError as error:
         raise BadOption(f"cannot read {file}: {error.strerror}") from error
     with source as stream, open_engine(settings) as engine:

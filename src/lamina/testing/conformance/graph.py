@@ -19,7 +19,20 @@ from lamina.dockerfile import parse
 from lamina.dockerfile.lower import Lowered, Needs, Options, ResolvedBase, lower
 from lamina.dockerfile.lower.scope import PATH
 from lamina.dockerfile.parser import DockerfileError
-from lamina.graph.ops import ContextOp, CopyAction, ExecMount, ExecOp, FileOp, GitOp, HttpOp, ImageOp, MergeOp, MkdirAction, MkfileAction, Owner
+from lamina.graph.ops import (
+    ContextOp,
+    CopyAction,
+    ExecMount,
+    ExecOp,
+    FileOp,
+    GitOp,
+    HttpOp,
+    ImageOp,
+    MergeOp,
+    MkdirAction,
+    MkfileAction,
+    Owner,
+)
 from lamina.graph.vertex import Vertex, walk
 from lamina.oci.config import ContainerConfig, ImageConfig
 from lamina.oci.digest import Digest
@@ -77,7 +90,7 @@ def _lowered(text: str) -> Lowered:
 
 def _config(got: Lowered, want: Plain) -> Iterator[str]:
     ours = json.loads(msgspec.json.encode(got.config))
-    for name in sorted((ours["config"] if "config" in ours else {}).keys() | want["config"].keys()):
+    for name in sorted(ours.get("config", {}).keys() | want["config"].keys()):
         mine, theirs = ours.get("config", {}).get(name), want["config"].get(name)
         if mine != theirs:
             yield f"config {name}: got {json.dumps(mine)}, recorded is {json.dumps(theirs)}"
