@@ -121,7 +121,10 @@ class _Apply:
         folder, name = split(_clean(entry.link))
         if not name:
             raise BadTar(f"{show(entry.path)} is a hard link to the root")
-        return replace(entry, link=join(self._parent(folder), name))
+        target = join(self._parent(folder), name)
+        if target.startswith(entry.path + b"/"):
+            raise BadTar(f"{show(entry.path)} is a hard link to a name below itself")
+        return replace(entry, link=target)
 
     def _parent(self, folder: bytes) -> bytes:
         """`folder` without links, as far as this layer has any."""
