@@ -14,8 +14,9 @@ from typing import Protocol
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.extra import read_extra, write_extra
+from lamina.layer.extra import Extra, read_extra, write_extra
 from lamina.layer.flavour import Flavour
+from lamina.layer.inodes import Inodes
 from lamina.layer.paths import FILE, FOLDER, NEW, Folders, fault, show, split
 from lamina.layer.xattrs import OWNER, kept, owner_value, portable
 
@@ -120,7 +121,8 @@ class EntryWriter:
             raise fault("write", path, error) from error
 
     def share(self, entry: Entry, path: bytes) -> None:
-        """Make a regular file by hard-linking the host file `path`, whose metadata it takes; copied where that is impossible.
+        """Make a regular file by hard-linking the host file `path`; copied where that is impossible or the metadata is another
+        (times do not count: the linked file keeps its own).
 
         A file is linked once per layer: a second link would read as a hard link inside the layer.
         """
@@ -132,7 +134,7 @@ class EntryWriter:
             try:
                 found = os.fstat(source)
                 identity = (found.st_dev, found.st_ino)
-                if identity not in self._shared and entry.path not in self._extra.modes:
+                if identity not in self._shared and self._same(entry, source, found):
                     self._clear(entry.path, folder, name)
                     try:
                         os.link(path, name, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
@@ -202,6 +204,11 @@ class EntryWriter:
     def close(self) -> None:
         self._folders.close()
 
+    def _same(self, entry: Entry, fd: int, found: os.stat_result) -> bool:
+        there = Inodes(self._flavour, Extra()).opened(entry.path, fd, found)
+        wanted = tuple(sorted((name, portable(name, value)) for name, value in entry.xattrs if kept(name)))
+        return (there.mode, there.uid, there.gid, there.xattrs) == (entry.mode, entry.uid, entry.gid, wanted)
+
     # -- one kind each
 
     def _file(self, entry: Entry, folder: bytes, name: bytes, data: Readable | None) -> None:
@@ -246,6 +253,8 @@ class EntryWriter:
             if error.errno not in (errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG):
                 raise
             kind = None
+        if entry.link.startswith(entry.path + b"/"):
+            kind = None  # it goes with the folder that the link replaces
         if kind in (None, Kind.WHITEOUT, Kind.DIRECTORY):
             what = "is a folder" if kind is Kind.DIRECTORY else "is not in this layer"
             raise NoSuchLinkTarget(f"{show(entry.path)} is a hard link to {show(entry.link)}, which {what}")

@@ -101,6 +101,7 @@ def hostile_tars(outside: str) -> tuple[HostileTar, ...]:
         "hard link to the outside": [hard_link("h", f"{outside}/victim")],
         "hard link upwards": [hard_link("h", "../" * 40 + f"{outside[1:]}/victim")],
         "hard link through a link": [symlink("ln", outside), hard_link("h", "ln/victim")],
+        "hard link in place of its target's folder": [member("d/f", b"f"), hard_link("d", "d/f")],
         "hard link to a folder": [folder("d"), hard_link("h", "d")],
         "hard link to a removed name": [member(".wh.x", b""), hard_link("h", "x")],
         "hard link to nothing": [hard_link("h", "nothing")],

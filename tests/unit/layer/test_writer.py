@@ -116,6 +116,23 @@ def test_sharing_links_a_file_once_and_copies_it_the_second_time(layer: Path, fl
 
 
 @every_flavour
+def test_sharing_a_file_with_other_metadata_copies_it(layer: Path, flavour: Flavour, tmp_path: Path) -> None:
+    stored = tmp_path / "stored"
+    stored.write_bytes(b"stored")
+    stored.chmod(0o640)
+    with EntryWriter(layer, flavour) as writer:
+        writer.share(file(b"mode", 0o040), os.fsencode(stored))
+        writer.share(file(b"owner", 0o640, 5), os.fsencode(stored))
+        writer.share(Entry(b"xattr", Kind.FILE, 0o640, xattrs=((b"user.a", b"b"),)), os.fsencode(stored))
+    assert [(entry.mode, entry.uid, len(entry.xattrs)) for entry in entries(layer, flavour)] == [
+        (0o040, 0, 0),
+        (0o640, 5, 0),
+        (0o640, 0, 1),
+    ]
+    assert stored.stat().st_nlink == 1
+
+
+@every_flavour
 def test_a_hard_link_is_one_inode_with_one_owner(layer: Path, flavour: Flavour) -> None:
     with EntryWriter(layer, flavour) as writer:
         writer.put(file(b"a", 0, 7), io.BytesIO(b"x"))
