@@ -38,9 +38,7 @@ def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, na
             made.add_heredoc(heredoc.name, stage.expand(heredoc.content, copy.span) if heredoc.expand else heredoc.content)
     vertex = stage.graph.add(FileOp(tuple(made.actions)), tuple(made.inputs), freshness, step, name)
     shown = [*sources, *(f"<<{heredoc.name}" for heredoc in copy.heredocs), dest]
-    options = (
-        (" --parents" if flags.parents else "") + (f" --chown={chown}" if chown else "") + (f" --chmod={chmod}" if chmod else "")
-    )
+    options = (" --parents" if flags.parents else "") + (f" --chown={chown}" if chown else "") + (f" --chmod={chmod}" if chmod else "")
     stage.commit(f"{keyword}{options} {' '.join(shown)} # buildkit", vertex, layer=True)
     stage.filesystem = (
         stage.graph.add(MergeOp(), (stage.filesystem, vertex), name=f"{name} (link)") if link and stage.filesystem else vertex
@@ -119,9 +117,7 @@ class _Actions:
 
     def add_heredoc(self, name: str, content: str) -> None:
         mkfile = MkfileAction(path=f"/{name}", data=content.encode("utf-8", "surrogateescape"))
-        self._add_whole(
-            self._stage.graph.add(FileOp((mkfile,)), (None,), name="[internal] preparing inline document"), f"/{name}"
-        )
+        self._add_whole(self._stage.graph.add(FileOp((mkfile,)), (None,), name="[internal] preparing inline document"), f"/{name}")
 
     def _add_whole(
         self, vertex: Vertex, source: str, *, unpack: bool = False, exclude: tuple[str, ...] = (), contents: bool = False
@@ -157,9 +153,7 @@ def _mode(chmod: str) -> str | None:
         return chmod
     if _SYMBOLIC.match(chmod) and not chmod.isdecimal():
         return chmod
-    raise LoweringError(
-        f"--chmod={chmod} is neither an octal mode up to 7777 nor symbolic", hint="for example --chmod=755 or --chmod=u+x"
-    )
+    raise LoweringError(f"--chmod={chmod} is neither an octal mode up to 7777 nor symbolic", hint="for example --chmod=755 or --chmod=u+x")
 
 
 def _check_checksum(checksum: str, sources: list[str]) -> None:

@@ -115,12 +115,12 @@ class _Walk:
 
     def _triggers_and_needs(self) -> list[StageState] | None:
         """Stages that the target reaches, in order; None while configs of bases are missing (ONBUILD triggers may name further stages)."""
-        order = reachable(self.target, self._depends)
+        order = reachable(self.target, self._depends, self._because)
         for state in order:
             base = self._resolved(state)
             if base is not None and not state.triggers and base.config.config.on_build:
                 state.triggers = tuple(parse_trigger(text, state.stage.from_.span) for text in base.config.config.on_build)
-        order = reachable(self.target, self._depends)
+        order = reachable(self.target, self._depends, self._because)
         for state in order:
             self._resolved(state)
             for instruction in (*state.triggers, *state.stage.instructions):
@@ -138,6 +138,14 @@ class _Walk:
                 if other is not None:
                     found.append(other)
         return found
+
+    def _because(self, one: StageState, other: StageState) -> Span:
+        """The instruction of `one` that needs `other`."""
+        for instruction in (*one.triggers, *one.stage.instructions):
+            for name, _ in sources(instruction):
+                if self._stage_of(name, isinstance(instruction, Copy)) is other:
+                    return instruction.span
+        return one.stage.from_.span
 
     def _stage_of(self, name: str, numbers: bool) -> StageState | None:
         if name in self.options.contexts or name in self.options.images:
@@ -431,9 +439,7 @@ class _Walk:
         for state in self.states:
             known |= {name for i in (*state.triggers, *state.stage.instructions) if isinstance(i, Arg) for name, _ in i.pairs}
         unused = [n for n in self.options.args if n not in known and not n.startswith("BUILDKIT_") and n != "SOURCE_DATE_EPOCH"]
-        return [
-            Diagnostic("warning", "dockerfile/unused-build-arg", f"--build-arg {name} is declared by no ARG") for name in unused
-        ]
+        return [Diagnostic("warning", "dockerfile/unused-build-arg", f"--build-arg {name} is declared by no ARG") for name in unused]
 
     def _arg_uses(self, order: list[StageState]) -> tuple[ArgUse, ...]:
         uses: dict[str, list[bool]] = {}

@@ -46,9 +46,7 @@ def lower_run(run: Run, stage: Lowering, step: Step, freshness: Freshness, name:
         user=stage.config.user,
         platform=stage.platform,
         mounts=tuple(mounts),
-        network=cast(
-            "Literal['default', 'none', 'host']", run.network if run.network not in ("", "default") else stage.options.network
-        ),
+        network=cast("Literal['default', 'none', 'host']", run.network if run.network not in ("", "default") else stage.options.network),
         security=cast("Literal['sandbox', 'insecure']", run.security or "sandbox"),
         extra_hosts=stage.options.extra_hosts,
         shm_size=stage.options.shm_size,

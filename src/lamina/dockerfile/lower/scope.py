@@ -11,9 +11,7 @@ from lamina.dockerfile.words import Expander
 from lamina.oci.platform import Platform
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PROXIES = frozenset(
-    name for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for name in (word, word.upper())
-)
+PROXIES = frozenset(name for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for name in (word, word.upper()))
 
 
 def platform_args(options: Options, target_stage: str) -> dict[str, str]:

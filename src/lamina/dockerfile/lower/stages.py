@@ -67,11 +67,15 @@ def sources(instruction: AnyInstruction) -> list[tuple[str, Span]]:
     return []
 
 
-def reachable(target: StageState, depends: Callable[[StageState], list[StageState]]) -> list[StageState]:
-    """The stages that `target` needs, dependencies first. LoweringError for a circle."""
+def reachable(
+    target: StageState,
+    depends: Callable[[StageState], list[StageState]],
+    because: Callable[[StageState, StageState], Span],
+) -> list[StageState]:
+    """The stages that `target` needs, dependencies first. LoweringError for a circle; `because(one, other)` is where one needs the other."""
     order: list[StageState] = []
     done: set[int] = set()
-    open_: list[int] = []
+    open_: list[StageState] = []
     stack: list[tuple[StageState, bool]] = [(target, False)]
     while stack:
         state, leaving = stack.pop()
@@ -83,13 +87,13 @@ def reachable(target: StageState, depends: Callable[[StageState], list[StageStat
             continue
         if id(state) in done:
             continue
-        if id(state) in open_:
+        if any(state is other for other in open_):
             raise LoweringError(
                 f"circular dependency: stage {state.display} needs itself",
-                spans=(state.stage.from_.span,),
+                spans=(because(open_[-1], state),),
                 hint="a stage can copy only from others",
             )
-        open_.append(id(state))
+        open_.append(state)
         stack.append((state, True))
         stack.extend((other, False) for other in reversed(depends(state)))
     return order
