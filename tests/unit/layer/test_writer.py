@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -226,3 +227,17 @@ def test_holes_never_change_the_bytes(layer: Path, data: bytes, size: int) -> No
         writer.put(file(b"f"), Pieces(data, size))
         assert writer.size == len(data)
     assert (layer / "diff/f").read_bytes() == data
+
+
+def test_a_full_disk_is_one_clear_line_with_a_way_out(layer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with EntryWriter(layer, PLAIN) as writer:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(LayerFault, match=r"cannot write /f in a layer: No space left on device") as caught:
+            writer.put(file(b"f"), io.BytesIO(b"x"))
+        monkeypatch.undo()
+    assert caught.value.hint
+    assert len(os.listdir("/proc/self/fd")) == before
