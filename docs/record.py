@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN = "# One word more."
+BEGIN, END = "# Do it", "# And later"
 
 
 def main(lamina: str) -> int:
     shown = subprocess.run(["bash", str(ROOT / "demo/run.sh"), lamina], capture_output=True, text=True, check=True).stdout
-    recording = shown[shown.index(BEGIN) :].rstrip()
+    recording = shown[shown.index(BEGIN) : shown.index(END)].rstrip()
     page = ROOT / "README.md"
     before, fence, rest = page.read_text().partition("```text\n")
     _, end, after = rest.partition("```\n")
