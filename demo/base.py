@@ -13,7 +13,28 @@ import subprocess
 import sys
 import tarfile
 
-TOOLS = ("sh", "ls", "cat", "cp", "mv", "rm", "mkdir", "chmod", "echo", "sleep", "sort", "wc", "grep", "sed", "tr", "head", "env", "true", "id", "date")
+TOOLS = (
+    "sh",
+    "ls",
+    "cat",
+    "cp",
+    "mv",
+    "rm",
+    "mkdir",
+    "chmod",
+    "echo",
+    "sleep",
+    "sort",
+    "wc",
+    "grep",
+    "sed",
+    "tr",
+    "head",
+    "env",
+    "true",
+    "id",
+    "date",
+)
 FOLDERS = ("bin", "etc", "dev", "proc", "sys", "root", "home", "usr", "usr/bin", "var")
 BUSYBOX = ("/bin/busybox", "/usr/bin/busybox")
 

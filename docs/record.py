@@ -1,6 +1,6 @@
 """Puts what the demo really prints into README.md, between the first ```text fence and its end.
 
-    .venv/bin/python docs/record.py [LAMINA]
+.venv/bin/python docs/record.py [LAMINA]
 """
 
 from __future__ import annotations

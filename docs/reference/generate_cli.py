@@ -1,7 +1,7 @@
 """Writes docs/reference/cli.md from the commands themselves.
 
-    .venv/bin/python docs/reference/generate_cli.py            write it
-    .venv/bin/python docs/reference/generate_cli.py --check    exit 1 when the file says something else
+.venv/bin/python docs/reference/generate_cli.py            write it
+.venv/bin/python docs/reference/generate_cli.py --check    exit 1 when the file says something else
 """
 
 from __future__ import annotations
