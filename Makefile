@@ -15,15 +15,15 @@ $(VENV)/.made: pyproject.toml
 	@touch $@
 
 check: venv
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench demo docs
+	$(BIN)/ruff format --check src tests bench demo docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n auto -m "not slow and not docker and not rootless" tests/unit tests/property tests/golden tests/conformance
 
 test: venv
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench demo docs
+	$(BIN)/ruff format --check src tests bench demo docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -n 2 --dist loadgroup
