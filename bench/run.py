@@ -170,7 +170,9 @@ def peers(wanted: list[str], state: Path) -> Iterator[list[Peer]]:
         if "lamina" in wanted:
             program = str(Path(sys.executable).with_name("lamina"))
             environment = {"LAMINA_ROOT": str(state / "lamina")}
-            subprocess.run([program, "import", str(tar), "bench-base:1"], env={**os.environ, **environment}, check=True, capture_output=True)
+            subprocess.run(
+                [program, "import", str(tar), "bench-base:1"], env={**os.environ, **environment}, check=True, capture_output=True
+            )
             found.append(Peer("lamina", lambda d: [program, "build", "--progress=plain", "-t", f"b-{d.name}", str(d)], environment))
         missing = dockerd.why_not()
         if missing and {"buildkit", "classic"} & set(wanted):
@@ -182,17 +184,31 @@ def peers(wanted: list[str], state: Path) -> Iterator[list[Peer]]:
                 if name in wanted:
                     environment = {"DOCKER_HOST": f"unix://{daemon.socket}", "DOCKER_BUILDKIT": switch, "BUILDKIT_PROGRESS": "plain"}
                     found.append(
-                        Peer(name, lambda d, n=name: [dockerd.CLIENT, "build", "--network=host", "-t", f"{n}-{d.name}", str(d)], environment)
+                        Peer(
+                            name, lambda d, n=name: [dockerd.CLIENT, "build", "--network=host", "-t", f"{n}-{d.name}", str(d)], environment
+                        )
                     )
         if "buildah" in wanted:
             if shutil.which("buildah"):
-                common = ["buildah", "--root", str(state / "buildah"), "--runroot", str(state / "buildah-run"), "--storage-driver", "overlay"]
+                common = [
+                    "buildah",
+                    "--root",
+                    str(state / "buildah"),
+                    "--runroot",
+                    str(state / "buildah-run"),
+                    "--storage-driver",
+                    "overlay",
+                ]
                 stack.callback(shutil.rmtree, state / "buildah", ignore_errors=True)
                 container = subprocess.run([*common, "from", "scratch"], capture_output=True, text=True, check=True).stdout.strip()
                 subprocess.run([*common, "add", "-q", container, str(tar), "/"], check=True, capture_output=True)
                 subprocess.run([*common, "commit", "-q", container, "localhost/bench-base:1"], check=True, capture_output=True)
                 found.append(
-                    Peer("buildah", lambda d: [*common, "build", "--layers", "--isolation=chroot", "--network=host", "-t", f"bh-{d.name}", str(d)], {})
+                    Peer(
+                        "buildah",
+                        lambda d: [*common, "build", "--layers", "--isolation=chroot", "--network=host", "-t", f"bh-{d.name}", str(d)],
+                        {},
+                    )
                 )
             else:
                 print("left out: buildah (not installed; make test-deps)")

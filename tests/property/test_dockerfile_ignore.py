@@ -12,9 +12,7 @@ oracle = pytest.importorskip("e2b_dockerfile_utils", reason="the development ext
 
 NAMES = ["a", "b", "ab", "a.b", "x.go", "y.go", ".h", "Ab"]
 PIECES = ["a", "b", "*", "**", "?", "/", "/", ".go", ".", "[ab]", "[^a]", "x", "\\*", "ab", "**/", "/**"]
-PATTERN = st.tuples(st.sampled_from(["", "", "!"]), st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)).map(
-    "".join
-)
+PATTERN = st.tuples(st.sampled_from(["", "", "!"]), st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)).map("".join)
 PATH = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4).map("/".join)
 
 

@@ -72,8 +72,6 @@ def prune(items: Iterable[Item], now: float, *, expiry: float | None = DEFAULT_E
             if total <= cap:
                 break
             total -= item.size
-            why = (
-                f"over the size limit; {item.size} bytes, {item.seconds:.1f} s to make, last used {age(now - item.last_used)} ago"
-            )
+            why = f"over the size limit; {item.size} bytes, {item.seconds:.1f} s to make, last used {age(now - item.last_used)} ago"
             removals.append(Removal(item, why))
     return removals

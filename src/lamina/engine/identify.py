@@ -14,7 +14,7 @@ from lamina.engine.runners.files import exclusion
 from lamina.graph.ops import ContextOp, ExecOp, FileOp, GitOp, HttpOp, ImageOp, MergeOp
 from lamina.graph.vertex import Vertex
 from lamina.layer.modes import ModeRule
-from lamina.layer.selection import Selection, select
+from lamina.layer.selection import Selection, SourceNotFound, select
 from lamina.oci.canonical import canonical
 from lamina.oci.digest import StateId
 
@@ -102,8 +102,8 @@ def key_parts(node: Vertex, inputs: tuple[Result | None, ...], job: Job) -> Keye
             selected.append(None)
             continue
         source, vertex = inputs[wanted.input], node.inputs[wanted.input]
-        assert source is not None
-        assert vertex is not None
+        if source is None or vertex is None:
+            raise SourceNotFound(f"{wanted.path!r} cannot be copied: the stage is empty")
         if isinstance(source, Filesystem):
             part, listing = _from_filesystem(source, wanted, job)
             if part is None:
@@ -171,7 +171,7 @@ def _selection(tree: object, wanted: keys.Selection) -> Selection:
         tree,  # type: ignore[arg-type]  # FileTree; the callers have checked
         wanted.path,
         wildcard=wanted.wildcard,
-        include=wanted.include,
+        include=[pattern for pattern in wanted.include if pattern],
         excluded=exclusion(wanted.exclude),
         follow_symlink=wanted.follow_symlink,
         required=wanted.required,

@@ -29,11 +29,7 @@ def xattrs_digest(xattrs: Iterable[tuple[bytes, bytes]]) -> bytes:
     counted = [pair for pair in xattrs if counted_xattr(pair[0])]
     if not counted:
         return b"-"
-    return (
-        sha256(b"".join(b"%d %d %s%s" % (len(name), len(value), name, value) for name, value in sorted(counted)))
-        .hexdigest()
-        .encode()
-    )
+    return sha256(b"".join(b"%d %d %s%s" % (len(name), len(value), name, value) for name, value in sorted(counted))).hexdigest().encode()
 
 
 def header(kind: bytes, mode: int, uid: int, gid: int, xattrs: Xattrs) -> bytes:

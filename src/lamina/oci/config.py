@@ -22,7 +22,7 @@ class Healthcheck(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True,
 
 
 class ContainerConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="pascal"):
-    """docker's field names. None = not set; an empty tuple is written (CMD [])."""
+    """docker's field names. None = not set; `encode_config` leaves out what is empty, as docker does."""
 
     user: str = ""
     exposed_ports: dict[str, dict[str, Any]] | None = None
@@ -73,21 +73,24 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 def parse_config(raw: bytes) -> ImageConfig:
     """Null where a list is expected is read as nothing. Raises InvalidDocument."""
     try:
-        document = msgspec.json.decode(raw)
-        if isinstance(document, dict):
-            document = _without_nulls(document)
-        return msgspec.convert(document, ImageConfig)
+        return msgspec.convert(_without_nulls(msgspec.json.decode(raw)), ImageConfig)
     except msgspec.DecodeError as error:
         raise InvalidDocument(f"not an image config: {error}") from error
+    except RecursionError as error:
+        raise InvalidDocument("not an image config: nested too deeply") from error
 
 
 def encode_config(config: ImageConfig) -> bytes:
-    """The bytes whose sha256 is the image id."""
+    """The bytes whose sha256 is the image id. Lists and maps that are empty are left out, as Go's omitempty does."""
     document = msgspec.to_builtins(config)
-    document.setdefault("config", {})
+    document["config"] = {name: value for name, value in document.get("config", {}).items() if value not in ((), [], {})}
     document["rootfs"] = msgspec.to_builtins(config.rootfs)
     return msgspec.json.encode(document)
 
 
-def _without_nulls(document: dict[str, Any]) -> dict[str, Any]:
-    return {k: _without_nulls(v) if isinstance(v, dict) else v for k, v in document.items() if v is not None}
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value if item is not None]
+    return value

@@ -20,7 +20,7 @@ LayerId = NewType("LayerId", str)
 """Name of a layer directory: `diff:HEX` (digest of the normalised diff, for layers built here) or `sha256:HEX` (the diffID of a foreign layer)."""
 
 _LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
-_FORM = re.compile(r"^([a-z0-9]+):([0-9a-f]+)$")
+_FORM = re.compile(r"([a-z0-9]+):([0-9a-f]+)")
 
 
 class InvalidDigest(LaminaError):
@@ -30,7 +30,7 @@ class InvalidDigest(LaminaError):
 
 def parse_digest(text: str) -> Digest:
     """`text` as a Digest; raises InvalidDigest (unknown algorithm, wrong length, upper case)."""
-    found = _FORM.match(text)
+    found = _FORM.fullmatch(text)
     if not found or _LENGTHS.get(found[1]) != len(found[2]):
         raise InvalidDigest(f"{text!r} is not a digest", hint="a digest looks like sha256: followed by 64 hexadecimal digits")
     return Digest(text)

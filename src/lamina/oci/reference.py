@@ -9,12 +9,13 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.oci.digest import Digest, parse_digest
 
 DOCKER_IO = "docker.io"
+_LONGEST = 255  # of a repository, its registry not counted (distribution/reference v0.6)
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _DOMAIN_COMPONENT = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[(?:[a-fA-F0-9:]+)\])(?::[0-9]+)?"
 _FORM = re.compile(
-    rf"^(?P<name>(?:(?P<domain>{_DOMAIN})/)?{_COMPONENT}(?:/{_COMPONENT})*)(?::(?P<tag>[\w][\w.-]{{0,127}}))?"
-    rf"(?:@(?P<digest>[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{{32,}}))?$",
+    rf"(?P<name>(?:(?P<domain>{_DOMAIN})/)?{_COMPONENT}(?:/{_COMPONENT})*)(?::(?P<tag>[\w][\w.-]{{0,127}}))?"
+    rf"(?:@(?P<digest>[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{{32,}}))?",
     re.ASCII,
 )
 
@@ -41,13 +42,15 @@ class Reference:
         domain, rest = _split(text)
         remote = re.split("[:@]", rest, maxsplit=1)[0]
         if remote.lower() != remote:
-            raise InvalidReference(f"{text!r} is not an image reference: repository names are lower case", hint=f"did you mean {text.lower()}?")
-        found = _FORM.match(f"{domain}/{rest}")
+            raise InvalidReference(
+                f"{text!r} is not an image reference: repository names are lower case", hint=f"did you mean {text.lower()}?"
+            )
+        found = _FORM.fullmatch(f"{domain}/{rest}")
         if not found or found["domain"] != domain:
             raise InvalidReference(f"{text!r} is not an image reference", hint="for example debian:12 or registry.example/team/app:1")
         repository = found["name"][len(domain) + 1 :]
-        if len(found["name"]) > 255:
-            raise InvalidReference(f"the repository name {repository[:40]}… is longer than 255 characters")
+        if len(repository) > _LONGEST:
+            raise InvalidReference(f"the repository name {repository[:40]}… is longer than {_LONGEST} characters")
         return cls(domain, repository, found["tag"], parse_digest(found["digest"]) if found["digest"] else None)
 
     def with_default_tag(self) -> Reference:
@@ -60,12 +63,12 @@ class Reference:
 
     @property
     def familiar(self) -> str:
-        """As a user would write it: debian:12."""
-        text = str(self)
-        for prefix in ("docker.io/library/", "docker.io/"):
-            if text.startswith(prefix):
-                return text[len(prefix) :]
-        return text
+        """As a user would write it, and as `parse` reads it again: debian:12."""
+        if self.registry != DOCKER_IO:
+            return str(self)
+        official = self.repository.removeprefix("library/")
+        short = self.repository if "/" in official else official
+        return short + str(self).removeprefix(self.name)
 
     def __str__(self) -> str:
         return self.name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")

@@ -53,10 +53,7 @@ class Driver(Generic[N, R]):
         """
         self._inbox.put(Want(targets, present))
         self._withdraw = self.cancel.on_cancel(self._tell_cancel)
-        handling = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        )
+        handling = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if handling:
             signal.signal(signal.SIGINT, self._interrupted)
         try:

@@ -185,17 +185,7 @@ class Failed(msgspec.Struct, Generic[N], frozen=True):
     error: BaseException
 
 
-Answer = (
-    Identified[N, R]
-    | NeedsPresent[N]
-    | Unknown[N]
-    | Found[N, R]
-    | NotFound[N, R]
-    | Present[N]
-    | Absent[N]
-    | Ran[N, R]
-    | Failed[N]
-)
+Answer = Identified[N, R] | NeedsPresent[N] | Unknown[N] | Found[N, R] | NotFound[N, R] | Present[N] | Absent[N] | Ran[N, R] | Failed[N]
 """What a performer gives back."""
 Event = (
     Want[N]

@@ -48,9 +48,7 @@ class SolverFault(LaminaError):
     default_exit = 70
 
 
-Phase = Literal[
-    "new", "identifying", "looking", "gathering", "ready", "running", "sharing", "shared", "presenting", "settled", "ended"
-]
+Phase = Literal["new", "identifying", "looking", "gathering", "ready", "running", "sharing", "shared", "presenting", "settled", "ended"]
 Goal = Literal["identify", "present", "run"]
 
 

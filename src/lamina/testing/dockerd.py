@@ -50,9 +50,7 @@ class Daemon:
         }
         done = subprocess.run([CLIENT, *arguments], env=environment, input=stdin, capture_output=True, check=False)
         if check and done.returncode:
-            raise AssertionError(
-                f"docker {' '.join(arguments)} failed with {done.returncode}:\n{done.stderr.decode(errors='replace')}"
-            )
+            raise AssertionError(f"docker {' '.join(arguments)} failed with {done.returncode}:\n{done.stderr.decode(errors='replace')}")
         return done
 
 
@@ -75,8 +73,7 @@ def daemon(options: Sequence[str] = (), parent: Path | None = None) -> Iterator[
                 raise AssertionError("dockerd ended: " + (home / "log").read_text(errors="replace")[-2000:])
             if (
                 socket.exists()
-                and subprocess.run([CLIENT, "-H", f"unix://{socket}", "version"], capture_output=True, check=False).returncode
-                == 0
+                and subprocess.run([CLIENT, "-H", f"unix://{socket}", "version"], capture_output=True, check=False).returncode == 0
             ):
                 break
             time.sleep(0.1)

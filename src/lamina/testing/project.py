@@ -46,9 +46,7 @@ class Outcome:
     def verdicts(self) -> str:
         """One letter for each step that has a vertex: C hit, x ran, - skipped, ! failed."""
         return "".join(
-            {"hit": "C", "ran": "x", "skipped": "-", "failed": "!"}.get(r.verdict, "")
-            for r in self.rows
-            if not r.text.startswith("FROM")
+            {"hit": "C", "ran": "x", "skipped": "-", "failed": "!"}.get(r.verdict, "") for r in self.rows if not r.text.startswith("FROM")
         )
 
     def row(self, text: str) -> Row:

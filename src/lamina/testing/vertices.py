@@ -41,9 +41,7 @@ def context(name: str = "context") -> Vertex:
     return vertex(ContextOp(name))
 
 
-def run(
-    root: Vertex | None, command: str = "make", *mounts: ExecMount, inputs: tuple[Vertex, ...] = (), **freshness: Any
-) -> Vertex:
+def run(root: Vertex | None, command: str = "make", *mounts: ExecMount, inputs: tuple[Vertex, ...] = (), **freshness: Any) -> Vertex:
     return vertex(exec_op(command, *mounts), root, *inputs, text=f"RUN {command}", **freshness)
 
 

@@ -228,7 +228,16 @@ def test_add_unpacks(squeeze: type[bytes]) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"plain", gzip.compress(b"not a tar", mtime=0), b"\0" * 10240, b"\x1f\x8b\x08broken", b"\x28\xb5\x2f\xfdbroken", b"BZhx", b"\xfd7zXZ\0x"],
+    [
+        b"",
+        b"plain",
+        gzip.compress(b"not a tar", mtime=0),
+        b"\0" * 10240,
+        b"\x1f\x8b\x08broken",
+        b"\x28\xb5\x2f\xfdbroken",
+        b"BZhx",
+        b"\xfd7zXZ\0x",
+    ],
 )
 def test_add_copies_what_is_no_archive(data: bytes) -> None:
     out = run(copy("f", "/u", unpack=True), tree=MemoryTree().file("f", data))

@@ -163,7 +163,7 @@ def healthcheck(instruction: HealthcheckInstruction) -> tuple[Healthcheck, str]:
 
 def command(words: tuple[str, ...], shell: bool, config: ContainerConfig) -> tuple[str, ...]:
     """A CMD or ENTRYPOINT: the shell form gets the stage's shell in front."""
-    return (*(config.shell or DEFAULT_SHELL), *words) if shell else words
+    return (*(config.shell or DEFAULT_SHELL), " ".join(words)) if shell else words
 
 
 def change(config: ContainerConfig, **values: object) -> ContainerConfig:

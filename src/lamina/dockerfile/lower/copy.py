@@ -7,14 +7,16 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from lamina.diagnostics.errors import located
-from lamina.dockerfile.instructions import Copy
+from lamina.dockerfile.instructions import Copy, Heredoc
 from lamina.dockerfile.lower.giturl import parse_git
 from lamina.dockerfile.lower.stage import Lowering, owner
 from lamina.dockerfile.lower.values import LoweringError
+from lamina.dockerfile.words import Expander
 from lamina.graph.ops import CopyAction, FileOp, GitOp, HttpOp, MergeOp, MkfileAction, Owner
 from lamina.graph.vertex import Freshness, Step, Vertex
 from lamina.oci.digest import parse_digest
 
+_BODY = Expander("\\", quotes=False)
 _SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=][rwxXst]*)+(?:,[ugoa]*(?:[-+=][rwxXst]*)+)*\Z")
 
 
@@ -35,7 +37,7 @@ def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, na
         for source in sources:
             made.add_source(source, checksum)
         for heredoc in copy.heredocs:
-            made.add_heredoc(heredoc.name, stage.expand(heredoc.content, copy.span) if heredoc.expand else heredoc.content)
+            made.add_heredoc(heredoc.name, _body(heredoc, stage))
     vertex = stage.graph.add(FileOp(tuple(made.actions)), tuple(made.inputs), freshness, step, name)
     shown = [*sources, *(f"<<{heredoc.name}" for heredoc in copy.heredocs), dest]
     options = (" --parents" if flags.parents else "") + (f" --chown={chown}" if chown else "") + (f" --chmod={chmod}" if chmod else "")
@@ -44,6 +46,11 @@ def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, na
         stage.graph.add(MergeOp(), (stage.filesystem, vertex), name=f"{name} (link)") if link and stage.filesystem else vertex
     )
     return vertex
+
+
+def _body(heredoc: Heredoc, stage: Lowering) -> str:
+    """Variables are expanded unless the name was quoted; quotes stay, and the escape is a backslash whatever the directive says."""
+    return _BODY.word(heredoc.content, stage.environment.values).result if heredoc.expand else heredoc.content
 
 
 def _expanded(text: str, stage: Lowering, copy: Copy) -> list[str]:
@@ -67,7 +74,7 @@ class _Actions:
         self.inputs: list[Vertex | None] = [root]
         self.actions: list[CopyAction] = []
 
-    def _input(self, vertex: Vertex) -> int:
+    def _input(self, vertex: Vertex | None) -> int:
         if vertex in self.inputs[1:]:
             return self.inputs.index(vertex, 1)
         self.inputs.append(vertex)
@@ -84,8 +91,6 @@ class _Actions:
                 self._add_url(source, checksum)
                 return
         vertex = self._stage.find_source(copy.flags.from_ or "", copy.span, False, self._stage.platform)
-        if vertex is None:
-            raise LoweringError(f"{source!r} cannot be copied from an empty stage", spans=(copy.span,))
         include: tuple[str, ...] = ()
         path = source
         if copy.flags.parents:
@@ -113,15 +118,13 @@ class _Actions:
     def _add_git(self, op: GitOp, checksum: str) -> None:
         keep = self._copy.flags.keep_git_dir
         op = GitOp(op.url, op.ref, op.subdir, op.keep_git_dir if keep is None else keep, checksum or op.checksum, op.submodules)
-        self._add_whole(self._stage.graph.add(op, name=f"ADD {op.url}"), "/", exclude=self._exclude, contents=True)
+        self._add_whole(self._stage.graph.add(op, name=f"ADD {op.url}"), "/", exclude=self._exclude)
 
     def add_heredoc(self, name: str, content: str) -> None:
         mkfile = MkfileAction(path=f"/{name}", data=content.encode("utf-8", "surrogateescape"))
         self._add_whole(self._stage.graph.add(FileOp((mkfile,)), (None,), name="[internal] preparing inline document"), f"/{name}")
 
-    def _add_whole(
-        self, vertex: Vertex, source: str, *, unpack: bool = False, exclude: tuple[str, ...] = (), contents: bool = False
-    ) -> None:
+    def _add_whole(self, vertex: Vertex, source: str, *, unpack: bool = False, exclude: tuple[str, ...] = ()) -> None:
         self.actions.append(
             CopyAction(
                 input=self._input(vertex),
@@ -133,7 +136,7 @@ class _Actions:
                 mode=self._mode,
                 unpack=unpack,
                 follow_symlink=False,
-                dir_contents=contents,
+                dir_contents=False,
             )
         )
 
@@ -143,7 +146,7 @@ def _pivot(source: str) -> tuple[str, tuple[str, ...]]:
     before, found, after = source.partition("/./")
     if not found:
         before, after = "/", source
-    return before or "/", (posixpath.normpath(after).lstrip("/"),)
+    return before or "/", (posixpath.normpath(after).lstrip("/") if after else "",)
 
 
 def _mode(chmod: str) -> str | None:

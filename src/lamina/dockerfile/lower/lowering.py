@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -35,7 +36,7 @@ from lamina.dockerfile.lower.copy import lower_copy
 from lamina.dockerfile.lower.freshness import declared
 from lamina.dockerfile.lower.graph import Graph
 from lamina.dockerfile.lower.run import lower_run
-from lamina.dockerfile.lower.scope import PROXIES, Environment, meta_scope, platform_args
+from lamina.dockerfile.lower.scope import NOT_IN_ENVIRONMENT, PROXIES, Environment, meta_scope, platform_args
 from lamina.dockerfile.lower.stage import Lowering, empty_image, one_line, owner, set_env, step_name
 from lamina.dockerfile.lower.stages import StageState, choose_target, find, reachable, sources
 from lamina.dockerfile.lower.values import ArgUse, BaseKey, Lowered, LoweredStep, LoweringError, Needs, Options, ResolvedBase
@@ -65,6 +66,7 @@ class _Walk:
         self.done: dict[int, Lowering] = {}
         self.steps: list[LoweredStep] = []
         self.rows: dict[int, list[LoweredStep]] = {}
+        _check_directive(document)
         if not document.stages:
             raise LoweringError(f"{document.source.name} has no FROM", hint="a Dockerfile begins with FROM")
         self.target_name = options.target or ""
@@ -104,23 +106,30 @@ class _Walk:
                 base, earlier = stage.name, None  # a named context replaces the stage
             if earlier is not None:
                 state.base = earlier
+                state.triggers = _parsed(state, [i.expression for i in earlier.stage.instructions if isinstance(i, Onbuild)])
                 if not line.platform:
                     state.platform = earlier.platform
             else:
                 state.image = base
             states.append(state)
+        for state in states:  # after all of them: an empty name is the plainer error
+            if state.image is not None and state.image not in ("scratch", *self.options.contexts, *self.options.images):
+                with located(state.stage.from_.span):
+                    Reference.parse(state.image)
         return states
 
     # Which stages, and which images they need
 
     def _triggers_and_needs(self) -> list[StageState] | None:
         """Stages that the target reaches, in order; None while configs of bases are missing (ONBUILD triggers may name further stages)."""
-        order = reachable(self.target, self._depends, self._because)
+        for state in self.states:
+            reachable(state, self._depends)  # a circle is refused wherever it is
+        order = reachable(self.target, self._depends)
         for state in order:
             base = self._resolved(state)
             if base is not None and not state.triggers and base.config.config.on_build:
-                state.triggers = tuple(parse_trigger(text, state.stage.from_.span) for text in base.config.config.on_build)
-        order = reachable(self.target, self._depends, self._because)
+                state.triggers = _parsed(state, base.config.config.on_build)
+        order = reachable(self.target, self._depends)
         for state in order:
             self._resolved(state)
             for instruction in (*state.triggers, *state.stage.instructions):
@@ -129,23 +138,16 @@ class _Walk:
                         self._need(name, span, _platform(state))
         return None if self.needs else order
 
-    def _depends(self, state: StageState) -> list[StageState]:
-        found = [state.base] if state.base is not None else []
+    def _depends(self, state: StageState) -> list[tuple[StageState, Span]]:
+        """Each stage that this one needs, with the instruction that names it."""
+        found = [(state.base, state.stage.from_.span)] if state.base is not None else []
         for instruction in (*state.triggers, *state.stage.instructions):
             for name, span in sources(instruction):
                 with located(span):
                     other = self._stage_of(name, isinstance(instruction, Copy))
                 if other is not None:
-                    found.append(other)
+                    found.append((other, instruction.span))
         return found
-
-    def _because(self, one: StageState, other: StageState) -> Span:
-        """The instruction of `one` that needs `other`."""
-        for instruction in (*one.triggers, *one.stage.instructions):
-            for name, _ in sources(instruction):
-                if self._stage_of(name, isinstance(instruction, Copy)) is other:
-                    return instruction.span
-        return one.stage.from_.span
 
     def _stage_of(self, name: str, numbers: bool) -> StageState | None:
         if name in self.options.contexts or name in self.options.images:
@@ -155,7 +157,7 @@ class _Walk:
             if not 0 <= index < len(self.states):
                 raise LoweringError(f"there is no stage {index}", hint=f"stages are numbered 0 to {len(self.states) - 1}")
             return self.states[index]
-        return find(self.states, name, len(self.states))
+        return find(self.states, name.lower(), len(self.states))
 
     def _resolved(self, state: StageState) -> ResolvedBase | None:
         if state.image is None or state.image == "scratch" or state.image in self.options.contexts:
@@ -237,8 +239,9 @@ class _Walk:
         platform = _platform(state)
         if state.base is not None:
             below = self.done[id(state.base)]
+            inherited = msgspec.structs.replace(below.image, config=msgspec.structs.replace(below.config, on_build=None))
             lowering = Lowering(
-                self.graph, self.options, self.expander, self.meta, below.image, below.filesystem, platform, below.environment.copy(),
+                self.graph, self.options, self.expander, self.meta, inherited, below.filesystem, platform, below.environment.copy(),
                 dict(below.arguments), list(below.made), self._find_source,
             )  # fmt: skip
         else:
@@ -281,7 +284,8 @@ class _Walk:
         return image, self._image(base, platform, f"FROM {base.reference}")
 
     def _image(self, base: ResolvedBase, platform: Platform, name: str) -> Vertex:
-        return self.graph.add(ImageOp(base.reference, base.digest, platform), name=name)
+        """A digest that was written gives way to the one that was resolved: `reference@digest` names one digest."""
+        return self.graph.add(ImageOp(base.reference.partition("@")[0], base.digest, platform), name=name)
 
     def _find_source(self, name: str, span: Span, mount: bool, platform: Platform) -> Vertex | None:
         """What COPY --from or a mount's from= names: a stage, a named context, an image; the build context for ""."""
@@ -321,7 +325,12 @@ class _Walk:
 
     def _workdir(self, line: Workdir, stage: Lowering, step: Step, freshness: Freshness, name: str) -> Vertex | None:
         written = stage.expand(line.path, line.span)
-        path = written if written.startswith("/") else stage.absolute(written).rstrip("/") or "/"
+        if not written:
+            path = stage.directory()
+        elif written.startswith("/"):
+            path = written
+        else:
+            path = posixpath.normpath(posixpath.join(stage.workdir(), written))
         stage.set_config(working_dir=path)
         made = stage.workdir()
         vertex: Vertex | None = None
@@ -345,7 +354,7 @@ class _Walk:
             elif given is None and name in self.meta:
                 value = self.meta[name]
                 text = f"{name}={value}"
-            if value is not None:
+            if value is not None and name not in NOT_IN_ENVIRONMENT:
                 stage.environment.set(name, value)
             if name not in PROXIES or value is not None:
                 stage.arguments[name] = value
@@ -370,12 +379,12 @@ class _Walk:
         match line:
             case Cmd():
                 words = configs.command(line.command.words, line.command.shell, stage.config)
-                stage.set_config(cmd=words, args_escaped=True)
+                stage.set_config(cmd=words or None, args_escaped=True)
                 stage.command_set = True
                 stage.commit(f"CMD {configs.quoted_list(words)}")
             case Entrypoint():
                 words = configs.command(line.command.words, line.command.shell, stage.config)
-                stage.set_config(entrypoint=words, **({} if stage.command_set else {"cmd": None}))
+                stage.set_config(entrypoint=words or None, **({} if stage.command_set else {"cmd": None}))
                 stage.commit(f"ENTRYPOINT {configs.quoted_list(words)}")
             case Shell():
                 stage.set_config(shell=line.words)
@@ -447,6 +456,18 @@ class _Walk:
             for name, named in self.done[id(state)].uses.items():
                 uses.setdefault(name, []).extend(named)
         return tuple(ArgUse(name, len(named), sum(named)) for name, named in uses.items())
+
+
+def _check_directive(document: Document) -> None:
+    if any(name == "check" for name, _, _ in document.directives):
+        from lamina.dockerfile.lint import check_options
+
+        for problem in check_options(document)[1]:
+            raise LoweringError(problem.message, hint=problem.hint, spans=(problem.span,) if problem.span else ())
+
+
+def _parsed(state: StageState, triggers: Iterable[str]) -> tuple[AnyInstruction, ...]:
+    return tuple(parse_trigger(text, state.stage.from_.span) for text in triggers)
 
 
 def _platform(state: StageState) -> Platform:

@@ -33,6 +33,7 @@ def lower_run(run: Run, stage: Lowering, step: Step, freshness: Freshness, name:
         with located(written.span, run.span):
             value = evaluate(written, lambda text: stage.expander.word(text, stage.environment.values).result)
             mounts.append(_mount(value, stage, inputs, run, sum(m.type == "ssh" for m in mounts)))
+    mounts.sort(key=_order)
     text = run.text + "\n" + "\n".join(h.content for h in run.command.heredocs)
     in_env = tuple(n for n in stage.arguments if n in stage.environment.values)
     named = {n for n in in_env if re.search(rf"(?<![A-Za-z0-9_]){re.escape(n)}(?![A-Za-z0-9_])", text)}
@@ -41,8 +42,8 @@ def lower_run(run: Run, stage: Lowering, step: Step, freshness: Freshness, name:
     unnamed = tuple(n for n in in_env if n not in named)
     op = ExecOp(
         args=args,
-        env=_environment(stage, unnamed),
-        cwd=stage.workdir(),
+        env=_with_agent(_environment(stage, unnamed), mounts),
+        cwd=stage.directory(),
         user=stage.config.user,
         platform=stage.platform,
         mounts=tuple(mounts),
@@ -75,7 +76,7 @@ def _words(run: Run, stage: Lowering) -> tuple[tuple[str, ...], Vertex | None]:
             script = stage.graph.add(FileOp((mkfile,)), (None,), name="[internal] preparing inline document")
             return (posixpath.join(PIPES, first.name),), script
         return (_content(first.content, first.chomp),), None
-    full = command.words[0] + "".join(f"\n{heredoc.content}{heredoc.name}" for heredoc in command.heredocs)
+    full = command.words[0] + "".join(f"\n{heredoc.raw}{heredoc.name}" for heredoc in command.heredocs)
     return (full,), None
 
 
@@ -108,20 +109,39 @@ def _command_string(args: tuple[str, ...], stage: Lowering) -> str:
     return " ".join([*([f"|{len(values)}", *values] if values else []), *args])
 
 
+def _order(mount: ExecMount) -> tuple[int, str]:
+    """By target, so that what lies inside of another mount comes after it; then secrets, then agents, as they were written."""
+    late = {"secret": 1, "ssh": 2}.get(mount.type, 0)
+    return (late, "" if late else mount.target)
+
+
+def _with_agent(env: tuple[str, ...], mounts: list[ExecMount]) -> tuple[str, ...]:
+    """The first agent's socket is $SSH_AUTH_SOCK, unless the variable is set."""
+    agent = next((mount.target for mount in mounts if mount.type == "ssh"), None)
+    if agent is None or any(line.startswith("SSH_AUTH_SOCK=") for line in env):
+        return env
+    return (*env, f"SSH_AUTH_SOCK={agent}")
+
+
+def _clean(path: str) -> str:
+    """Go's path.Clean."""
+    return posixpath.normpath(path).replace("//", "/") if path else "."
+
+
 def _mount(mount: Mount, stage: Lowering, inputs: list[Vertex | None], run: Run, agents: int) -> ExecMount:
-    target = mount.target
-    if target and not target.startswith("/"):
-        target = posixpath.join(stage.workdir(), target)
-    target = posixpath.normpath("/" + target.lstrip("/")) if target else ""
-    if mount.type in ("bind", "cache", "tmpfs") and target in ("", "/"):
-        raise LoweringError(f"invalid mount target {mount.target!r}", hint="name a path inside the image: target=/src")
+    target = mount.target  # of secrets and agents as written; a relative one is below the working directory
+    if mount.type in ("bind", "cache", "tmpfs"):
+        if not target.startswith("/"):
+            target = _clean(posixpath.join(stage.workdir(), target))
+        if _clean(target) == "/":
+            raise LoweringError(f"invalid mount target {target or mount.target!r}", hint="name a path inside the image: target=/src")
     match mount.type:
         case "bind" | "cache":
             return _shown(mount, target, stage, inputs, run)
         case "tmpfs":
             return ExecMount("tmpfs", target, size=mount.size)
         case "secret":
-            identifier = mount.id or posixpath.basename(target)
+            identifier = mount.source or mount.id or posixpath.basename(target)
             if not identifier:
                 raise LoweringError("a secret mount needs id= or target=")
             if not target and mount.env is None:
@@ -168,7 +188,7 @@ def _shown(mount: Mount, target: str, stage: Lowering, inputs: list[Vertex | Non
         index,
         selector,
         mount.readonly,
-        cache_id=mount.id or target,
+        cache_id=mount.id or _clean(mount.target),
         sharing=cast("Literal['shared', 'private', 'locked']", mount.sharing or "shared"),
         mode=mount.mode,
         uid=mount.uid,

@@ -13,6 +13,9 @@ from lamina.oci.platform import Platform
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROXIES = frozenset(name for word in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for name in (word, word.upper()))
 
+NOT_IN_ENVIRONMENT = frozenset(("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"))
+"""Arguments that speak to the builder: declared and shown in the history, seen by no command and no word."""
+
 
 def platform_args(options: Options, target_stage: str) -> dict[str, str]:
     """The predefined arguments that a stage may declare."""

@@ -63,6 +63,11 @@ class Lowering:
         with located(span):
             return self.expander.word(text, self.environment.values).result
 
+    def expand_document(self, text: str, span: Span) -> str:
+        """A here-document's body: variables only, quotes are text, the escape is always a backslash."""
+        with located(span):
+            return Expander("\\", quotes=False).word(text, self.environment.values).result
+
     def expand_words(self, text: str, span: Span) -> list[str]:
         with located(span):
             return self.expander.words(text, self.environment.values)
@@ -75,12 +80,17 @@ class Lowering:
     def workdir(self) -> str:
         return posixpath.normpath(posixpath.join("/", self.config.working_dir)).replace("//", "/")
 
+    def directory(self) -> str:
+        """The working directory of a command: as WORKDIR wrote it, a trailing slash included."""
+        path = self.config.working_dir
+        return path if path.startswith("/") else self.workdir()
+
     def absolute(self, path: str) -> str:
-        """Below the working directory where it is relative; a trailing slash (or /.) stays a slash."""
+        """Below the working directory where it is relative; a slash or /. at the end stays as it is written."""
         joined = path if path.startswith("/") else posixpath.join(self.workdir(), path)
         clean = posixpath.normpath("/" + joined.lstrip("/"))
-        if (path.endswith(("/", "/.")) or path in (".", "")) and clean != "/":
-            clean += "/"
+        if path.endswith("/.") or ((path.endswith("/") or path in (".", "")) and clean != "/"):
+            clean = clean.rstrip("/") + ("/." if path.endswith("/.") else "/")
         return clean
 
     def begin(self) -> None:
@@ -97,8 +107,13 @@ def set_env(lines: tuple[str, ...], name: str, value: str) -> tuple[str, ...]:
 
 
 def owner(text: str) -> Owner | None:
+    """USER:GROUP of --chown or USER; root, and an empty half beside a colon, are number 0 (llb.WithUser)."""
     user, colon, group = text.partition(":")
-    return Owner(user, group if colon and group else None) if text else None
+    return Owner(_zero(user), _zero(group) if colon else None) if text else None
+
+
+def _zero(word: str) -> str:
+    return "0" if word in ("", "root") else word
 
 
 def one_line(text: str) -> str:

@@ -32,15 +32,16 @@ def is_stage_reference(value: str | None, count: int) -> bool:
 
 
 def find(states: list[StageState], name: str, before: int) -> StageState | None:
-    """The stage called `name` (any case) among the first `before`; the last of several."""
-    return next((s for s in reversed(states[:before]) if s.stage.name and s.stage.name == name.lower()), None)
+    """The stage called `name` among the first `before`; the last of several. Names of stages are lower case: FROM takes no other
+    for a stage, --from and --target take any case (their callers lower it)."""
+    return next((s for s in reversed(states[:before]) if s.stage.name and s.stage.name == name), None)
 
 
 def choose_target(document: Document, states: list[StageState], target: str | None) -> StageState:
     """By name, then by number, else the last stage. LoweringError with the nearest name."""
     if target is None:
         return states[-1]
-    named = find(states, target, len(states))
+    named = find(states, target.lower(), len(states))
     if named is not None:
         return named
     if target.isdecimal() and int(target) < len(states):
@@ -67,18 +68,15 @@ def sources(instruction: AnyInstruction) -> list[tuple[str, Span]]:
     return []
 
 
-def reachable(
-    target: StageState,
-    depends: Callable[[StageState], list[StageState]],
-    because: Callable[[StageState, StageState], Span],
-) -> list[StageState]:
-    """The stages that `target` needs, dependencies first. LoweringError for a circle; `because(one, other)` is where one needs the other."""
+def reachable(target: StageState, depends: Callable[[StageState], list[tuple[StageState, Span]]]) -> list[StageState]:
+    """The stages that `target` needs, dependencies first. `depends` gives each needed stage with the place that names it. LoweringError for
+    a circle, at the place that closes it."""
     order: list[StageState] = []
     done: set[int] = set()
     open_: list[StageState] = []
-    stack: list[tuple[StageState, bool]] = [(target, False)]
+    stack: list[tuple[StageState, Span, bool]] = [(target, target.stage.from_.span, False)]
     while stack:
-        state, leaving = stack.pop()
+        state, span, leaving = stack.pop()
         if leaving:
             open_.pop()
             if id(state) not in done:
@@ -89,11 +87,9 @@ def reachable(
             continue
         if any(state is other for other in open_):
             raise LoweringError(
-                f"circular dependency: stage {state.display} needs itself",
-                spans=(because(open_[-1], state),),
-                hint="a stage can copy only from others",
+                f"circular dependency: stage {state.display} needs itself", spans=(span,), hint="a stage can copy only from others"
             )
         open_.append(state)
-        stack.append((state, True))
-        stack.extend((other, False) for other in reversed(depends(state)))
+        stack.append((state, span, True))
+        stack.extend((other, where, False) for other, where in reversed(depends(state)))
     return order

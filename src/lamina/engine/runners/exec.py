@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -98,7 +99,6 @@ class _Mounts:
         self.secrets: list[SecretFile] = []
         self.env: list[str] = []
         self._op, self._inputs, self._scratch, self._around, self._stack, self._cancel = op, inputs, scratch, around, stack, cancel
-        self._agents = 0
 
     def add(self, number: int, mount: ExecMount) -> None:
         match mount.type:
@@ -188,14 +188,10 @@ class _Mounts:
             self.env.append(f"{mount.env}={os.fsdecode(data)}")
         if mount.env is None or mount.target:
             mode = 0o400 if mount.mode is None else mount.mode
-            self.secrets.append(SecretFile(mount.target, data, mode, mount.uid or 0, mount.gid or 0))
+            self.secrets.append(SecretFile(posixpath.join(self._op.cwd, mount.target), data, mode, mount.uid or 0, mount.gid or 0))
 
     def _ssh(self, mount: ExecMount) -> None:
         socket = self._stack.enter_context(agent_socket(self._around.agents, mount.id or "default", required=mount.required))
         if socket is None:
             return
-        self.binds.append(Bind(socket, mount.target, readonly=False))
-        if not any(item.startswith("SSH_AUTH_SOCK=") for item in self._op.env):
-            if self._agents == 0:
-                self.env.append(f"SSH_AUTH_SOCK={mount.target}")
-            self._agents += 1
+        self.binds.append(Bind(socket, posixpath.join(self._op.cwd, mount.target), readonly=False))

@@ -37,7 +37,7 @@ def selection_of(action: CopyAction, tree: FileTree, excluded: Exclusion = exclu
         tree,
         action.source,
         wildcard=action.wildcard,
-        include=action.include,
+        include=[pattern for pattern in action.include if pattern],
         excluded=excluded(action.exclude),
         follow_symlink=action.follow_symlink,
         required=action.required,
@@ -90,6 +90,8 @@ def write_file_op(
             _make_file(target, action, owner, now)
         else:
             tree = inputs[action.input]
+            if tree is None and action.source == "/":
+                continue  # all of an empty filesystem is nothing
             if tree is None:
                 raise CopyFailed(f"nothing to copy {action.source!r} from: the source is empty")
             _copy(target, action, selection_of(action, tree, excluded), owner, reuse)
@@ -114,7 +116,7 @@ def _copy(target: Target, action: CopyAction, selection: Selection, owner: Ids |
                     target.make_folders(where, owner)
                     unpack(target, data, where)
                     continue
-        copy(target, selection, match, dest, owner=owner, mode=mode, dir_contents=action.dir_contents, reuse=reuse)
+        copy(target, selection, match, dest, owner=owner, mode=mode, dir_contents=action.dir_contents or action.source == "/", reuse=reuse)
 
 
 def _make_file(target: Target, action: MkfileAction, owner: Ids | None, now: float) -> None:

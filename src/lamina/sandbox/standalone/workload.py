@@ -56,7 +56,9 @@ def start(spec, out, err, write_error):
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise ValueError("user %d:%d is not mapped here: only one id is (a range in /etc/subuid and newuidmap would help)" % (uid, gid)) from None
+        raise ValueError(
+            "user %d:%d is not mapped here: only one id is (a range in /etc/subuid and newuidmap would help)" % (uid, gid)
+        ) from None
     if not spec["insecure"]:
         set_capabilities(DOCKER_CAPABILITIES if uid == 0 else 0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)

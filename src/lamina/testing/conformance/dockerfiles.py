@@ -62,9 +62,7 @@ def differences(document: Document, want: Json) -> tuple[str, ...]:
     if errors:
         return tuple(f"refused at {item.span}: {item.message}" for item in errors)
     found = compare("escape", document.escape, want.get("escape"))
-    found += compare(
-        "directives", [{"line": s.line, "name": n, "value": v} for n, v, s in document.directives], want.get("directives", [])
-    )
+    found += compare("directives", [{"line": s.line, "name": n, "value": v} for n, v, s in document.directives], want.get("directives", []))
     found += _compare_commands("meta args", document.meta_args, want.get("meta_args"))
     stages = want.get("stages")
     assert isinstance(stages, list)
@@ -213,9 +211,7 @@ def _copy(item: Copy) -> Json:
         ("checksum", flags.checksum),
     )
     result.update({key: value for key, value in fields if value})
-    result.update(
-        {key: value for key, value in (("keep_git_dir", flags.keep_git_dir), ("unpack", flags.unpack)) if value is not None}
-    )
+    result.update({key: value for key, value in (("keep_git_dir", flags.keep_git_dir), ("unpack", flags.unpack)) if value is not None})
     return result
 
 

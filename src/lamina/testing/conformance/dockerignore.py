@@ -14,9 +14,7 @@ Tree = dict[str, "Tree | None"]
 
 def run(directory: Path) -> Iterator[Outcome]:
     for case in json.loads(
-        locate(directory, "cases.json", "dockerignore/cases.json", "dockerfiles/dockerignore/cases.json").read_text(
-            encoding="utf-8"
-        )
+        locate(directory, "cases.json", "dockerignore/cases.json", "dockerfiles/dockerignore/cases.json").read_text(encoding="utf-8")
     ):
         text: str = case["dockerignore"]
         found = compare("patterns", list(parse_patterns(text)), case["patterns"] or [])

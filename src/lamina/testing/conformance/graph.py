@@ -80,12 +80,11 @@ def _lowered(text: str) -> Lowered:
         for reference, platform in found.references:
             digest = Digest("sha256:" + hashlib.sha256(reference.encode()).hexdigest())
             config = ImageConfig(
-                architecture=platform.architecture,
-                os=platform.os,
-                variant=platform.variant,
+                architecture="amd64",
+                os="linux",
                 config=ContainerConfig(env=(f"PATH={PATH}", "STUB=1"), working_dir="/"),
             )
-            bases[(reference, platform)] = ResolvedBase(reference, digest, config)
+            bases[(reference, platform)] = ResolvedBase(reference.partition("@")[0], digest, config)
 
 
 def _config(got: Lowered, want: Plain) -> Iterator[str]:
@@ -166,7 +165,9 @@ def _read_exec(op: Plain, inputs: list[str], plains: list[Plain], digests: list[
     mounts = []
     for mount in op["mounts"]:
         source = None if mount["input"] < 0 else inputs[mount["input"]]
-        plain = {k: v for k, v in mount.items() if k != "input"} | {"source": source}
+        plain = {k: v for k, v in mount.items() if k != "input" and (k, v) != ("optional", False)} | {"source": source}
+        if plain["type"] == "SSH":
+            plain["ssh_id"] = plain["ssh_id"] or "default"
         if mount["type"] == "CACHE" and mount["input"] >= 0:
             # BuildKit makes the folder of a cache mount with an owner or mode by an operation of its own
             inner = plains[op["inputs"][mount["input"]][0]]
@@ -186,7 +187,7 @@ def _read_file(op: Plain, inputs: list[str], plains: list[Plain], digests: list[
     for action in op["actions"]:
         plain = {k: v for k, v in action.items() if k not in ("input", "secondary")}
         if "secondary" in action:
-            plain["source"] = inputs[action["secondary"]]
+            plain["source"] = inputs[action["secondary"]] if action["secondary"] >= 0 else None
         actions.append(plain)
     return {"op": "file", "base": base, "actions": actions}
 
@@ -302,8 +303,9 @@ def _mount(mount: ExecMount, inputs: list[str | None]) -> Plain:
         case "tmpfs":
             plain["size"] = mount.size
         case "secret":
-            plain |= {"secret_id": mount.id, "mode": 0o400 if mount.mode is None else mount.mode} | ({} if mount.required else {"optional": True})
-            plain |= {k: v for k, v in (("uid", mount.uid), ("gid", mount.gid)) if v}
+            plain |= {"secret_id": mount.id, "mode": 0o400 if mount.mode is None else mount.mode} | (
+                {} if mount.required else {"optional": True}
+            )
         case "ssh":
             plain["ssh_id"] = mount.id
     return plain
