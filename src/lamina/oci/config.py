@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from lamina.oci.digest import DiffId
@@ -25,12 +23,12 @@ class ContainerConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     """docker's field names. None = not set; `encode_config` leaves out what is empty, as docker does."""
 
     user: str = ""
-    exposed_ports: dict[str, dict[str, Any]] | None = None
+    exposed_ports: dict[str, dict[str, object]] | None = None
     env: tuple[str, ...] | None = None
     entrypoint: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
     args_escaped: bool = False
-    volumes: dict[str, dict[str, Any]] | None = None
+    volumes: dict[str, dict[str, object]] | None = None
     working_dir: str = ""
     labels: dict[str, str] | None = None
     stop_signal: str = ""
@@ -83,14 +81,20 @@ def parse_config(raw: bytes) -> ImageConfig:
 def encode_config(config: ImageConfig) -> bytes:
     """The bytes whose sha256 is the image id. Lists and maps that are empty are left out, as Go's omitempty does."""
     document = msgspec.to_builtins(config)
-    document["config"] = {name: value for name, value in document.get("config", {}).items() if value not in ((), [], {})}
+    document["config"] = {name: value for name, value in document.get("config", {}).items() if value not in ((), {})}
     document["rootfs"] = msgspec.to_builtins(config.rootfs)
     return msgspec.json.encode(document)
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: object) -> object:
+    """null is nothing, in a set of names (Volumes, ExposedPorts) an empty object; as Go reads it."""
     if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+        sets = ("Volumes", "ExposedPorts")
+        return {
+            name: {key: {} for key in item} if name in sets and isinstance(item, dict) else _without_nulls(item)
+            for name, item in value.items()
+            if item is not None
+        }
     if isinstance(value, list):
         return [_without_nulls(item) for item in value if item is not None]
     return value

@@ -42,9 +42,9 @@ class Reference:
         domain, rest = _split(text)
         remote = re.split("[:@]", rest, maxsplit=1)[0]
         if remote.lower() != remote:
-            raise InvalidReference(
-                f"{text!r} is not an image reference: repository names are lower case", hint=f"did you mean {text.lower()}?"
-            )
+            tail = rest[len(remote) :]
+            lower = text.removesuffix(tail).lower() + tail
+            raise InvalidReference(f"{text!r} is not an image reference: repository names are lower case", hint=f"did you mean {lower}?")
         found = _FORM.fullmatch(f"{domain}/{rest}")
         if not found or found["domain"] != domain:
             raise InvalidReference(f"{text!r} is not an image reference", hint="for example debian:12 or registry.example/team/app:1")
