@@ -101,7 +101,7 @@ def explain_hit(
     if how == "shared":
         return Reason("shared", f"equal to {because or 'another step'}, which ran in this build", record_age=since)
     where = "on this machine" if record.host == host else f"on {record.host}"
-    made = "earlier in this build" if record.build == build else f"{age(since)} ago {where}, build {record.build[:12]}"
+    made = "earlier in this build" if record.build == build else f"{age(since)} ago {where}, build {record.build}"
     if how == "cut-off":
         return Reason("cut-off", f"{because or 'a step before it'} ran again and came out equal; made {made}", record_age=since)
     return Reason("same-key", f"same inputs; made {made}", record_age=since)

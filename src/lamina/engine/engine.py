@@ -24,6 +24,7 @@ from lamina.dockerfile.lower import Lowered, LoweredStep, Needs, Options, Resolv
 from lamina.dockerfile.lower.stages import sources
 from lamina.engine.assemble import assemble
 from lamina.engine.bases import Bases
+from lamina.engine.identify import place_of
 from lamina.engine.job import Job
 from lamina.engine.locks import Cancelled
 from lamina.engine.reporting import step_documents
@@ -65,7 +66,6 @@ class Engine:
         now: Callable[[], float],
         host: str,
         transport: TransportSettings | None = None,
-        proxies: Mapping[str, str] | None = None,
     ) -> None:
         self.store = store
         self.records = LocalRecords(store.database, now)
@@ -74,7 +74,6 @@ class Engine:
         self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
         self._sandbox = sandbox
         self._transport = transport or TransportSettings()
-        self._proxies = proxies or {}
 
     def build(self, request: BuildRequest, report: Report = _ignore, cancel: CancelToken | None = None) -> BuildResult:
         """Build, keep, export. Raises LaminaError with spans; then `failed` has what became of each step."""
@@ -167,7 +166,7 @@ class Engine:
         own = own_platform()
         options = Options(
             target=request.target,
-            args={**self._proxies, **request.args},
+            args=request.args,
             build_platform=own,
             platform=request.platforms[0] if request.platforms else own,
             labels=request.labels,
@@ -220,7 +219,7 @@ class Engine:
                 f"{unused[0]!r} selects no step",
                 hint=f"did you mean {near!r}?"
                 if near
-                else f"give a stage ({', '.join(stages) or '0'}), stage:N, or the beginning of an instruction",
+                else f"give STAGE ({', '.join(stages) or '0'}), STAGE:N as in [stage N/M], or the beginning of an instruction",
             )
 
     def _notices(self, lowered: Lowered, job: Job) -> None:
@@ -325,7 +324,9 @@ def _step_report(row: LoweredStep, job: Job, ended: Mapping[int, Ended[Vertex, R
         status = end.status if end is not None else "waiting"
         if job.planning:
             upstream = _first_miss(row.vertex, job)
-            return StepReport(verdict="unknown", reason=explain_unknown(upstream), **common)  # type: ignore[arg-type]  # as above
+            last = job.around.records.neighbours(place_of(row.vertex, job.request.dockerfile_name), 1)
+            cost = last[0].seconds if last else 0.0
+            return StepReport(verdict="unknown", reason=explain_unknown(upstream), saved=cost, **common)  # type: ignore[arg-type]  # as above
         reason = Reason("not-reached", "the build ended before its turn" if status == "waiting" else "stopped because another step failed")
         return StepReport(verdict="skipped", reason=reason, **common)  # type: ignore[arg-type]  # as above
     return StepReport(

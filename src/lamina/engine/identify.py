@@ -103,6 +103,9 @@ def key_parts(node: Vertex, inputs: tuple[Result | None, ...], job: Job) -> Keye
             continue
         source, vertex = inputs[wanted.input], node.inputs[wanted.input]
         if source is None or vertex is None:
+            if wanted.path in ("", "/"):  # all of an empty stage is nothing
+                selected.append(InputPart("files", "empty", "an empty stage"))
+                continue
             raise SourceNotFound(f"{wanted.path!r} cannot be copied: the stage is empty")
         if isinstance(source, Filesystem):
             part, listing = _from_filesystem(source, wanted, job)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lamina.engine.engine import Engine
+from lamina.registry.hosts import Proxies
 from lamina.registry.transport import TransportSettings
 from lamina.sandbox import rungs, userns
 from lamina.sandbox.protocols import Sandbox
@@ -39,7 +40,7 @@ def open_engine(
     store = LocalStore.open(root, rungs.flavour_of(chosen), now=clock, making_room=making_room)
     try:
         with store:
-            yield Engine(store, sandbox, now=clock, host=host, transport=TransportSettings(), proxies={})
+            yield Engine(store, sandbox, now=clock, host=host, transport=TransportSettings(proxies=Proxies.from_environment(proxies)))
     finally:
         for item in made:
             item.close()

@@ -369,7 +369,7 @@ def test_files_made_by_a_step_that_ran_now_name_it() -> None:
 def test_hits_say_where_from_and_how_old() -> None:
     it = record(parts(exec_op()), place(), age=7300, build="0123456789abcdef")
     same = explain_hit(it, NOW, "same-key", host="here", build="now")
-    assert (same.code, same.message) == ("same-key", "same inputs; made 2 h ago on this machine, build 0123456789ab")
+    assert (same.code, same.message) == ("same-key", "same inputs; made 2 h ago on this machine, build 0123456789abcdef")
     assert same.record_age == 7300
     assert "on other" in explain_hit(it, NOW, "same-key", host="here2", build="now").message.replace("on here,", "on other,")
     cut = explain_hit(it, NOW, "cut-off", host="here", build="now", because="line 3: RUN make")

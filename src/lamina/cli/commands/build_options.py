@@ -32,7 +32,12 @@ _OPTIONS = [
     click.option("--pull", is_flag=True, help="Ask the registries for newer base images."),
     click.option("--no-cache", is_flag=True, help="Run every RUN, COPY and ADD again."),
     click.option("--no-cache-filter", "no_cache_filter", multiple=True, metavar="STAGE[,STAGE]", help="The same for these stages."),
-    click.option("--refresh", multiple=True, metavar="SELECTOR", help="Run again: a stage, stage:N, or the beginning of an instruction."),
+    click.option(
+        "--refresh",
+        multiple=True,
+        metavar="SELECTOR",
+        help="Run again: STAGE, STAGE:N (as in [stage N/M]), or the beginning of an instruction.",
+    ),
     click.option("--max-age", "max_age", multiple=True, metavar="SELECTOR=AGE", help="Run again what is older, for example deps=12h."),
     click.option(
         "--network", type=click.Choice(["default", "host", "none"]), default="default", show_default=True, help="Network of RUN steps."
@@ -41,7 +46,10 @@ _OPTIONS = [
     click.option("--shm-size", metavar="SIZE", help="Size of /dev/shm, for example 128m."),
     click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="A resource limit of RUN steps."),
     click.option(
-        "--allow", multiple=True, type=click.Choice(["security.insecure", "network.host"]), help="Permit RUN --security=insecure."
+        "--allow",
+        multiple=True,
+        type=click.Choice(["security.insecure", "network.host"]),
+        help="Permit RUN --security=insecure (security.insecure); network.host is always permitted.",
     ),
     click.option("--exact-modes", is_flag=True, help="Let group-write bits of context files count, as docker does."),
     click.option(
