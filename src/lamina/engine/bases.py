@@ -21,6 +21,7 @@ from lamina.oci.manifest import Descriptor, Manifest, parse_document
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.registry.client import RegistryClient
+from lamina.registry.errors import RegistryError
 from lamina.registry.transport import Transport, TransportSettings
 from lamina.sandbox.protocols import CancelToken
 from lamina.store.local import LocalStore
@@ -49,13 +50,14 @@ class Bases:
         self._lock = threading.Lock()
         self._client: RegistryClient | None = None
         self._known: dict[Digest, _Known] = {}
+        self.unanswered: dict[str, str] = {}  # references whose registry did not answer: the local image was used
         self._origins: dict[LayerId, tuple[Descriptor, Reference | None]] = {}
 
     def resolve(self, text: str, platform: Platform, *, pull_newer: bool) -> ResolvedBase:
         """The image of a reference, `oci-layout://…` or `docker-image://…`.
 
-        The store's image of that name is taken without asking, as docker does; `pull_newer` asks the registry (its answer is used, else
-        the error stands). A single-platform mismatch is refused. Raises registry errors, BaseNotFound.
+        An image that was made here is taken without asking. A pulled one too, unless its tag has moved (one HEAD; offline it is taken as it
+        is); `pull_newer` insists on the registry's answer. A single-platform mismatch is refused. Raises registry errors, BaseNotFound.
         """
         if text.startswith("oci-layout://"):
             path, tag, digest = split_layout_reference(text.removeprefix("oci-layout://"))
@@ -64,7 +66,7 @@ class Bases:
         reference = Reference.parse(text).with_default_tag()
         if not pull_newer:
             local = self._local(reference, platform)
-            if local is not None:
+            if local is not None and not self._moved(reference, platform):
                 return self._learn(str(reference), local, reference, platform)
         elif reference.registry == "docker.io" and self._only_local(reference, platform):
             local = self._local(reference, platform)
@@ -72,6 +74,18 @@ class Bases:
             return self._learn(str(reference), local, reference, platform)
         image = pull(self._store, self._registry(), reference, platform, layers=False)
         return self._learn(str(reference), image, reference, platform)
+
+    def _moved(self, reference: Reference, platform: Platform) -> bool:
+        """Whether the tag of a pulled image points elsewhere now. One HEAD; a registry that does not answer leaves the local image in use,
+        and `unanswered` says so. Images that were built, loaded or imported here are not asked about."""
+        known = self._store.facts.remote(str(reference), str(platform))
+        if known is None or reference.digest is not None:
+            return False
+        try:
+            return self._registry().digest_of(reference) != known.manifest
+        except RegistryError as error:
+            self.unanswered[reference.familiar] = error.message
+            return False
 
     def _only_local(self, reference: Reference, platform: Platform) -> bool:
         """An image that was built or imported here and never pulled has nothing to be newer."""

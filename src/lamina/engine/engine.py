@@ -223,6 +223,8 @@ class Engine:
             )
 
     def _notices(self, lowered: Lowered, job: Job) -> None:
+        for name, why in job.around.bases.unanswered.items():
+            job.warn(f"{name}: the registry was not asked ({why}); the image that is here is used", "base-offline")
         for diagnostic in lowered.warnings:
             job.warn(diagnostic.message, diagnostic.code)
         if job.request.arg_scope == "declared":

@@ -19,12 +19,14 @@ def _step(step: StepReport) -> dict[str, Any]:
         "stage_name": step.stage_name,
         "line": step.line,
         "text": step.text,
-        "verdict": step.verdict,
+        "verdict": "ran" if step.verdict == "failed" else step.verdict,
         "reason": {"code": step.reason.code, "message": step.reason.message},
         "trigger": step.trigger,
         "seconds": round(step.seconds, 4),
         "saved_seconds": round(step.saved, 4),
     }
+    if step.verdict == "failed":
+        document["failed"] = True
     reason = document["reason"]
     if step.reason.details:
         reason["details"] = list(step.reason.details)

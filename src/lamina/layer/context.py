@@ -403,7 +403,8 @@ class ContextTree:
             if kind == stat.S_IFREG:
                 leaves.append((name, merkle.header(b"f", mode, 0, 0, xattrs) + node.digest.hex().encode()))
             elif kind == stat.S_IFDIR:
-                folders.append((name, merkle.header(b"d", mode, 0, 0, xattrs)))
+                # As BuildKit: a folder's own mode is not sent again when only it changed, so it does not count.
+                folders.append((name, merkle.header(b"d", 0o755, 0, 0, xattrs)))
             else:
                 leaves.append((name, merkle.leaf(self._entry(name, node), mode, 0, 0, "")))
         return Summary(merkle.leaves_digest(leaves), folders)

@@ -101,6 +101,8 @@ class Selection:
     def _header(self, path: bytes, entry: Entry) -> bytes:
         if not path:  # the root's own mode and owner never count
             return merkle.header(b"d", 0o755, 0, 0, ())
+        if isinstance(self.tree, ContextTree):  # modes of a context's folders do not count; those of stages and images do
+            return merkle.header(b"d", 0o755, 0, 0, entry.xattrs)
         return merkle.header(b"d", *self.counted(entry), entry.xattrs)
 
     def _match_digest(self, match: Match) -> bytes:

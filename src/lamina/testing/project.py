@@ -39,7 +39,15 @@ class Outcome:
     @property
     def rows(self) -> list[Row]:
         return [
-            Row(s["stage"], s["line"], s["text"], s["verdict"], s["reason"]["code"], s["reason"]["message"], s["trigger"])
+            Row(
+                s["stage"],
+                s["line"],
+                s["text"],
+                "failed" if s.get("failed") else s["verdict"],
+                s["reason"]["code"],
+                s["reason"]["message"],
+                s["trigger"],
+            )
             for s in self.report.get("steps", [])
         ]
 

@@ -47,6 +47,8 @@ def command(settings: Settings, /, build: str | None, step: str | None, as_json:
     )
     styles = {"hit": "green", "ran": "yellow", "failed": "red"}
     for item in steps:
+        if item.get("failed"):
+            item["verdict"] = "failed"
         if item["verdict"] == "none" and step is None:
             continue
         word = paint(styles.get(item["verdict"], "dim"), f"{item['verdict'].upper():7}")

@@ -77,6 +77,8 @@ def fetch(
     headers = dict(_ACCEPT)
     if known is not None and have and (checksum is None or checksum == known.digest):
         headers |= _conditions(known)
+        if known.etag and _etag(url, timeout) == known.etag:  # some servers answer a conditional GET with the whole body
+            return Fetched(None, known.digest, filename(url, None), http_date(known.last_modified), 0)
     with _request("GET", url, headers, timeout) as response:
         if response.status == 304 and known is not None:
             return Fetched(None, known.digest, filename(url, None), http_date(known.last_modified), 0)
@@ -94,6 +96,12 @@ def fetch(
         if answers is not None:
             answers.put(url, Answer(response.headers.get("ETag", ""), modified, digest))
         return Fetched(into, digest, filename(url, response.headers.get("Content-Disposition")), http_date(modified), size)
+
+
+def _etag(url: str, timeout: float) -> str:
+    """What HEAD says; "" when it says none."""
+    with _request("HEAD", url, _ACCEPT, timeout) as response:
+        return response.headers.get("ETag", "") if response.status == 200 else ""
 
 
 def probe(url: str, *, timeout: float = 15.0) -> str:
