@@ -404,7 +404,7 @@ class ContextTree:
                 leaves.append((name, merkle.header(b"f", mode, 0, 0, xattrs) + node.digest.hex().encode()))
             elif kind == stat.S_IFDIR:
                 # As BuildKit: a folder's own mode is not sent again when only it changed, so it does not count.
-                folders.append((name, merkle.header(b"d", 0o755, 0, 0, xattrs)))
+                folders.append((name, merkle.header(b"d", 0o755 if rule is None else rule.counted(0o755, True), 0, 0, xattrs)))
             else:
                 leaves.append((name, merkle.leaf(self._entry(name, node), mode, 0, 0, "")))
         return Summary(merkle.leaves_digest(leaves), folders)

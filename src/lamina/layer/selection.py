@@ -102,7 +102,7 @@ class Selection:
         if not path:  # the root's own mode and owner never count
             return merkle.header(b"d", 0o755, 0, 0, ())
         if isinstance(self.tree, ContextTree):  # modes of a context's folders do not count; those of stages and images do
-            return merkle.header(b"d", 0o755, 0, 0, entry.xattrs)
+            return merkle.header(b"d", 0o755 if self._mode is None else self._mode.counted(0o755, True), 0, 0, entry.xattrs)
         return merkle.header(b"d", *self.counted(entry), entry.xattrs)
 
     def _match_digest(self, match: Match) -> bytes:

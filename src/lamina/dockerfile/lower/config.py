@@ -105,14 +105,14 @@ def ports(words: list[str]) -> list[str]:
     """`80`, `80/udp`, `80-82/tcp`, `127.0.0.1:80:8080` -> container ports `80/tcp`. LoweringError."""
     found: list[str] = []
     for word in words:
-        spec, slash, protocol = word.partition("/")
-        if slash and not protocol:
-            protocol = "tcp"
+        spec, _, protocol = word.partition("/")
         protocol = protocol or "tcp"
         container = spec.rpartition(":")[2]
         if not container:
             raise LoweringError(f"EXPOSE {word}: no port is given")
-        host = spec.rpartition(":")[0].rpartition(":")[2] if ":" in spec else ""
+        address, _, host = spec.rpartition(":")[0].rpartition(":")
+        if address:
+            _check_address(address, word)
         first, last = _range(container, word)
         if host:
             low, high = _range(host, word)
@@ -126,18 +126,32 @@ def ports(words: list[str]) -> list[str]:
 
 def _range(text: str, word: str) -> tuple[int, int]:
     low, dash, high = text.partition("-")
-    if not low.isdecimal() or (dash and not high.isdecimal()):
+    if not _is_number(low) or (dash and not _is_number(high)):
         raise LoweringError(f"EXPOSE {word}: {text!r} is not a port", hint="for example 8080, 53/udp or 8000-8010")
-    first, last = int(low), int(high or low)
+    first, last = int(low[:24]), int((high or low)[:24])
     if last < first or last > 65535:
         raise LoweringError(f"EXPOSE {word}: {text!r} is not a port")
     return first, last
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _check_address(text: str, word: str) -> None:
+    from ipaddress import ip_address
+
+    try:
+        ip_address(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+    except ValueError:
+        raise LoweringError(f"EXPOSE {word}: {text!r} is not an IP address") from None
+
+
 def check_signal(text: str) -> None:
-    """A name with or without SIG, or a number from 1. LoweringError."""
-    if text.isdecimal():
-        if int(text) == 0:
+    """A name with or without SIG, or a number other than 0. LoweringError."""
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    if _is_number(digits):
+        if not digits.strip("0"):
             raise LoweringError(f"STOPSIGNAL {text}: there is no such signal")
         return
     if re.sub(r"^SIG", "", text.upper()) not in _SIGNALS:

@@ -8,15 +8,16 @@ from urllib.parse import unquote, urlsplit
 
 from lamina.diagnostics.errors import located
 from lamina.dockerfile.instructions import Copy, Heredoc
-from lamina.dockerfile.lower.giturl import parse_git
+from lamina.dockerfile.lower.giturl import GitSource, parse_git
 from lamina.dockerfile.lower.stage import Lowering, owner
 from lamina.dockerfile.lower.values import LoweringError
 from lamina.dockerfile.words import Expander
-from lamina.graph.ops import CopyAction, FileOp, GitOp, HttpOp, MergeOp, MkfileAction, Owner
+from lamina.graph.ops import CopyAction, FileOp, HttpOp, MergeOp, MkfileAction, Owner
 from lamina.graph.vertex import Freshness, Step, Vertex
 from lamina.oci.digest import parse_digest
 
 _BODY = Expander("\\", quotes=False)
+_WILDCARD = re.compile(r"(?<!\\)(?:\\\\)*[*?\[]")
 _SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=][rwxXst]*)+(?:,[ugoa]*(?:[-+=][rwxXst]*)+)*\Z")
 
 
@@ -26,7 +27,7 @@ def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, na
     chmod = stage.expand(flags.chmod, copy.span) if flags.chmod else ""
     exclude = tuple(stage.expand(pattern, copy.span) for pattern in flags.exclude)
     checksum = stage.expand(flags.checksum, copy.span) if flags.checksum else ""
-    sources = [word for text in copy.sources for word in _expanded(text, stage, copy)]
+    sources = [stage.expand(text, copy.span) for text in copy.sources]
     dest = stage.expand(copy.dest, copy.span)
     with located(copy.span):
         mode = _mode(chmod)
@@ -51,10 +52,6 @@ def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, na
 def _body(heredoc: Heredoc, stage: Lowering) -> str:
     """Variables are expanded unless the name was quoted; quotes stay, and the escape is a backslash whatever the directive says."""
     return _BODY.word(heredoc.content, stage.environment.values).result if heredoc.expand else heredoc.content
-
-
-def _expanded(text: str, stage: Lowering, copy: Copy) -> list[str]:
-    return [stage.expand(text, copy.span)]
 
 
 class _Actions:
@@ -82,20 +79,23 @@ class _Actions:
 
     def add_source(self, source: str, checksum: str) -> None:
         copy = self._copy
-        if copy.add and copy.flags.from_ is None:
-            git = parse_git(source)
+        git = parse_git(source)
+        if git is not None or source.startswith(("http://", "https://")):
+            if not copy.add:
+                raise LoweringError(f"COPY cannot fetch {source}", hint="ADD takes URLs and git repositories")
             if git is not None:
                 self._add_git(git, checksum)
-                return
-            if source.startswith(("http://", "https://")):
+            else:
                 self._add_url(source, checksum)
-                return
-        vertex = self._stage.find_source(copy.flags.from_ or "", copy.span, False, self._stage.platform)
+            return
+        vertex = self._stage.find_source(copy.flags.from_ or "", copy.span, False)
         include: tuple[str, ...] = ()
+        required = True
         path = source
         if copy.flags.parents:
             path, include = _pivot(source)
-        unpack = copy.add and copy.flags.unpack is not False and copy.flags.from_ is None
+            required = not _WILDCARD.search(source)
+        unpack = copy.add and copy.flags.unpack is not False
         self.actions.append(
             CopyAction(
                 input=self._input(vertex),
@@ -106,18 +106,17 @@ class _Actions:
                 owner=self._owner,
                 mode=self._mode,
                 unpack=unpack,
-                required=True,
+                required=required,
             )
         )
 
     def _add_url(self, url: str, checksum: str) -> None:
-        filename = posixpath.basename(unquote(urlsplit(url).path).rstrip("/") or "") or "__unnamed__"
+        filename = _filename(url)
         op = HttpOp(url, filename, parse_digest(checksum) if checksum else None)
         self._add_whole(self._stage.graph.add(op, name=f"ADD {url}"), f"/{filename}", unpack=self._copy.flags.unpack is True)
 
-    def _add_git(self, op: GitOp, checksum: str) -> None:
-        keep = self._copy.flags.keep_git_dir
-        op = GitOp(op.url, op.ref, op.subdir, op.keep_git_dir if keep is None else keep, checksum or op.checksum, op.submodules)
+    def _add_git(self, source: GitSource, checksum: str) -> None:
+        op = source.operation(self._copy.flags.keep_git_dir, checksum)
         self._add_whole(self._stage.graph.add(op, name=f"ADD {op.url}"), "/", exclude=self._exclude)
 
     def add_heredoc(self, name: str, content: str) -> None:
@@ -141,6 +140,15 @@ class _Actions:
         )
 
 
+def _filename(url: str) -> str:
+    """The last part of the URL's path; what cannot name a file gives __unnamed__."""
+    try:
+        name = posixpath.basename(unquote(urlsplit(url).path).rstrip("/"))
+    except ValueError:
+        name = ""
+    return "__unnamed__" if name in ("", ".", "..") or "\0" in name else name
+
+
 def _pivot(source: str) -> tuple[str, tuple[str, ...]]:
     """--parents: what stands after /./ is kept with its folders."""
     before, found, after = source.partition("/./")
@@ -162,8 +170,7 @@ def _mode(chmod: str) -> str | None:
 def _check_checksum(checksum: str, sources: list[str]) -> None:
     if len(sources) != 1:
         raise LoweringError("--checksum takes exactly one source")
-    remote = sources[0].startswith(("http://", "https://")) or parse_git(sources[0]) is not None
-    if not remote:
-        raise LoweringError("--checksum works with http(s) and git sources only")
     if parse_git(sources[0]) is None:
+        if not sources[0].startswith(("http://", "https://")):
+            raise LoweringError("--checksum works with http(s) and git sources only")
         parse_digest(checksum)

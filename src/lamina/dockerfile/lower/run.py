@@ -8,6 +8,7 @@ from typing import Literal, cast
 
 from lamina.diagnostics.errors import located
 from lamina.dockerfile.instructions import Run
+from lamina.dockerfile.lexer import heredoc_marker
 from lamina.dockerfile.lower.config import DEFAULT_SHELL
 from lamina.dockerfile.lower.scope import PROXIES
 from lamina.dockerfile.lower.stage import Lowering
@@ -44,6 +45,7 @@ def lower_run(run: Run, stage: Lowering, step: Step, freshness: Freshness, name:
         args=args,
         env=_with_agent(_environment(stage, unnamed), mounts),
         cwd=stage.directory(),
+        hostname=stage.options.args.get("BUILDKIT_SANDBOX_HOSTNAME") or "",
         user=stage.config.user,
         platform=stage.platform,
         mounts=tuple(mounts),
@@ -68,7 +70,7 @@ def _words(run: Run, stage: Lowering) -> tuple[tuple[str, ...], Vertex | None]:
     if not command.heredocs:
         return command.words, None
     first = command.heredocs[0]
-    if len(command.heredocs) == 1 and _is_only_heredoc(command.words[0]):
+    if len(command.heredocs) == 1 and heredoc_marker(command.words[0]) is not None:
         if first.content.startswith("#!"):
             mkfile = MkfileAction(
                 path=f"/{first.name}", data=_content(first.content, first.chomp).encode("utf-8", "surrogateescape"), mode=0o755
@@ -84,10 +86,6 @@ def _content(text: str, chomp: bool) -> str:
     return re.sub(r"(?m)^\t+", "", text) if chomp else text
 
 
-def _is_only_heredoc(text: str) -> bool:
-    return re.fullmatch(r"\s*\d*<<-?\s*(?:[^\s<>\"']|\"[^\"]*\"|'[^']*')+\s*", text) is not None
-
-
 def _environment(stage: Lowering, unnamed: tuple[str, ...]) -> tuple[str, ...]:
     """With --arg-scope=named, arguments that the text does not name are left out (an ENV of the same name shows again)."""
     if stage.options.arg_scope == "declared":
@@ -98,9 +96,11 @@ def _environment(stage: Lowering, unnamed: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _proxies(stage: Lowering) -> tuple[str, ...]:
-    """Predefined proxy arguments that were given and that no ARG declares: passed on, never in the key."""
-    given = {n: v for n, v in stage.options.args.items() if n in PROXIES and v is not None and n not in stage.arguments}
-    return tuple(f"{n}={v}" for n, v in given.items() if n not in stage.environment.values)
+    """Predefined proxy arguments that were given: passed on in both spellings, never in the key. One that an ARG declares is in the
+    environment, and thereby in the key, like any other."""
+    given = {n.lower(): v for n, v in sorted(stage.options.args.items()) if n.lower() in PROXIES and v}
+    names = ((spelling, value) for name, value in given.items() for spelling in (name.upper(), name))
+    return tuple(f"{n}={v}" for n, v in names if n not in stage.environment.values)
 
 
 def _command_string(args: tuple[str, ...], stage: Lowering) -> str:
@@ -157,6 +157,8 @@ def _mount(mount: Mount, stage: Lowering, inputs: list[Vertex | None], run: Run,
                 gid=mount.gid,
             )
         case _:
+            if mount.source:
+                raise LoweringError("an ssh mount has no source", hint="--mount=type=ssh,id=NAME")
             return ExecMount(
                 "ssh",
                 target or f"/run/buildkit/ssh_agent.{agents}",
@@ -172,7 +174,7 @@ def _shown(mount: Mount, target: str, stage: Lowering, inputs: list[Vertex | Non
     index: int | None = None
     selector = "/"
     if mount.type == "bind" or mount.from_:
-        source = stage.find_source(mount.from_, run.span, True, stage.platform)
+        source = stage.find_source(mount.from_, run.span, True)
         if source is not None:
             if source in inputs[1:]:
                 index = inputs.index(source, 1)
@@ -182,15 +184,18 @@ def _shown(mount: Mount, target: str, stage: Lowering, inputs: list[Vertex | Non
         selector = posixpath.normpath("/" + mount.source.lstrip("/")) if mount.source else "/"
     if mount.type == "bind":
         return ExecMount("bind", target, index, selector, mount.readonly)
+    namespace = stage.options.args.get("BUILDKIT_CACHE_MOUNT_NS")
+    identifier = mount.id or _clean(mount.target)
+    whole = selector == "/"  # only the folder that is made for the mount gets an owner and a mode
     return ExecMount(
         "cache",
         target,
         index,
         selector,
         mount.readonly,
-        cache_id=mount.id or _clean(mount.target),
+        cache_id=f"{namespace}/{identifier}" if namespace else identifier,
         sharing=cast("Literal['shared', 'private', 'locked']", mount.sharing or "shared"),
-        mode=mount.mode,
-        uid=mount.uid,
-        gid=mount.gid,
+        mode=mount.mode if whole else None,
+        uid=mount.uid if whole else None,
+        gid=mount.gid if whole else None,
     )

@@ -34,7 +34,11 @@ def platform_args(options: Options, target_stage: str) -> dict[str, str]:
 
 def meta_scope(meta: Iterable[Arg], options: Options, predefined: Mapping[str, str], expander: Expander) -> dict[str, str]:
     """Values that FROM lines see, and that a bare ARG of a stage inherits."""
-    scope = {name: options.args.get(name) or value for name, value in predefined.items()}
+    scope = dict(predefined)
+    for name in predefined:
+        given = options.args.get(name)
+        if given is not None:
+            scope[name] = given
     for line in meta:
         with located(line.span):
             for name, default in line.pairs:

@@ -47,7 +47,7 @@ class Lowering:
     environment: Environment
     arguments: dict[str, str | None]
     made: list[Vertex | None]  # for each history entry after the base's own
-    find_source: Callable[[str, Span, bool, Platform], Vertex | None]
+    find_source: Callable[[str, Span, bool], Vertex | None]
     command_set: bool = False
     ssh_mounts: int = 0
     uses: dict[str, list[bool]] = field(default_factory=dict)  # build argument -> for each RUN that has it: does its text name it
@@ -123,4 +123,4 @@ def one_line(text: str) -> str:
 def step_name(step: Step, count_stages: int) -> str:
     """[build 3/7] RUN make."""
     where = f"{step.stage_name or f'stage-{step.stage}'} " if count_stages > 1 else ""
-    return f"[{where}{step.index}/{step.total}] {one_line(step.text)}"
+    return f"[{where}{step.index}/{step.total}] {'ONBUILD ' if step.trigger else ''}{one_line(step.text)}"

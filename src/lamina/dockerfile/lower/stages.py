@@ -27,10 +27,6 @@ class StageState:
         return self.stage.name or f"stage-{self.stage.index}"
 
 
-def is_stage_reference(value: str | None, count: int) -> bool:
-    return value is not None and value.isdecimal() and int(value) < count
-
-
 def find(states: list[StageState], name: str, before: int) -> StageState | None:
     """The stage called `name` among the first `before`; the last of several. Names of stages are lower case: FROM takes no other
     for a stage, --from and --target take any case (their callers lower it)."""
