@@ -169,6 +169,7 @@ class Engine:
             args=request.args,
             build_platform=own,
             platform=request.platforms[0] if request.platforms else own,
+            platform_given=bool(request.platforms),
             labels=request.labels,
             contexts=frozenset(n for n, p in request.named_contexts.items() if "://" not in p),
             images=images,

@@ -11,7 +11,10 @@ from lamina.graph.ops import GitOp
 
 _SCP = re.compile(r"[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:.*\Z", re.DOTALL)
 _FIELDS = ("ref", "tag", "branch", "subdir", "checksum", "commit", "keep-git-dir", "submodules")
-_BOOLEANS = {**dict.fromkeys(("", "1", "t", "T", "true", "TRUE", "True"), True), **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False)}
+_BOOLEANS = {
+    **dict.fromkeys(("", "1", "t", "T", "true", "TRUE", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from lamina.dockerfile.lower import config as configs
 from lamina.dockerfile.lower.copy import lower_copy
 from lamina.dockerfile.lower.freshness import declared
 from lamina.dockerfile.lower.graph import Graph
+from lamina.dockerfile.lower.names import SCRATCH, Contexts, base_key
 from lamina.dockerfile.lower.run import lower_run
 from lamina.dockerfile.lower.scope import NOT_IN_ENVIRONMENT, PROXIES, Environment, meta_scope, platform_args
 from lamina.dockerfile.lower.stage import Lowering, empty_image, one_line, owner, set_env, step_name
@@ -44,11 +45,11 @@ from lamina.dockerfile.parser import parse_trigger
 from lamina.dockerfile.words import Expander
 from lamina.graph.ops import ContextOp, CopyAction, FileOp, ImageOp, MkdirAction
 from lamina.graph.vertex import Freshness, Step, Vertex
-from lamina.oci.config import ImageConfig
+from lamina.oci.config import ContainerConfig, ImageConfig
 from lamina.oci.platform import Platform
-from lamina.oci.reference import Reference
 
 _LAYERED = (Run, Copy, Workdir)
+_NUMBER = re.compile(r"[-+]?[0-9]{1,9}\Z")
 
 
 def lower(document: Document, options: Options, bases: Mapping[BaseKey, ResolvedBase]) -> Lowered | Needs:
@@ -61,23 +62,21 @@ class _Walk:
         self.document, self.options, self.bases = document, options, bases
         self.graph = Graph()
         self.expander = Expander(document.escape)
-        self.warnings: list[Diagnostic] = []
         self.needs: set[BaseKey] = set()
         self.done: dict[int, Lowering] = {}
-        self.steps: list[LoweredStep] = []
         self.rows: dict[int, list[LoweredStep]] = {}
         _check_directive(document)
         if not document.stages:
             raise LoweringError(f"{document.source.name} has no FROM", hint="a Dockerfile begins with FROM")
-        self.target_name = options.target or ""
+        self.contexts = Contexts(options)
         self.meta = self._meta()
         self.states = self._states()
-        self.target = choose_target(document, self.states, options.target)
+        self.target = choose_target(document, self.states, options.target or None)
 
     def _meta(self) -> dict[str, str]:
         stages = self.document.stages
         named = next((s.name for s in stages if s.name and s.name == (self.options.target or "").lower()), None)
-        stage = named or (stages[-1].name if self.options.target is None else self.options.target) or "default"
+        stage = named or self.options.target or stages[-1].name or "default"
         predefined = platform_args(self.options, stage)
         return meta_scope(self.document.meta_args, self.options, predefined, self.expander)
 
@@ -87,7 +86,7 @@ class _Walk:
         states: list[StageState] = []
         for stage in self.document.stages:
             line = stage.from_
-            state = StageState(stage, platform=self.options.platform)
+            state = StageState(stage, self.options.platform)
             with located(line.span):
                 base = self.expander.word(line.base, self.meta).result
                 if not base:
@@ -101,47 +100,61 @@ class _Walk:
                             f"--platform={line.platform} comes out empty", hint="give the ARG a default before the first FROM"
                         )
                     state.platform = Platform.parse(text, self.options.platform)
-            earlier = find(states, base, len(states))
-            if stage.name and stage.name in self.options.contexts | self.options.images.keys():
-                base, earlier = stage.name, None  # a named context replaces the stage
-            if earlier is not None:
-                state.base = earlier
-                state.triggers = _parsed(state, [i.expression for i in earlier.stage.instructions if isinstance(i, Onbuild)])
-                if not line.platform:
-                    state.platform = earlier.platform
+            if stage.name and self.contexts.replaces(stage.name):
+                state.image, state.replaced = stage.name, True
             else:
-                state.image = base
+                state.base = find(states, base, len(states))
+                if state.base is not None:
+                    state.platform = state.base.platform
+                else:
+                    state.image = base
+                    if base == SCRATCH:
+                        state.platform = self.options.platform
             states.append(state)
         for state in states:  # after all of them: an empty name is the plainer error
-            if state.image is not None and state.image not in ("scratch", *self.options.contexts, *self.options.images):
-                with located(state.stage.from_.span):
-                    Reference.parse(state.image)
+            if state.image is not None:
+                self._check_name(state.image, state.stage.from_.span)
         return states
 
     # Which stages, and which images they need
 
     def _triggers_and_needs(self) -> list[StageState] | None:
         """Stages that the target reaches, in order; None while configs of bases are missing (ONBUILD triggers may name further stages)."""
+        reachable(self.states, self._depends)  # a circle is refused wherever it is
         for state in self.states:
-            reachable(state, self._depends)  # a circle is refused wherever it is
-        order = reachable(self.target, self._depends)
+            for name, span in self._foreign(state):
+                self._check_name(name, span)
+        found = True
+        while found:
+            found = False
+            order = reachable((self.target,), self._depends)
+            for state in order:
+                found = self._add_triggers(state) or found
         for state in order:
-            base = self._resolved(state)
-            if base is not None and not state.triggers and base.config.config.on_build:
-                state.triggers = _parsed(state, base.config.config.on_build)
-        order = reachable(self.target, self._depends)
-        for state in order:
-            self._resolved(state)
-            for instruction in (*state.triggers, *state.stage.instructions):
-                for name, span in sources(instruction):
-                    if self._stage_of(name, isinstance(instruction, Copy)) is None and name not in self.options.contexts:
-                        self._need(name, span, _platform(state))
+            for name, span in self._foreign(state):
+                self._base(name, span, self.options.platform)
         return None if self.needs else order
+
+    def _add_triggers(self, state: StageState) -> bool:
+        """Read the ONBUILD triggers that the base hands to this stage, once. True if there are new ones."""
+        if state.triggered:
+            return False
+        texts: Iterable[str] = ()
+        if state.base is not None:
+            texts = [i.expression for i in state.base.instructions if isinstance(i, Onbuild)]
+        elif state.image is not None and not self._is_plain(state.image):
+            base = self._base(state.image, state.stage.from_.span, state.platform)
+            if base is None:
+                return False
+            texts = () if state.replaced else base.config.config.on_build or ()
+        state.triggered = True
+        state.triggers = tuple(parse_trigger(text, state.stage.from_.span) for text in texts)
+        return bool(state.triggers)
 
     def _depends(self, state: StageState) -> list[tuple[StageState, Span]]:
         """Each stage that this one needs, with the instruction that names it."""
         found = [(state.base, state.stage.from_.span)] if state.base is not None else []
-        for instruction in (*state.triggers, *state.stage.instructions):
+        for instruction in state.instructions:
             for name, span in sources(instruction):
                 with located(span):
                     other = self._stage_of(name, isinstance(instruction, Copy))
@@ -149,25 +162,38 @@ class _Walk:
                     found.append((other, instruction.span))
         return found
 
+    def _foreign(self, state: StageState) -> list[tuple[str, Span]]:
+        """Names in COPY --from and from= that are no stage."""
+        return [
+            (name, span)
+            for instruction in state.instructions
+            for name, span in sources(instruction)
+            if self._stage_of(name, isinstance(instruction, Copy)) is None
+        ]
+
     def _stage_of(self, name: str, numbers: bool) -> StageState | None:
-        if name in self.options.contexts or name in self.options.images:
-            return None
-        if numbers and re.fullmatch(r"[-+]?[0-9]+", name):
+        if numbers and _NUMBER.match(name):
             index = int(name)
             if not 0 <= index < len(self.states):
                 raise LoweringError(f"there is no stage {index}", hint=f"stages are numbered 0 to {len(self.states) - 1}")
             return self.states[index]
         return find(self.states, name.lower(), len(self.states))
 
-    def _resolved(self, state: StageState) -> ResolvedBase | None:
-        if state.image is None or state.image == "scratch" or state.image in self.options.contexts:
-            return None
-        return self._need(state.image, state.stage.from_.span, _platform(state))
+    def _is_plain(self, name: str) -> bool:
+        """Nothing has to be resolved for it: an empty filesystem, or a directory that is given as a named context."""
+        return self.contexts.directory(name) is not None or self.contexts.image(name) == SCRATCH
 
-    def _need(self, name: str, span: Span, platform: Platform) -> ResolvedBase | None:
+    def _check_name(self, name: str, span: Span) -> None:
+        if not self._is_plain(name):
+            with located(span):
+                base_key(self.contexts.image(name), self.options.platform)
+
+    def _base(self, name: str, span: Span, platform: Platform) -> ResolvedBase | None:
+        """The image that a name comes down to; None for one that needs none, and for one that is asked for in `needs`."""
+        if self._is_plain(name):
+            return None
         with located(span):
-            text = self.options.images.get(name, name)
-            key = (str(Reference.parse(text).with_default_tag()), platform)
+            key = base_key(self.contexts.image(name), platform)
         if key not in self.bases:
             self.needs.add(key)
             return None
@@ -181,11 +207,8 @@ class _Walk:
             return Needs(frozenset(self.needs))
         for state in order:
             self._stage(state)
-        final = self.done[id(self.target)]
-        image = final.image
-        if self.options.labels:
-            labels = {**(image.config.labels or {}), **self.options.labels}
-            image = msgspec.structs.replace(image, config=msgspec.structs.replace(image.config, labels=labels))
+        final = self.done[self.target.stage.index]
+        image = self._final(final.image)
         return Lowered(
             target=final.filesystem,
             config=image,
@@ -196,13 +219,26 @@ class _Walk:
             history_vertices=tuple(final.made),
         )
 
+    def _final(self, image: ImageConfig) -> ImageConfig:
+        """Labels of the request, and the platform: a requested one holds, whatever the base says."""
+        if self.options.labels:
+            labels = {**(image.config.labels or {}), **self.options.labels}
+            image = msgspec.structs.replace(image, config=msgspec.structs.replace(image.config, labels=labels))
+        if self.options.platform_given:
+            asked = self.options.platform
+            if asked.variant or (asked.os, asked.architecture) != (image.os, image.architecture):
+                image = msgspec.structs.replace(image, variant=asked.variant)
+            if asked.os_version or (asked.os, asked.architecture) != (image.os, image.architecture):
+                image = msgspec.structs.replace(image, os_version=asked.os_version)
+            image = msgspec.structs.replace(image, os=asked.os, architecture=asked.architecture)
+        normal = Platform(image.os, image.architecture, image.variant).normalised()
+        return msgspec.structs.replace(image, os=normal.os, architecture=normal.architecture, variant=normal.variant)
+
     def _stage(self, state: StageState) -> None:
         lowering = self._begin(state)
-        self.done[id(state)] = lowering
+        self.done[state.stage.index] = lowering
         rows: list[LoweredStep] = []
-        total = (0 if state.base is not None else int(state.image != "scratch")) + sum(
-            isinstance(i, _LAYERED) for i in (*state.triggers, *state.stage.instructions)
-        )
+        total = (0 if state.base is not None else int(state.image != "scratch")) + sum(isinstance(i, _LAYERED) for i in state.instructions)
         line = state.stage.from_
         index = 0 if state.base is not None or state.image == "scratch" else 1
         rows.append(
@@ -213,7 +249,7 @@ class _Walk:
                 "FROM",
             )
         )
-        for number, instruction in enumerate((*state.triggers, *state.stage.instructions)):
+        for number, instruction in enumerate(state.instructions):
             trigger = number < len(state.triggers)
             index += isinstance(instruction, _LAYERED)
             step = Step(
@@ -233,72 +269,77 @@ class _Walk:
             with located(instruction.span):
                 vertex = self._instruction(instruction, lowering, step)
             rows.append(LoweredStep(step, vertex, True, type(instruction).__name__.upper()))
+        if state.replaced:
+            rows.extend(_unneeded(state, instruction) for instruction in state.stage.instructions)
         self.rows[state.stage.index] = rows
 
     def _begin(self, state: StageState) -> Lowering:
-        platform = _platform(state)
         if state.base is not None:
-            below = self.done[id(state.base)]
+            below = self.done[state.base.stage.index]
             inherited = msgspec.structs.replace(below.image, config=msgspec.structs.replace(below.config, on_build=None))
             lowering = Lowering(
-                self.graph, self.options, self.expander, self.meta, inherited, below.filesystem, platform, below.environment.copy(),
+                self.graph, self.options, self.expander, self.meta, inherited, below.filesystem, below.platform, below.environment.copy(),
                 dict(below.arguments), list(below.made), self._find_source,
             )  # fmt: skip
         else:
-            image, filesystem = self._base_of(state, platform)
+            image, filesystem, platform = self._base_of(state)
             lowering = Lowering(
-                self.graph,
-                self.options,
-                self.expander,
-                self.meta,
-                image,
-                filesystem,
-                platform,
-                Environment({}),
-                {},
-                [],
-                self._find_source,
-            )
-        lowering.begin()
+                self.graph, self.options, self.expander, self.meta, image, filesystem, platform, Environment({}), {}, [], self._find_source
+            )  # fmt: skip
+        if not state.replaced:
+            lowering.begin()
         return lowering
 
-    def _base_of(self, state: StageState, platform: Platform) -> tuple[ImageConfig, Vertex | None]:
-        if state.image == "scratch":
-            return empty_image(platform), None
-        assert state.image is not None
-        if state.image in self.options.contexts:
-            source = self.graph.add(ContextOp(state.image), name=f"[context {state.image}]")
+    def _base_of(self, state: StageState) -> tuple[ImageConfig, Vertex | None, Platform]:
+        """Config, filesystem and platform that a stage without a stage below begins with."""
+        name, platform = state.image, state.platform
+        assert name is not None
+        folder = self.contexts.directory(name)
+        if folder is not None:
+            source = self.graph.add(ContextOp(folder), name=f"[context {folder}]")
             copied = FileOp((CopyAction(1, "/", "/", wildcard=False),))
-            return empty_image(platform), self.graph.add(copied, (None, source), name=f"FROM context {state.image}")
-        base = self._resolved(state)
-        assert base is not None
-        config = msgspec.structs.replace(base.config.config, on_build=None)
-        if not any(line.startswith("PATH=") for line in config.env or ()) and not config.env:
-            config = msgspec.structs.replace(config, env=empty_image(platform).config.env)
+            image = empty_image(platform)
+            if state.replaced:
+                image = msgspec.structs.replace(image, config=ContainerConfig())
+            return image, self.graph.add(copied, (None, source), name=f"FROM context {folder}"), platform
+        base = self._base(name, state.stage.from_.span, platform)
+        if base is None:
+            return empty_image(platform), None, platform
         image = msgspec.structs.replace(
             base.config,
-            config=config,
+            created=None,
+            config=msgspec.structs.replace(base.config.config, on_build=None),
             architecture=base.config.architecture or platform.architecture,
             os=base.config.os or platform.os,
         )
-        return image, self._image(base, platform, f"FROM {base.reference}")
+        vertex = self._image(base, platform, f"FROM {base.reference}")
+        if state.replaced:
+            platform = Platform(image.os, image.architecture, image.variant, image.os_version)
+        return image, vertex, platform
 
     def _image(self, base: ResolvedBase, platform: Platform, name: str) -> Vertex:
         """A digest that was written gives way to the one that was resolved: `reference@digest` names one digest."""
-        return self.graph.add(ImageOp(base.reference.partition("@")[0], base.digest, platform), name=name)
+        reference = base.reference if "://" in base.reference else base.reference.partition("@")[0]
+        return self.graph.add(ImageOp(reference, base.digest, platform), name=name)
 
-    def _find_source(self, name: str, span: Span, mount: bool, platform: Platform) -> Vertex | None:
-        """What COPY --from or a mount's from= names: a stage, a named context, an image; the build context for ""."""
+    def _find_source(self, name: str, span: Span, mount: bool) -> Vertex | None:
+        """What COPY --from or a mount's from= names: a stage, a named context, an image of the target's platform; the build context for ""."""
         if not name:
             return self.graph.add(ContextOp("context"), name="[internal] load build context")
-        if name in self.options.contexts:
-            return self.graph.add(ContextOp(name), name=f"[context {name}]")
         state = self._stage_of(name, not mount)
         if state is not None:
-            return self.done[id(state)].filesystem
-        base = self._need(name, span, platform)
-        assert base is not None
-        return self._image(base, platform, f"FROM {base.reference}")
+            if state.stage.index not in self.done:
+                raise LoweringError(
+                    f"stage {state.display} stands below the instruction that takes files from it",
+                    spans=(span,),
+                    hint="move the stage up",
+                )
+            return self.done[state.stage.index].filesystem
+        folder = self.contexts.directory(name)
+        if folder is not None:
+            return self.graph.add(ContextOp(folder), name=f"[context {folder}]")
+        base = self._base(name, span, self.options.platform)
+        return None if base is None else self._image(base, self.options.platform, f"FROM {base.reference}")
 
     # Instructions
 
@@ -344,21 +385,13 @@ class _Walk:
     def _arg(self, line: Arg, stage: Lowering) -> None:
         shown = []
         for name, default in line.pairs:
-            expanded = None if default is None else stage.expand(default, line.span)
-            given = self.options.args.get(name)
-            text, value = name, expanded
-            if given is not None:
-                value = given
-            if expanded is not None:
-                text = f"{name}={expanded}"
-            elif given is None and name in self.meta:
-                value = self.meta[name]
-                text = f"{name}={value}"
+            value = self.options.args.get(name)
+            if value is None:
+                value = self.meta.get(name) if default is None else stage.expand(default, line.span)
             if value is not None and name not in NOT_IN_ENVIRONMENT:
                 stage.environment.set(name, value)
-            if name not in PROXIES or value is not None:
-                stage.arguments[name] = value
-            shown.append(text)
+            stage.arguments[name] = value
+            shown.append(name if value is None else f"{name}={value}")
         stage.commit("ARG " + " ".join(shown))
 
     def _env(self, line: Env, stage: Lowering) -> None:
@@ -431,29 +464,22 @@ class _Walk:
         for stage in self.document.stages:
             rows = self.rows.get(stage.index)
             if rows is None:
-                rows = [
-                    LoweredStep(
-                        Step(stage.index, stage.name, 0, 0, i.span.line, one_line(i.text), span=i.span),
-                        None,
-                        False,
-                        type(i).__name__.upper(),
-                    )
-                    for i in (stage.from_, *stage.instructions)
-                ]
+                state = self.states[stage.index]
+                rows = [_unneeded(state, instruction) for instruction in (stage.from_, *stage.instructions)]
             found.extend(rows)
         return found
 
     def _unused_args(self) -> list[Diagnostic]:
-        known = set(PROXIES) | {name for line in self.document.meta_args for name, _ in line.pairs}
+        known = set(PROXIES) | platform_args(self.options, "").keys() | {name for line in self.document.meta_args for name, _ in line.pairs}
         for state in self.states:
-            known |= {name for i in (*state.triggers, *state.stage.instructions) if isinstance(i, Arg) for name, _ in i.pairs}
+            known |= {name for i in state.instructions if isinstance(i, Arg) for name, _ in i.pairs}
         unused = [n for n in self.options.args if n not in known and not n.startswith("BUILDKIT_") and n != "SOURCE_DATE_EPOCH"]
         return [Diagnostic("warning", "dockerfile/unused-build-arg", f"--build-arg {name} is declared by no ARG") for name in unused]
 
     def _arg_uses(self, order: list[StageState]) -> tuple[ArgUse, ...]:
         uses: dict[str, list[bool]] = {}
         for state in order:
-            for name, named in self.done[id(state)].uses.items():
+            for name, named in self.done[state.stage.index].uses.items():
                 uses.setdefault(name, []).extend(named)
         return tuple(ArgUse(name, len(named), sum(named)) for name, named in uses.items())
 
@@ -466,13 +492,10 @@ def _check_directive(document: Document) -> None:
             raise LoweringError(problem.message, hint=problem.hint, spans=(problem.span,) if problem.span else ())
 
 
-def _parsed(state: StageState, triggers: Iterable[str]) -> tuple[AnyInstruction, ...]:
-    return tuple(parse_trigger(text, state.stage.from_.span) for text in triggers)
-
-
-def _platform(state: StageState) -> Platform:
-    assert isinstance(state.platform, Platform)
-    return state.platform
+def _unneeded(state: StageState, instruction: AnyInstruction) -> LoweredStep:
+    span = instruction.span
+    step = Step(state.stage.index, state.stage.name, 0, 0, span.line, one_line(instruction.text), span=span)
+    return LoweredStep(step, None, False, type(instruction).__name__.upper())
 
 
 def _heredocs(instruction: Run | Copy) -> bool:

@@ -94,7 +94,10 @@ class Lowering:
         return clean
 
     def begin(self) -> None:
-        """Variables of the base: its ENV comes after ARGs that were inherited, as in BuildKit."""
+        """PATH is always set. Variables of the base: its ENV comes after ARGs that were inherited, as in BuildKit."""
+        env = self.config.env or ()
+        if self.platform.os != "windows" and not any(line.partition("=")[0] == "PATH" for line in env):
+            self.set_config(env=(*env, f"PATH={PATH}"))
         for name, value in pairs_of(self.config.env or ()).items():
             self.environment.set(name, value)
 

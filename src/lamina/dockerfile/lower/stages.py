@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from lamina.diagnostics.errors import nearest
 from lamina.diagnostics.span import Span
 from lamina.dockerfile.instructions import AnyInstruction, Copy, Document, Run, Stage
 from lamina.dockerfile.lower.values import LoweringError
+from lamina.oci.platform import Platform
 
 
 @dataclass(slots=True)
 class StageState:
-    """A stage with what its FROM line means. `base` is another stage, "scratch", or an image (`image`)."""
+    """A stage with what its FROM line means: another stage (`base`) or the name of something else (`image`).
+
+    `replaced`: a named context stands in its place, and its instructions are not run. `triggered`: its ONBUILD triggers are known.
+    """
 
     stage: Stage
+    platform: Platform
     base: StageState | None = None
     image: str | None = None
-    platform: object = None
+    replaced: bool = False
     triggers: tuple[AnyInstruction, ...] = ()
-    needs: list[StageState] = field(default_factory=list)
+    triggered: bool = False
+
+    @property
+    def instructions(self) -> tuple[AnyInstruction, ...]:
+        """Those that are run, triggers first."""
+        return () if self.replaced else (*self.triggers, *self.stage.instructions)
 
     @property
     def display(self) -> str:
@@ -64,28 +74,24 @@ def sources(instruction: AnyInstruction) -> list[tuple[str, Span]]:
     return []
 
 
-def reachable(target: StageState, depends: Callable[[StageState], list[tuple[StageState, Span]]]) -> list[StageState]:
-    """The stages that `target` needs, dependencies first. `depends` gives each needed stage with the place that names it. LoweringError for
-    a circle, at the place that closes it."""
-    order: list[StageState] = []
-    done: set[int] = set()
-    open_: list[StageState] = []
-    stack: list[tuple[StageState, Span, bool]] = [(target, target.stage.from_.span, False)]
+def reachable(targets: Iterable[StageState], depends: Callable[[StageState], list[tuple[StageState, Span]]]) -> list[StageState]:
+    """The stages that `targets` need, in the order of the file. `depends` gives each needed stage with the place that names it.
+    LoweringError for a circle, at the place that closes it."""
+    done: dict[int, StageState] = {}
+    open_: set[int] = set()
+    stack: list[tuple[StageState, Span, bool]] = [(target, target.stage.from_.span, False) for target in targets][::-1]
     while stack:
         state, span, leaving = stack.pop()
+        index = state.stage.index
         if leaving:
-            open_.pop()
-            if id(state) not in done:
-                done.add(id(state))
-                order.append(state)
-            continue
-        if id(state) in done:
-            continue
-        if any(state is other for other in open_):
+            open_.discard(index)
+            done[index] = state
+        elif index in open_:
             raise LoweringError(
                 f"circular dependency: stage {state.display} needs itself", spans=(span,), hint="a stage can copy only from others"
             )
-        open_.append(state)
-        stack.append((state, span, True))
-        stack.extend((other, where, False) for other, where in reversed(depends(state)))
-    return order
+        elif index not in done:
+            open_.add(index)
+            stack.append((state, span, True))
+            stack.extend((other, where, False) for other, where in reversed(depends(state)))
+    return [done[index] for index in sorted(done)]

@@ -43,7 +43,8 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`contexts` are names of named contexts that are directories; `images` map a name to the image that replaces it.
+    """`contexts` are names of named contexts that are directories; `images` map a name to the image (a reference, `oci-layout://…`,
+    `scratch`) that replaces it.
 
     `args` without a value were given as bare names that the environment does not have: they count as not given.
     """
@@ -52,6 +53,7 @@ class Options:
     args: Mapping[str, str | None] = field(default_factory=dict)
     build_platform: Platform = Platform("linux", "amd64")
     platform: Platform = Platform("linux", "amd64")
+    platform_given: bool = False  # asked for by the user, not just this machine's: then the image says so whatever its base is
     labels: Mapping[str, str] = field(default_factory=dict)
     contexts: frozenset[str] = frozenset()
     images: Mapping[str, str] = field(default_factory=dict)
