@@ -268,7 +268,7 @@ class _Walk:
             )
             with located(instruction.span):
                 vertex = self._instruction(instruction, lowering, step)
-            rows.append(LoweredStep(step, vertex, True, type(instruction).__name__.upper()))
+            rows.append(LoweredStep(step, vertex, True, _kind(instruction)))
         if state.replaced:
             rows.extend(_unneeded(state, instruction) for instruction in state.stage.instructions)
         self.rows[state.stage.index] = rows
@@ -492,10 +492,14 @@ def _check_directive(document: Document) -> None:
             raise LoweringError(problem.message, hint=problem.hint, spans=(problem.span,) if problem.span else ())
 
 
+def _kind(instruction: AnyInstruction) -> str:
+    return "ADD" if isinstance(instruction, Copy) and instruction.add else type(instruction).__name__.upper()
+
+
 def _unneeded(state: StageState, instruction: AnyInstruction) -> LoweredStep:
     span = instruction.span
     step = Step(state.stage.index, state.stage.name, 0, 0, span.line, one_line(instruction.text), span=span)
-    return LoweredStep(step, None, False, type(instruction).__name__.upper())
+    return LoweredStep(step, None, False, _kind(instruction))
 
 
 def _heredocs(instruction: Run | Copy) -> bool:
