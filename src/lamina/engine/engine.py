@@ -193,7 +193,7 @@ class Engine:
         self, lowered: Lowered, job: Job, request: BuildRequest, cancel: CancelToken | None, *, planning: bool = False
     ) -> Outcome[Vertex, Result]:
         targets = () if lowered.target is None else (lowered.target,)
-        jobs = request.jobs or max(4, os.cpu_count() or 1)
+        jobs = request.jobs or max(16, os.cpu_count() or 1)
         machine: Machine[Vertex, Result] = Machine(jobs, "plan" if planning else "build")
         driver: Driver[Vertex, Result] = Driver(machine, job.perform, jobs, inline=job.inline, cancel=cancel)
         if not targets:

@@ -68,7 +68,7 @@ class BuildRequest:
     exact_modes: bool = False
     arg_scope: Literal["declared", "named"] = "declared"
     cut_off: bool = True
-    jobs: int = 0  # 0 = as many as the machine has processors, at least 4
+    jobs: int = 0  # 0 = as many as the machine has processors, at least 16: steps wait more than they compute
 
 
 @dataclass(frozen=True, slots=True)
