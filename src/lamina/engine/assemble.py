@@ -9,7 +9,6 @@ import msgspec
 
 from lamina.cache.record import LayerRef
 from lamina.dockerfile.lower import Lowered
-from lamina.engine.images.importing import record_built
 from lamina.engine.results import Filesystem
 from lamina.engine.surroundings import Surroundings
 from lamina.oci.config import History, ImageConfig, RootFs, encode_config
@@ -31,6 +30,8 @@ def assemble(
     if known is not None:
         around.store.images.tag(known.id, names)
         return known
+    from lamina.engine.images.importing import record_built  # an all-cached build does not come here
+
     return record_built(
         around.store,
         raw,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamina.cache import keys
 from lamina.cache.record import LayerRef
 from lamina.diagnostics.errors import LaminaError
 from lamina.dockerfile.lower import ResolvedBase
-from lamina.engine.images.importing import from_layout, pull, split_layout_reference
-from lamina.engine.images.layers import ensure_layer
 from lamina.engine.results import Filesystem
 from lamina.graph.ops import ImageOp
 from lamina.oci.config import parse_config
@@ -20,12 +19,13 @@ from lamina.oci.digest import DiffId, Digest, LayerId, chain
 from lamina.oci.manifest import Descriptor, Manifest, parse_document
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
-from lamina.registry.client import RegistryClient
-from lamina.registry.errors import RegistryError
-from lamina.registry.transport import Transport, TransportSettings
 from lamina.sandbox.protocols import CancelToken
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
+
+if TYPE_CHECKING:
+    from lamina.registry.client import RegistryClient
+    from lamina.registry.transport import TransportSettings
 
 
 class BaseNotFound(LaminaError):
@@ -44,7 +44,7 @@ class _Known:
 class Bases:
     """Thread-safe. `proxies` are environment values for registries."""
 
-    def __init__(self, store: LocalStore, settings: TransportSettings) -> None:
+    def __init__(self, store: LocalStore, settings: Callable[[], TransportSettings]) -> None:
         self._store = store
         self._settings = settings
         self._lock = threading.Lock()
@@ -60,6 +60,8 @@ class Bases:
         is); `pull_newer` insists on the registry's answer. A single-platform mismatch is refused. Raises registry errors, BaseNotFound.
         """
         if text.startswith("oci-layout://"):
+            from lamina.engine.images.importing import from_layout, split_layout_reference
+
             path, tag, digest = split_layout_reference(text.removeprefix("oci-layout://"))
             image = from_layout(self._store, Path(path), platform, tag=tag, digest=digest)
             return self._learn(text, image, None, platform)
@@ -72,6 +74,8 @@ class Bases:
             local = self._local(reference, platform)
             assert local is not None
             return self._learn(str(reference), local, reference, platform)
+        from lamina.engine.images.importing import pull
+
         image = pull(self._store, self._registry(), reference, platform, layers=False)
         return self._learn(str(reference), image, reference, platform)
 
@@ -81,6 +85,8 @@ class Bases:
         known = self._store.facts.remote(str(reference), str(platform))
         if known is None or reference.digest is not None:
             return False
+        from lamina.registry.errors import RegistryError
+
         try:
             return self._registry().digest_of(reference) != known.manifest
         except RegistryError as error:
@@ -119,6 +125,8 @@ class Bases:
 
     def fetch(self, layer: LayerRef, cancel: CancelToken) -> bool:
         """Extract a foreign layer, fetching its blob where it is not here. False when nobody knows where it comes from."""
+        from lamina.engine.images.layers import ensure_layer
+
         found = self._origins.get(layer.id)
         stored = found[0] if found else None
         reference = found[1] if found else None
@@ -148,7 +156,10 @@ class Bases:
         return {d: descriptor for known in self._known.values() for d, descriptor in zip(known.diff_ids, known.manifest.layers)}
 
     def _registry(self) -> RegistryClient:
+        from lamina.registry.client import RegistryClient
+        from lamina.registry.transport import Transport
+
         with self._lock:
             if self._client is None:
-                self._client = RegistryClient(Transport(self._settings))
+                self._client = RegistryClient(Transport(self._settings()))
             return self._client

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -35,7 +36,6 @@ from lamina.engine.surroundings import Surroundings
 from lamina.graph.vertex import Vertex, walk
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
-from lamina.registry.transport import TransportSettings
 from lamina.sandbox.protocols import Sandbox
 from lamina.solver.cancel import CancelToken
 from lamina.solver.driver import Driver
@@ -44,6 +44,9 @@ from lamina.solver.machine import Machine
 from lamina.store.builds import BuildLog
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
+
+if TYPE_CHECKING:
+    from lamina.registry.transport import TransportSettings
 
 
 class UnknownSelector(LaminaError):
@@ -65,7 +68,7 @@ class Engine:
         *,
         now: Callable[[], float],
         host: str,
-        transport: TransportSettings | None = None,
+        transport: Callable[[], TransportSettings],
     ) -> None:
         self.store = store
         self.records = LocalRecords(store.database, now)
@@ -73,7 +76,7 @@ class Engine:
         self.host = host
         self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
         self._sandbox = sandbox
-        self._transport = transport or TransportSettings()
+        self._transport = transport
 
     def build(self, request: BuildRequest, report: Report = _ignore, cancel: CancelToken | None = None) -> BuildResult:
         """Build, keep, export. Raises LaminaError with spans; then `failed` has what became of each step."""

@@ -20,8 +20,6 @@ from lamina.engine import identify
 from lamina.engine.locks import Cancelled
 from lamina.engine.request import BuildRequest, Notice, Report, StepEnded, StepOutput, StepStarted
 from lamina.engine.results import Files, Filesystem, Result
-from lamina.engine.runners.exec import RunFailed, run_exec
-from lamina.engine.runners.files import run_file_op
 from lamina.graph.ops import ExecOp, FileOp
 from lamina.graph.vertex import Vertex
 from lamina.oci.digest import Digest
@@ -319,6 +317,8 @@ class Job:
         return msgspec.structs.replace(parts, inputs=tuple(inputs))
 
     def _files(self, op: FileOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer) -> None:
+        from lamina.engine.runners.files import run_file_op  # only where something runs
+
         view = self.around.layers.view
         trees = [None if i is None else view(i.layers) if isinstance(i, Filesystem) else i.tree for i in inputs]
         with self.around.contexts.lock:
@@ -333,6 +333,8 @@ class Job:
     def _exec(
         self, node: Vertex, op: ExecOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer, cancel: CancelToken
     ) -> None:
+        from lamina.engine.runners.exec import RunFailed, run_exec  # only where something runs
+
         number = self.account(node).number
         report = run_exec(
             op,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamina.engine.engine import Engine
-from lamina.registry.hosts import Proxies
-from lamina.registry.transport import TransportSettings
 from lamina.sandbox import rungs, userns
 from lamina.sandbox.protocols import Sandbox
 from lamina.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from lamina.registry.transport import TransportSettings
 
 
 @contextmanager
@@ -37,10 +39,16 @@ def open_engine(
             made.append(rungs.make(chosen, tried))
         return made[0]
 
+    def transport() -> TransportSettings:
+        from lamina.registry.hosts import Proxies
+        from lamina.registry.transport import TransportSettings
+
+        return TransportSettings(proxies=Proxies.from_environment(proxies))
+
     store = LocalStore.open(root, rungs.flavour_of(chosen), now=clock, making_room=making_room)
     try:
         with store:
-            yield Engine(store, sandbox, now=clock, host=host, transport=TransportSettings(proxies=Proxies.from_environment(proxies)))
+            yield Engine(store, sandbox, now=clock, host=host, transport=transport)
     finally:
         for item in made:
             item.close()

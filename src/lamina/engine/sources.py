@@ -7,16 +7,18 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from lamina.dockerfile.ignore import IgnoreRules
 from lamina.engine.results import Files
-from lamina.engine.runners import git, http
 from lamina.graph.ops import GitOp, HttpOp
 from lamina.layer.context import ContextTree
 from lamina.layer.statcache import StatCache
 from lamina.layer.tree import FileTree
 from lamina.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from lamina.engine.runners import git, http
 
 Warn = Callable[[str, str], None]
 
@@ -67,6 +69,8 @@ class _Answers:
         self._facts = store.facts
 
     def get(self, url: str) -> http.Answer | None:
+        from lamina.engine.runners import http
+
         found = self._facts.http(url)
         return None if found is None else http.Answer(found.etag or "", found.modified or "", found.digest)
 
@@ -93,6 +97,8 @@ class Sources:
                 if op.checksum is None and op not in self._trees:
                     self._fetch(op)
                 return Files(cast(FileTree, _Late(self, op)), "url", op.url, op.checksum or self._ids[op])
+            from lamina.engine.runners import git
+
             url = _git_url(op)
             if op not in self._ids:
                 self._ids[op] = git.resolve(url)
@@ -110,12 +116,16 @@ class Sources:
                 if isinstance(op, HttpOp):
                     self._fetch(op)
                 else:
+                    from lamina.engine.runners import git
+
                     folder = self._folder() / "checkout"
                     git.checkout(_git_url(op), self._ids[op], folder, keep_git_dir=op.keep_git_dir, submodules=op.submodules)
                     self._trees[op] = ContextTree(folder, exact_modes=True)
             return self._trees[op]
 
     def _fetch(self, op: HttpOp) -> None:
+        from lamina.engine.runners import http
+
         answers = _Answers(self._store)
         known = answers.get(op.url)
         have = known is not None and not self._store.blobs.missing([known.digest])
@@ -146,6 +156,8 @@ class Sources:
         """The answer of a `# lamina: watch=` URL; offline the old one, and the output says so."""
         with self._lock:
             if url not in self._watched:
+                from lamina.engine.runners import http
+
                 try:
                     self._watched[url] = http.probe(url)
                     self._store.facts.set_watch(url, self._watched[url])
@@ -173,4 +185,6 @@ class _Late:
 
 
 def _git_url(op: GitOp) -> git.GitUrl:
+    from lamina.engine.runners import git
+
     return git.GitUrl(op.url, op.ref, op.subdir, op.checksum, op.keep_git_dir, op.submodules)

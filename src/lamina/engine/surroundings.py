@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamina.cache.differences import FileChange
 from lamina.cache.index import LocalRecords
 from lamina.engine.bases import Bases
-from lamina.engine.cachemounts import CacheMounts
 from lamina.engine.layers import LayerKeeper
 from lamina.engine.request import BuildRequest
-from lamina.engine.runners.exec import ExecSurroundings
-from lamina.engine.secrets import Secrets
 from lamina.engine.sources import Contexts, Sources
-from lamina.layer import listing
 from lamina.layer.selection import Selection
 from lamina.oci.digest import Digest
 from lamina.sandbox.protocols import Sandbox
 from lamina.store.local import LocalStore
 from lamina.store.protocols import BlobNotFound
+
+if TYPE_CHECKING:
+    from lamina.engine.runners.exec import ExecSurroundings
 
 
 class Surroundings:
@@ -46,6 +46,10 @@ class Surroundings:
         self._sandbox = sandbox
 
     def exec_surroundings(self, request: BuildRequest, *, forced: bool) -> ExecSurroundings:
+        from lamina.engine.cachemounts import CacheMounts
+        from lamina.engine.runners.exec import ExecSurroundings
+        from lamina.engine.secrets import Secrets
+
         return ExecSurroundings(
             sandbox=self._sandbox(),
             flavour=self.store.flavour,
@@ -58,10 +62,14 @@ class Surroundings:
         )
 
     def listing(self, selection: Selection) -> bytes:
+        from lamina.layer import listing
+
         return listing.dump(listing.make(selection))
 
     def compare_listings(self, old: Digest, new: bytes) -> Sequence[FileChange]:
         """What differs between a stored listing and one made now; () when the stored one is gone."""
+        from lamina.layer import listing
+
         try:
             before = listing.load(self.store.blobs.read(old))
         except BlobNotFound:
