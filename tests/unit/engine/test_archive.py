@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,10 +74,9 @@ def test_old_docker_archive_with_two_images_and_a_shared_layer(store: LocalStore
     assert store.blobs.read(first.blobs[1]) == one.layers[1].plain
 
 
-@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress])
-def test_from_a_pipe(store: LocalStore, pack: object) -> None:
-    raw = old_docker_archive([(two_layers(), ["app:1"])])
-    data = gzip.compress(raw) if pack is gzip.compress else raw
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress, bz2.compress, lzma.compress], ids=["plain", "gzip", "bzip2", "xz"])
+def test_from_a_pipe(store: LocalStore, pack: Callable[[bytes], bytes]) -> None:
+    data = pack(old_docker_archive([(two_layers(), ["app:1"])]))
 
     class Pipe(io.BytesIO):
         def seekable(self) -> bool:
@@ -93,6 +94,16 @@ def test_cut_off_or_empty(store: LocalStore, tmp_path: Path, cut: int) -> None:
         load(store, path, AMD)
     assert "\n" not in caught.value.message
     assert store.images.all() == []
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress], ids=["bzip2", "xz"])
+def test_compressed_archives_in_files(store: LocalStore, tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "a.tar.packed"
+    path.write_bytes(pack(old_docker_archive([(two_layers(), ["app:1"])])))
+    assert [image.names for image in load(store, path, AMD)] == [(NAME,)]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BadArchive, match=r"a\.tar\.packed"):
+        load(store, path, AMD)
 
 
 def test_cut_off_gzip(store: LocalStore, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -121,11 +123,11 @@ def test_config_and_manifest_must_agree(store: LocalStore, registry: MemoryRegis
     assert store.images.all() == []
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_import(store: LocalStore, packed: bool) -> None:
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress, bz2.compress, lzma.compress], ids=["plain", "gzip", "bzip2", "xz"])
+def test_import(store: LocalStore, pack: Callable[[bytes], bytes]) -> None:
     tar = tar_of({"etc": None, "etc/name": b"x"})
     config = ImageConfig(os="linux", architecture="amd64")
-    image = import_rootfs(store, io.BytesIO(gzip.compress(tar) if packed else tar), config, ["docker.io/library/root:1"])
+    image = import_rootfs(store, io.BytesIO(pack(tar)), config, ["docker.io/library/root:1"])
     assert image.layers == (digest_of(tar),)
     path = ensure_layer(store, DiffId(image.layers[0]))
     assert (path / "etc/name").read_bytes() == b"x"

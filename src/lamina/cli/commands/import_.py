@@ -21,7 +21,7 @@ from lamina.cli.settings import Settings
 @click.option("-m", "--message", default="", help="A comment for the history.")
 @click.pass_obj
 def command(settings: Settings, /, file: str, name: str | None, changes: tuple[str, ...], message: str) -> int:
-    """Make an image of one layer from the tar of a root file system (plain, gzip or zstd; - is standard input).
+    """Make an image of one layer from the tar of a root file system (plain or compressed with gzip, bzip2, xz or zstd; - is standard input).
 
     \b
     Examples:

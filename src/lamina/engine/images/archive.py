@@ -21,6 +21,7 @@ from lamina.engine.images.incoming import CHUNK, IncomingImage, ingest_bytes
 from lamina.engine.images.layout import DOCUMENT_LIMIT, Layout, check_layers, checked_config, descriptor_names
 from lamina.engine.images.tar import TarIndex
 from lamina.engine.images.unpacked import plain_stream
+from lamina.layer.compress import sniff
 from lamina.oci.digest import DiffId, Digest, sha256
 from lamina.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest, encode_manifest
 from lamina.oci.platform import Platform
@@ -84,7 +85,7 @@ def _opened_file(file: BinaryIO, label: str, scratch: Path) -> Iterator[Files]:
     if file.seekable():
         head = file.read(512)
         file.seek(0)
-        if head[257:262] == b"ustar" or not (head[:2] == b"\x1f\x8b" or head[:4] == b"\x28\xb5\x2f\xfd"):
+        if head[257:262] == b"ustar" or not sniff(head):
             yield ArchiveFiles(_indexed(file, label), label)
             return
     with tempfile.TemporaryFile(dir=scratch) as copy:
