@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from typing import Literal, Protocol, TextIO
+
+import msgspec
 
 from lamina.cli.words import seconds, shorten
 from lamina.engine.request import BuildResult, Notice, ProgressEvent, StepEnded, StepOutput, StepStarted
@@ -45,11 +46,13 @@ VERDICTS = {"hit": ("CACHED", "green"), "ran": ("RAN", "yellow"), "failed": ("FA
 
 
 def step_line(event: StepEnded, paint: Paint, width: int = 0) -> str:
-    """One finished step: verdict, name, seconds, reason."""
+    """One finished step: verdict, name, seconds, reason; of a failed one what went wrong, which is asked for before the cache's reason."""
     word, style = VERDICTS.get(event.verdict, (event.verdict.upper(), "dim"))
     took = seconds(event.seconds) if event.verdict in ("ran", "failed") else f"saved {seconds(event.saved)}" if event.saved >= 0.1 else ""
     head = f"{word:6} {event.name}" + (f"  {took}" if took else "")
     reason = event.reason.message
+    if event.verdict == "failed" and event.error:
+        reason = event.error.split("\n", 1)[0]
     if width:
         head = shorten(head, width)
         reason = shorten(reason, max(0, width - 9))
@@ -90,7 +93,7 @@ class Plain:
         with self._lock:
             match event:
                 case StepStarted():
-                    self._print(f"{self._paint('cyan', 'RUN   ')} {event.name}  (#{event.id})")
+                    self._print(f"{self._paint('cyan', 'START ')} {event.name}  (#{event.id})")
                 case StepOutput():
                     data = self._partial.pop(event.id, b"") + event.data
                     *lines, rest = data.split(b"\n")
@@ -149,7 +152,7 @@ class JsonLines:
             case Notice():
                 document = {"event": "notice", "level": event.level, "code": event.code, "text": event.text}
         with self._lock:
-            self._stream.write(json.dumps(document, ensure_ascii=False) + "\n")
+            self._stream.write(msgspec.json.encode(document).decode() + "\n")
             self._stream.flush()
 
     def close(self) -> None:

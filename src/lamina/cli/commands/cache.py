@@ -13,6 +13,8 @@ from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.cli.words import age, seconds, shorten, size, table
 
+_MEANING = "The lines image and record are parts of the line layers. SHARED: several images hold it. RECLAIMABLE: `lamina cache prune --all` frees it."
+
 
 @click.group(short_help="List, measure, forget and prune cache records", no_args_is_help=True)
 def command() -> None:
@@ -88,6 +90,7 @@ def usage(settings: Settings, /, as_json: bool) -> int:
             [(u.kind, shorten(u.name, 60), size(u.size), size(u.shared), size(u.reclaimable)) for u in lines],
         )
     )
+    print(_MEANING)
     return 0
 
 
