@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamina.cli.settings import Settings
@@ -16,17 +16,30 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_engine(settings: Settings, *, making_room: bool = False) -> Iterator[Engine]:
-    """An engine over the store; as an ordinary user the process has entered a user namespace first. Must run before any thread is made."""
+def open_engine(
+    settings: Settings,
+    *,
+    making_room: bool = False,
+    registry_ca: Path | None = None,
+    insecure_registries: Sequence[str] = (),
+    on_rescue: Callable[[tuple[str, ...]], None] | None = None,
+) -> Iterator[Engine]:
+    """An engine over the store; as an ordinary user the process has entered a user namespace first. Must run before any thread is made.
+
+    The arguments are those of engine/opening.py.
+    """
     from lamina.engine.opening import open_engine as open_on
 
     with open_on(
         settings.root,
         rung=settings.rung,
         clock=time.time,
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         proxies=settings.proxies,
         uid=os.geteuid(),
         making_room=making_room,
+        registry_ca=registry_ca,
+        insecure_registries=insecure_registries,
+        on_rescue=on_rescue,
     ) as engine:
         yield engine

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamina.engine.engine import Engine
-from lamina.sandbox import rungs, userns
+from lamina.sandbox import rungs
 from lamina.sandbox.protocols import Sandbox
 from lamina.store.local import LocalStore
 
@@ -26,8 +26,14 @@ def open_engine(
     proxies: Mapping[str, str],
     uid: int,
     making_room: bool = False,
+    registry_ca: Path | None = None,
+    insecure_registries: Sequence[str] = (),
+    on_rescue: Callable[[tuple[str, ...]], None] | None = None,
 ) -> Iterator[Engine]:
     """`uid` is the effective one. As an ordinary user the process enters a user namespace (no thread may exist yet). Closes what it opened.
+
+    `insecure_registries`: hosts (with port) that may be spoken to without TLS. `on_rescue` allows a store whose database is damaged to begin
+    a new one, and is called with the names of the images that were kept; no other process may be using the store then.
 
     Raises SandboxUnavailable for a forced rung that does not work here, StoreErrors.
     """
@@ -43,9 +49,16 @@ def open_engine(
         from lamina.registry.hosts import Proxies
         from lamina.registry.transport import TransportSettings
 
-        return TransportSettings(proxies=Proxies.from_environment(proxies))
+        return TransportSettings(proxies=Proxies.from_environment(proxies), plain_http=frozenset(insecure_registries), ca_file=registry_ca)
 
-    store = LocalStore.open(root, rungs.flavour_of(chosen), now=clock, making_room=making_room)
+    flavour = rungs.flavour_of(chosen)
+    if on_rescue is not None and (root / "VERSION").exists():
+        from lamina.store.rescue import rescue
+
+        kept = rescue(root, flavour, now=clock)
+        if kept is not None:
+            on_rescue(kept)
+    store = LocalStore.open(root, flavour, now=clock, making_room=making_room)
     try:
         with store:
             yield Engine(store, sandbox, now=clock, host=host, transport=transport)
@@ -59,9 +72,13 @@ def choose(rung: str | None, uid: int) -> tuple[str, tuple[str, ...]]:
     rungs.check_name(rung)
     if rung is not None:
         if rung.startswith("userns"):
+            from lamina.sandbox import userns
+
             userns.enter("single" if rung == "userns-single" else "range")
         return rung, ()
     if uid == 0:
         return "root", ()
+    from lamina.sandbox import userns  # ctypes: not for root
+
     kind, tried = userns.enter_best()
     return {"range": "userns", "single": "userns-single"}.get(kind or "", "none"), tried

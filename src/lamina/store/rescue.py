@@ -53,8 +53,8 @@ class _Config(msgspec.Struct):
     rootfs: _RootFs = msgspec.field(default_factory=_RootFs)
 
 
-def rescue(root: Path, flavour: Flavour, *, now: Callable[[], float]) -> tuple[str, ...]:
-    """Does nothing while the database can be opened. Returns the names of the images that were kept.
+def rescue(root: Path, flavour: Flavour, *, now: Callable[[], float]) -> tuple[str, ...] | None:
+    """None, and nothing done, while the database is sound. Else the names of the images that were kept.
 
     The cache's records and layer directories are lost: without their rows nothing says what they are. The old database stays
     beside the new one as `state.db.damaged`. No other process may be using the store.
@@ -67,7 +67,7 @@ def rescue(root: Path, flavour: Flavour, *, now: Callable[[], float]) -> tuple[s
     except StoreDamaged:
         sound = False
     if sound:
-        return ()
+        return None
     with border(layout.root):
         kept = _listed(layout)
         with exclusive(layout.locks / "create"):

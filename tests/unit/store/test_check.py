@@ -166,10 +166,10 @@ def test_a_damaged_database_is_rescued(full: LocalStore, root: Path) -> None:
     config = full.blobs.put(b'{"rootfs": {"diff_ids": []}}')
     manifest = full.blobs.put(json.dumps({"config": {"digest": config}, "layers": [{"digest": packed, "size": 6}]}).encode())
     full.images.put(Image(config, manifest, "linux/arm64/v8", 1.0, 5, (), (packed,)), ["packed:1", "packed:2"])
-    assert rescue(root, full.flavour, now=full.now) == ()
+    assert rescue(root, full.flavour, now=full.now) is None
     full.close()
     damage(root)
-    assert set(rescue(root, full.flavour, now=full.now)) >= {"packed:1", "packed:2"}
+    assert set(rescue(root, full.flavour, now=full.now) or ()) >= {"packed:1", "packed:2"}
     assert (root / "state.db.damaged").exists()
     with LocalStore.open(root, full.flavour, now=full.now) as store:
         check(store, repair=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +56,8 @@ def command(
     as_json: bool,
     check: bool,
     quiet: bool,
+    registry_ca: Path | None,
+    insecure_registries: tuple[str, ...],
     **options: Any,
 ) -> int:
     """Build an image from the Dockerfile in PATH (a directory, the build's context).
@@ -78,10 +79,10 @@ def command(
     to_stdout = any(output.dest is None and output.type in ("tar", "oci", "docker") for output in wanted)
     if to_stdout and sys.stdout.isatty():
         raise BadOption("the output would go to this terminal", hint="name a file: dest=FILE, or send it on with >")
-    width = shutil.get_terminal_size().columns
+    width = _terminal_width()
     colour = sys.stderr.isatty() and not settings.no_colour
     view = progress.choose("quiet" if quiet else mode, sys.stderr, colour=colour, width=width)
-    with open_engine(settings) as engine:
+    with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
         try:
             result = engine.build(request, view.report)
         except BaseException:
@@ -132,3 +133,11 @@ def _write_files(result: BuildResult, iidfile: Path | None, metadata_file: Path 
         from lamina.engine.reporting import write_report
 
         write_report(report, result)
+
+
+def _terminal_width() -> int:
+    if not sys.stderr.isatty():
+        return 80
+    from shutil import get_terminal_size  # it brings all archive formats with it
+
+    return get_terminal_size().columns

@@ -30,6 +30,21 @@ _OPTIONS = [
     click.option("--platform", "platforms", metavar="OS/ARCH", help="Build for this platform (default: this machine's)."),
     click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Add a label to the image."),
     click.option("--pull", is_flag=True, help="Ask the registries for newer base images."),
+    click.option(
+        "--registry-ca",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="LAMINA_REGISTRY_CA",
+        metavar="FILE",
+        help="Certificates of a private authority to trust for registries.",
+    ),
+    click.option(
+        "--insecure-registry",
+        "insecure_registries",
+        multiple=True,
+        envvar="LAMINA_INSECURE_REGISTRY",
+        metavar="HOST[:PORT]",
+        help="Speak to this registry without TLS (loopback always may).",
+    ),
     click.option("--no-cache", is_flag=True, help="Run every RUN, COPY and ADD again."),
     click.option("--no-cache-filter", "no_cache_filter", multiple=True, metavar="STAGE[,STAGE]", help="The same for these stages."),
     click.option(

@@ -19,21 +19,27 @@ from lamina.cli.settings import Settings
 def command(settings: Settings, /, repair: bool, deep: bool, as_json: bool) -> int:
     """Check blobs, layers, images, records and the database against each other. Exit code 1 when something was found and is not mended.
 
+    --repair removes what is damaged; steps and pulls make it again. A database that cannot be read is set aside (state.db.damaged) and a
+    new one begun: the images whose bytes are whole stay, the cache's records are lost. No build may be running then.
+
     \b
     Examples:
       lamina check
       lamina check --deep --repair
     """
     from lamina.layer.normal import normalise
-    from lamina.store.check import check
-    from lamina.store.errors import StoreDamaged
+    from lamina.oci.reference import Reference
+    from lamina.store.check import Finding, check
 
-    with open_engine(settings) as engine:
+    found: list[Finding] = []
+
+    def rescued(names: tuple[str, ...]) -> None:
+        kept = f"images kept: {', '.join(Reference.parse(name).familiar for name in names)}" if names else "no image could be kept"
+        found.append(Finding("check/database", f"the database was damaged; {kept}", "set it aside and begin a new one", repaired=True))
+
+    with open_engine(settings, on_rescue=rescued if repair else None) as engine:
         store = engine.store
-        try:
-            found = check(store, repair=repair, normalise=(lambda folder: normalise(folder, store.flavour).digest) if deep else None)
-        except StoreDamaged:
-            raise
+        found += check(store, repair=repair, normalise=(lambda folder: normalise(folder, store.flavour).digest) if deep else None)
     if as_json:
         json.dump([{"code": f.code, "message": f.message, "repair": f.repair, "repaired": f.repaired} for f in found], sys.stdout, indent=2)
         print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,7 +22,16 @@ WORK_TO_DO = 3
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @shared_options
 @click.pass_obj
-def command(settings: Settings, /, path: str, as_json: bool, quiet: bool, **options: Any) -> int:
+def command(
+    settings: Settings,
+    /,
+    path: str,
+    as_json: bool,
+    quiet: bool,
+    registry_ca: Path | None,
+    insecure_registries: tuple[str, ...],
+    **options: Any,
+) -> int:
     """Say for each step whether the cache has it, why, and what it would cost. Executes nothing.
 
     Exit code: 0 when every step is cached, 3 when there is work to do.
@@ -32,7 +42,7 @@ def command(settings: Settings, /, path: str, as_json: bool, quiet: bool, **opti
       lamina plan --build-arg V=2 --json .
     """
     request = request_from(settings, path, options)
-    with open_engine(settings) as engine:
+    with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
         plan = engine.plan(request)
     if as_json:
         from lamina.engine.reporting import plan_bytes
