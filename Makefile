@@ -12,6 +12,7 @@ $(VENV)/.made: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "lamina needs Python 3.11 or newer; name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q src
 	@touch $@
 
 check: venv

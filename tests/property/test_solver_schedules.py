@@ -1,16 +1,17 @@
 """Any graph, any mixture of hits, misses, evictions, shared keys and failures, answers in any order."""
 
+from __future__ import annotations
+
 import random
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.solver.events import (
     Absent,
-    Answer,
     Cancel,
-    Command,
     Done,
     Failed,
     Found,
@@ -26,12 +27,14 @@ from lamina.solver.events import (
     Run,
     Share,
     Stop,
-    Task,
     Unknown,
     Want,
 )
 from lamina.solver.machine import Machine
 from lamina.testing.playbook import Dot
+
+if TYPE_CHECKING:
+    from lamina.solver.events import Answer, Command, Task
 
 
 class World:

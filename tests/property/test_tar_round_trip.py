@@ -84,7 +84,7 @@ def test_headers_are_read_as_they_were_written(listed: list[Entry]) -> None:
         body = b"b" * entry.size if entry.kind is Kind.FILE else b""
         raw += header(entry) + body + padding(len(body))
     found = list(TarReader(io.BytesIO(raw + END)))
-    assert [Entry(e.path.removesuffix(b"/"), *[getattr(e, n) for n in Entry.__slots__[1:]]) for e in found] == [
+    assert [Entry(e.path.removesuffix(b"/"), *[getattr(e, n) for n in Entry.__struct_fields__[1:]]) for e in found] == [
         canonical(e) for e in listed
     ]
     with tarfile.open(fileobj=io.BytesIO(raw + END), encoding="utf-8", errors="surrogateescape") as tar:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from lamina.cache.reason import Reason
 from lamina.cache.record import KeyParts, Place, Record
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 _COMPARED = 3  # records whose listings are read to find the nearest
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(msgspec.Struct, frozen=True):
     """The step whose result is the root filesystem. `reason` is why it ran in this build; None when it did not."""
 
     text: str
@@ -29,8 +29,7 @@ class Upstream:
         return f"line {self.line}: {shorten(self.text)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What is known of a miss beside the keys. At most one of the first five holds; they are told before any comparison.
 
     `args`: names of the build arguments among the variables (ExecOp.args_in_env; for COPY and WORKDIR those in scope).

@@ -10,8 +10,9 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, assert_never
+
+import msgspec
 
 from lamina.cache.record import KEY_SCHEMA, CacheKey, InputPart, KeyParts
 from lamina.cache.sensitive import sensitive
@@ -43,8 +44,7 @@ _NUMBER = re.compile(r"[0-9]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """Files of an input that an operation reads: their content id stands in the key, their path does not.
 
     `chmod` / `chown`: modes or owners of the source do not reach the result, so they must not be in the id.

@@ -41,11 +41,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code. Never raises but for a bug under --debug."""
+    import gc
+
     import click
 
     from lamina.cli.group import cli
     from lamina.diagnostics.errors import LaminaError
 
+    gc.set_threshold(50_000)  # imports alone would start it dozens of times, and find nothing
     debug = "--debug" in arguments or bool(os.environ.get("LAMINA_DEBUG"))
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import msgspec
 
 PROXY_NAMES = (
     "HTTP_PROXY",
@@ -23,8 +23,7 @@ PROXY_NAMES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """`root` is where the store lies; `cut_off` is False with LAMINA_CUT_OFF=off; `no_colour` is NO_COLOR."""
 
     root: Path

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """A text that spans point into; `name` is what the user calls it (a path, `<stdin>`, `--build-arg`)."""
 
     name: str
-    text: str = field(repr=False)
+    text: str
+
+    def __repr__(self) -> str:
+        return f"Source({self.name!r})"
 
     def line(self, number: int) -> str:
         """The text of line `number` (from 1), without its end; empty when there is none."""
@@ -18,11 +20,10 @@ class Source:
         return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True):
     """Lines and columns count from 1; `end_column` is one past the last character. A column of 0 means the whole line."""
 
-    source: Source = field(repr=False)
+    source: Source
     line: int
     column: int = 0
     end_line: int = 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from lamina.cache import keys
 from lamina.cache.record import LayerRef
@@ -16,9 +17,10 @@ from lamina.engine.results import Filesystem
 from lamina.graph.ops import ImageOp
 from lamina.oci.config import parse_config
 from lamina.oci.digest import DiffId, Digest, LayerId, chain
-from lamina.oci.manifest import Descriptor, Manifest, parse_document
+from lamina.oci.manifest import Descriptor, InvalidDocument, Manifest
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
+from lamina.oci.selection import parse_checked
 from lamina.sandbox.protocols import CancelToken
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
@@ -33,8 +35,7 @@ class BaseNotFound(LaminaError):
     default_exit = 69
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(msgspec.Struct, frozen=True):
     image: Image
     diff_ids: tuple[DiffId, ...]
     manifest: Manifest
@@ -107,8 +108,9 @@ class Bases:
         own = Platform(config.os or "linux", config.architecture or platform.architecture, config.variant)
         if not platform.runs(own):
             raise BaseNotFound(f"{text} is an image for {own}, not for {platform}", hint=f"give --platform={own}, or another base")
-        manifest = parse_document(self._store.blobs.read(image.manifest))
-        assert isinstance(manifest, Manifest)
+        manifest = parse_checked(self._store.blobs.read(image.manifest))
+        if not isinstance(manifest, Manifest):
+            raise InvalidDocument(f"the manifest of {text} is an index", hint="pull or load the image again")
         known = _Known(image, config.diff_ids, manifest, reference)
         with self._lock:
             self._known[image.manifest] = known

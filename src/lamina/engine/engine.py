@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform as host_platform
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -152,7 +151,9 @@ class Engine:
         finally:
             around.close()
             if scratch.exists():
-                shutil.rmtree(scratch, ignore_errors=True)
+                from shutil import rmtree
+
+                rmtree(scratch, ignore_errors=True)
 
     def _lower(self, request: BuildRequest, around: Surroundings) -> Lowered:
         document = parse(request.dockerfile_text, request.dockerfile_name)

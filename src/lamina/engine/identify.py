@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from lamina.cache import keys
 from lamina.cache.record import InputPart, KeyParts, Place
 from lamina.engine.results import Files, Filesystem, Result
-from lamina.engine.runners.files import exclusion
+from lamina.engine.selecting import exclusion
 from lamina.graph.ops import ContextOp, ExecOp, FileOp, GitOp, HttpOp, ImageOp, MergeOp
 from lamina.graph.vertex import Vertex
 from lamina.layer.modes import ModeRule
@@ -25,16 +26,14 @@ Listing = Callable[[], bytes]
 """Makes the listing of a selection, on demand: a hit never needs it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Keyed:
+class Keyed(msgspec.Struct, frozen=True):
     """`listings` by index into parts.inputs."""
 
     parts: KeyParts
-    listings: dict[int, Listing] = field(default_factory=dict)
+    listings: dict[int, Listing] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(msgspec.Struct, frozen=True):
     """The files of these inputs are needed to compute the key."""
 
     inputs: tuple[Vertex, ...]
@@ -184,4 +183,4 @@ def _selection(tree: object, wanted: keys.Selection) -> Selection:
 
 
 def _plain(wanted: keys.Selection) -> dict[str, object]:
-    return {name: getattr(wanted, name) for name in wanted.__dataclass_fields__ if name != "input"}
+    return {name: getattr(wanted, name) for name in wanted.__struct_fields__ if name != "input"}

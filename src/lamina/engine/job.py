@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -26,7 +25,6 @@ from lamina.oci.digest import Digest
 from lamina.sandbox.protocols import CancelToken
 from lamina.solver.events import (
     Absent,
-    Answer,
     Found,
     Identified,
     Identify,
@@ -38,21 +36,20 @@ from lamina.solver.events import (
     Ran,
     Run,
     Share,
-    Task,
     Unknown,
 )
 
 if TYPE_CHECKING:
     from lamina.engine.layers import Kept
     from lamina.engine.surroundings import Surroundings
+    from lamina.solver.events import Answer, Task
     from lamina.store.layers import ActiveLayer
 
-VTask = Task[Vertex, Result]
-VAnswer = Answer[Vertex, Result]
+    VTask = Task[Vertex, Result]
+    VAnswer = Answer[Vertex, Result]
 
 
-@dataclass
-class Account:
+class Account(msgspec.Struct):
     """What became of one vertex."""
 
     number: int
@@ -65,7 +62,7 @@ class Account:
     fetch_bytes: int = 0
     state: str | None = None
     place: Place | None = None
-    listings: dict[int, identify.Listing] = field(default_factory=dict)
+    listings: dict[int, identify.Listing] = msgspec.field(default_factory=dict)
 
 
 class Job:
@@ -135,14 +132,14 @@ class Job:
             return Found(node, self._hit(node, choice, inputs))
         facts = self._facts(node, inputs)
         if forced_by:
-            facts = replace(facts, forced_by=forced_by)
+            facts = msgspec.structs.replace(facts, forced_by=forced_by)
         elif records:
             limit = self._limit(node)
             assert limit is not None
             newest = max(record.created for record in records)
-            facts = replace(facts, expired=(max(0.0, self.around.now() - newest), limit[1]))
+            facts = msgspec.structs.replace(facts, expired=(max(0.0, self.around.now() - newest), limit[1]))
         elif (fate := self.around.records.fates([key]).get(key)) is not None:
-            facts = replace(facts, forgotten=fate == "forgotten", evicted=fate == "evicted")
+            facts = msgspec.structs.replace(facts, forgotten=fate == "forgotten", evicted=fate == "evicted")
         self._explain_miss(node, facts)
         if self.planning:
             self.account(node).verdict = "miss"
@@ -189,7 +186,7 @@ class Job:
         assert isinstance(result, Filesystem)
         assert result.record is not None
         self._hit(node, result.record, (), shared_with=source.steps[0].text if source.steps else source.name)
-        return Found(node, replace(result, label=identify.label_of(node)))
+        return Found(node, msgspec.structs.replace(result, label=identify.label_of(node)))
 
     # Reasons
 
@@ -253,7 +250,7 @@ class Job:
         if cancel.cancelled():
             raise Cancelled("cancelled before it ran")
         if evicted:
-            self._explain_miss(node, replace(self._facts(node, inputs), evicted=True))
+            self._explain_miss(node, msgspec.structs.replace(self._facts(node, inputs), evicted=True))
         with self.around.store.locks.key(key, cancel.cancelled) as waited:
             if waited and self._forced_by(node) is None and self._forced_below(inputs) is None:
                 choice = self._choose(node, tuple(self.around.records.lookup([key]).get(key, ())))

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from lamina.cache.record import LayerRef
 from lamina.engine.results import Filesystem
 from lamina.layer.flavour import Flavour
-from lamina.layer.normal import normalise
-from lamina.layer.pack import diff_id
 from lamina.layer.view import LayerView
 from lamina.oci.digest import DiffId, LayerId
 from lamina.sandbox.protocols import CancelToken
 from lamina.store.layers import ActiveLayer, LayerFacts
 from lamina.store.local import LocalStore
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
 Fetch = Callable[[LayerRef, CancelToken], bool]
 """Gets a foreign layer (of a base image) into the store; False when nobody has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True):
     layer: LayerRef
     diff: str  # digest of the normalised diff
 
@@ -84,6 +85,8 @@ class LayerKeeper:
 
     def keep(self, active: ActiveLayer) -> Kept:
         """Name the layer by its normalised diff; an equal one that is here already is taken over."""
+        from lamina.layer.normal import normalise  # only where something ran
+
         folder = active.upper.parent
         normal = normalise(folder, self._store.flavour)
         layer = LayerId("diff:" + normal.digest.rpartition(":")[2])
@@ -98,10 +101,14 @@ class LayerKeeper:
             if layer in self._hashing:
                 return
             if self._pool is None:
+                from concurrent.futures import ThreadPoolExecutor
+
                 self._pool = ThreadPoolExecutor(2, thread_name_prefix="lamina-diffid")
             self._hashing[layer] = self._pool.submit(self._hash, layer)
 
     def _hash(self, layer: LayerId) -> DiffId:
+        from lamina.layer.pack import diff_id
+
         path = self._store.layers.path(layer)
         assert path is not None
         found, size = diff_id(path.parent, self._store.flavour)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from lamina.cache.reason import Reason, Verdict
 from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(msgspec.Struct, frozen=True):
     """Read when a step needs it: from a file, an environment value given by the caller, or bytes."""
 
     id: str
     file: Path | None = None
-    value: bytes | None = field(default=None, repr=False)
+    value: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"Secret({self.id!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """`--output`. dest None = standard output for tar, oci and docker."""
 
     type: Literal["image", "oci", "docker", "tar", "local"]
@@ -30,30 +32,28 @@ class Output:
     attrs: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
+class Selector(msgspec.Struct, frozen=True):
     """`--refresh`, `--max-age`, `cache forget`: a stage ("deps"), a step of it ("deps:3"), or the beginning of an instruction's text."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
+class BuildRequest(msgspec.Struct, frozen=True):
     context: Path
     dockerfile_name: str  # as the user calls it; part of the place, not of any key
     dockerfile_text: str
     ignore_text: str | None = None  # of NAME.dockerignore or .dockerignore
     ignore_name: str = ".dockerignore"
     target: str | None = None
-    args: Mapping[str, str | None] = field(default_factory=dict)
+    args: Mapping[str, str | None] = msgspec.field(default_factory=dict)
     platforms: tuple[Platform, ...] = ()  # () = this machine's
     tags: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-    named_contexts: Mapping[str, str] = field(
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+    named_contexts: Mapping[str, str] = msgspec.field(
         default_factory=dict
     )  # DIR, oci-layout://…, docker-image://…, target-less git or http are refused
     secrets: tuple[Secret, ...] = ()
-    ssh: Mapping[str, Path] = field(default_factory=dict)  # id -> agent socket or key file
+    ssh: Mapping[str, Path] = msgspec.field(default_factory=dict)  # id -> agent socket or key file
     outputs: tuple[Output, ...] = ()
     no_cache: bool = False
     no_cache_filter: tuple[str, ...] = ()
@@ -71,8 +71,7 @@ class BuildRequest:
     jobs: int = 0  # 0 = as many as the machine has processors, at least 16: steps wait more than they compute
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
+class StepReport(msgspec.Struct, frozen=True):
     """One instruction of the Dockerfile (or ONBUILD trigger) and what became of it. `lamina build --report` writes these."""
 
     stage: int
@@ -89,8 +88,7 @@ class StepReport:
     state: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltImage:
+class BuiltImage(msgspec.Struct, frozen=True):
     """The image as it is in the store. `id` = digest of the config."""
 
     id: Digest
@@ -100,8 +98,7 @@ class BuiltImage:
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BuildResult:
+class BuildResult(msgspec.Struct, frozen=True):
     build_id: str
     steps: tuple[StepReport, ...]
     images: tuple[BuiltImage, ...]
@@ -109,8 +106,7 @@ class BuildResult:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PlanResult:
+class PlanResult(msgspec.Struct, frozen=True):
     """`complete` = every step hits; nothing was executed."""
 
     steps: tuple[StepReport, ...]
@@ -120,21 +116,18 @@ class PlanResult:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StepStarted:
+class StepStarted(msgspec.Struct, frozen=True):
     id: int
     name: str  # "[build 3/7] RUN make"
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutput:
+class StepOutput(msgspec.Struct, frozen=True):
     id: int
     stream: Literal["stdout", "stderr"]
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StepEnded:
+class StepEnded(msgspec.Struct, frozen=True):
     id: int
     name: str
     verdict: Verdict
@@ -144,8 +137,7 @@ class StepEnded:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True):
     """Something said once that belongs to no step ("GIT_SHA is in 14 keys, named by 1"; a weaker sandbox; exporting)."""
 
     level: Literal["info", "warning"]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from lamina.cache.record import LayerRef, Record
 from lamina.layer.tree import FileTree
 from lamina.oci.digest import StateId
 
 
-@dataclass(frozen=True, slots=True)
-class Filesystem:
+class Filesystem(msgspec.Struct, frozen=True):
     """Result of FROM, RUN, COPY, WORKDIR, --link. `layers` are bottom first and complete.
 
     `identity` is what keys of dependants see: the state id, or with cut-off switched off the definition id.
@@ -26,11 +25,10 @@ class Filesystem:
     label: str = ""  # for words: "debian:12", "stage build"
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(msgspec.Struct, frozen=True):
     """Result of a context, URL or git source. `id` is set where the whole source has one (bytes of a URL, a commit)."""
 
-    tree: FileTree | None = field(repr=False)
+    tree: FileTree | None
     kind: str  # "context", "url", "git"
     label: str
     id: str | None = None

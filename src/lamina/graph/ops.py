@@ -6,15 +6,15 @@ what is an attribute is said at each class. BuildKit's ops.proto is the model; p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
 
 
-@dataclass(frozen=True, slots=True)
-class ImageOp:
+class ImageOp(msgspec.Struct, frozen=True):
     """A base image. No inputs. Its filesystem is identified by its chainID, never by `reference`."""
 
     reference: str
@@ -22,15 +22,13 @@ class ImageOp:
     platform: Platform
 
 
-@dataclass(frozen=True, slots=True)
-class ContextOp:
+class ContextOp(msgspec.Struct, frozen=True):
     """Files of the main context (`name` = "context") or of a named directory context. No inputs. Only selections are keyed."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class HttpOp:
+class HttpOp(msgspec.Struct, frozen=True):
     """`ADD https://…`: one file. No inputs. Identified by its bytes; `checksum` makes a request unnecessary on a hit."""
 
     url: str
@@ -38,8 +36,7 @@ class HttpOp:
     checksum: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class GitOp:
+class GitOp(msgspec.Struct, frozen=True):
     """`ADD git…`: a checkout. No inputs. Identified by the commit (and the flags here), not by the URL."""
 
     url: str
@@ -53,8 +50,7 @@ class GitOp:
 MountType = Literal["bind", "cache", "tmpfs", "secret", "ssh"]
 
 
-@dataclass(frozen=True, slots=True)
-class ExecMount:
+class ExecMount(msgspec.Struct, frozen=True):
     """One `RUN --mount`. `input` is the index of the input that a bind or cache mount shows, None for an empty one."""
 
     type: MountType
@@ -73,8 +69,7 @@ class ExecMount:
     gid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ExecOp:
+class ExecOp(msgspec.Struct, frozen=True):
     """A RUN. Input 0 is the root filesystem (None for scratch); further inputs are shown by bind mounts. Output: the changed root."""
 
     args: tuple[str, ...]
@@ -95,16 +90,14 @@ class ExecOp:
     args_in_env: tuple[str, ...] = ()  # names of all build arguments in `env`, so that a reason can say arg-changed
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True):
     """`--chown`: a name or number each; None = 0 for the user, and the user's own group (or same number) for the group."""
 
     user: str
     group: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CopyAction:
+class CopyAction(msgspec.Struct, frozen=True):
     """Copy one source of COPY or ADD. `input` is the index of the input that holds `source`.
 
     `source` is a path or a pattern (`wildcard`); `include` narrows a directory source to patterns and keeps the parent
@@ -125,8 +118,7 @@ class CopyAction:
     dir_contents: bool = True  # a folder source stands for its contents
 
 
-@dataclass(frozen=True, slots=True)
-class MkfileAction:
+class MkfileAction(msgspec.Struct, frozen=True):
     """Write one file (heredoc of COPY / ADD)."""
 
     path: str
@@ -136,8 +128,7 @@ class MkfileAction:
     chmod: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MkdirAction:
+class MkdirAction(msgspec.Struct, frozen=True):
     """WORKDIR: make `path` and its parents, owned by `owner` where they are new."""
 
     path: str
@@ -148,15 +139,13 @@ class MkdirAction:
 FileAction = CopyAction | MkfileAction | MkdirAction
 
 
-@dataclass(frozen=True, slots=True)
-class FileOp:
+class FileOp(msgspec.Struct, frozen=True):
     """COPY, ADD, WORKDIR. Input 0 is the filesystem that is written onto (None = an empty one); actions in order."""
 
     actions: tuple[FileAction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MergeOp:
+class MergeOp(msgspec.Struct, frozen=True):
     """COPY --link: layers of inputs 1… stacked upon input 0. Pure: its state follows from its inputs, nothing is run or recorded."""
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 
-from lamina.graph.ops import Op
+import msgspec
+
 from lamina.graph.vertex import Vertex, walk
 
 
@@ -45,19 +45,18 @@ def _label(vertex: Vertex, numbers: dict[int, int]) -> str:
     return " ".join([f"{type(vertex.op).__name__}({inputs})", *told])
 
 
-def _fields(value: Op | object) -> list[str]:
-    assert dataclasses.is_dataclass(value)
+def _fields(value: msgspec.Struct) -> list[str]:
     return [
         f"{field.name}={_plain(getattr(value, field.name))}"
-        for field in dataclasses.fields(value)
-        if field.default is dataclasses.MISSING or getattr(value, field.name) != field.default
+        for field in msgspec.structs.fields(value)
+        if field.required or getattr(value, field.name) != field.default
     ]
 
 
 def _plain(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_plain(item) for item in value)}]"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, msgspec.Struct):
         if type(value).__str__ is not object.__str__:
             return str(value)
         return f"{type(value).__name__}({' '.join(_fields(value))})"

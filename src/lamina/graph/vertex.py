@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from lamina.diagnostics.span import Span
 from lamina.graph.ops import Op
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """What a vertex is to the user: an instruction of a stage. Outside of the key."""
 
     stage: int  # -1 for sources that belong to no stage
@@ -20,11 +20,10 @@ class Step:
     line: int  # first line of the instruction; an ONBUILD trigger has its FROM's
     text: str  # the instruction's own text, joined to one line, variables as written
     trigger: bool = False
-    span: Span | None = field(default=None, compare=False, repr=False)
+    span: Span | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Freshness:
+class Freshness(msgspec.Struct, frozen=True):
     """What the user asked of this step beyond its content (flags and `# lamina:` comments)."""
 
     forced: bool = False  # --no-cache, --no-cache-filter, --refresh
@@ -32,8 +31,7 @@ class Freshness:
     watch: tuple[str, ...] = ()  # URLs whose ETag or digest enters the key
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Vertex:
+class Vertex(msgspec.Struct, frozen=True, eq=False):
     """Identity (`is`, and `fingerprint` between runs) follows from op, inputs and freshness; `steps` are outside of it."""
 
     op: Op

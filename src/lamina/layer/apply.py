@@ -9,8 +9,9 @@ Of two members with one name the last wins.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour
@@ -25,8 +26,7 @@ _MAX_NAME = 255
 _HOSTILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerStats:
+class LayerStats(msgspec.Struct, frozen=True):
     size: int  # bytes of regular files
     entries: int  # members of the tar that became something
 
@@ -68,14 +68,14 @@ class _Apply:
             return self._mark(path, folder, name)
         if not path:
             if entry.kind is Kind.DIRECTORY:
-                self._writer.put(replace(entry, path=b""))
+                self._writer.put(msgspec.structs.replace(entry, path=b""))
             return False
         parent = self._parent(folder)
         where = join(parent, name)
         if parent not in self._made:
             self._make(parent, entry.mtime)
         if where != entry.path:
-            entry = replace(entry, path=where)
+            entry = msgspec.structs.replace(entry, path=where)
         kind = entry.kind
         if kind is Kind.DIRECTORY:
             if where not in self._made:
@@ -124,7 +124,7 @@ class _Apply:
         target = join(self._parent(folder), name)
         if target.startswith(entry.path + b"/"):
             raise BadTar(f"{show(entry.path)} is a hard link to a name below itself")
-        return replace(entry, link=target)
+        return msgspec.structs.replace(entry, link=target)
 
     def _parent(self, folder: bytes) -> bytes:
         """`folder` without links, as far as this layer has any."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 
 class Kind(Enum):
@@ -18,8 +19,7 @@ class Kind(Enum):
     OPAQUE = "o"  # the folder `path` hides what lies below it (in addition to its DIRECTORY entry)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """Metadata of one name; a file's bytes travel beside it. Ids are those inside the image."""
 
     path: bytes

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class IdMap:
+
+class IdMap(msgspec.Struct, frozen=True):
     """Which ids can be on disk.
 
     `real`: any (root, or inside a user namespace with a range: the process is then root there and sees mapped ids as plain ones).
@@ -18,8 +18,7 @@ class IdMap:
     kind: Literal["real", "single"] = "real"
 
 
-@dataclass(frozen=True, slots=True)
-class Flavour:
+class Flavour(msgspec.Struct, frozen=True):
     """`trusted`: 0:0 devices and trusted.overlay.opaque (root). `user`: 0:0 devices and user.overlay.opaque (user namespace).
     `plain`: neither can be made here (rung none); whiteouts, opaque marks and devices stand in the layer's side table.
     Layers of different flavours never meet in one store (a trusted layer mounted with userxattr ignores opaque folders)."""

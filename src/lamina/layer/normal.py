@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour
 from lamina.layer.scan import scan
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 HEAD = b"lamina-normal-diff-1\n"
 _LARGE = 1 << 20  # bytes from which a thread is worth it
@@ -20,8 +24,7 @@ _PIECE = 1 << 20
 _WAITING = 64  # files that may be open for the threads
 
 
-@dataclass(frozen=True, slots=True)
-class NormalDiff:
+class NormalDiff(msgspec.Struct, frozen=True):
     digest: str  # "sha256:HEX"
     size: int  # bytes of regular files, each inode once
     entries: int
@@ -38,9 +41,9 @@ def normalise(layer_dir: Path, flavour: Flavour, contents: Mapping[bytes, str] |
     def settle(limit: int) -> None:
         """Hash records in their order, until at most `limit` files wait for a thread."""
         nonlocal open_files
-        while waiting and (open_files > limit or not isinstance(waiting[0][1], Future)):
+        while waiting and (open_files > limit or isinstance(waiting[0][1], str)):
             entry, content = waiting.popleft()
-            if isinstance(content, Future):
+            if not isinstance(content, str):
                 open_files -= 1
                 content = content.result()
             result.update(record(entry, content))
@@ -58,6 +61,8 @@ def normalise(layer_dir: Path, flavour: Flavour, contents: Mapping[bytes, str] |
                     content = _content(fd, entry.size)
                 else:
                     if pool is None:
+                        from concurrent.futures import ThreadPoolExecutor
+
                         pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="lamina-hash")
                     content = pool.submit(_content_of, os.dup(fd))
                     open_files += 1

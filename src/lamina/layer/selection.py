@@ -8,8 +8,9 @@ links inside of folders count by their text. Sources are cleaned by name: '..' s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError, nearest
 from lamina.layer import merkle
@@ -29,8 +30,7 @@ class SourceNotFound(LaminaError):
     default_exit = 66
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """`path` is where the thing is (links resolved), `name` the base name that the copy gets, `shown` its name in the digest."""
 
     path: bytes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 
@@ -72,8 +73,7 @@ class InvalidPlatform(LaminaError):
     default_exit = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(msgspec.Struct, frozen=True):
     """Normalised by `parse`; the constructor takes what it is given (a manifest's own words)."""
 
     os: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.oci.digest import Digest, parse_digest
@@ -25,8 +26,7 @@ class InvalidReference(LaminaError):
     default_exit = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """`registry` is always given (docker.io for short names), `repository` without it; a tag, a digest, both or neither."""
 
     registry: str
@@ -55,7 +55,7 @@ class Reference:
 
     def with_default_tag(self) -> Reference:
         """`latest` where neither tag nor digest is given."""
-        return self if self.tag or self.digest else replace(self, tag="latest")
+        return self if self.tag or self.digest else msgspec.structs.replace(self, tag="latest")
 
     @property
     def name(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.layer.flavour import Flavour
@@ -27,8 +28,7 @@ class SandboxSetupFailed(LaminaError):
     default_exit = 70
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(msgspec.Struct, frozen=True):
     """Show host path `source` (directory or file) at `target` inside."""
 
     source: Path
@@ -36,26 +36,26 @@ class Bind:
     readonly: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Tmpfs:
+class Tmpfs(msgspec.Struct, frozen=True):
     target: str
     size: int = 0  # bytes, 0 = kernel default
     mode: int = 0o1777
 
 
-@dataclass(frozen=True, slots=True)
-class SecretFile:
+class SecretFile(msgspec.Struct, frozen=True):
     """A file on tmpfs (never on disk). The bytes travel over the zygote's socket, never in argv or a helper's environment."""
 
     target: str
-    data: bytes = field(repr=False)
+    data: bytes
     mode: int = 0o400
     uid: int = 0
     gid: int = 0
 
+    def __repr__(self) -> str:
+        return f"SecretFile({self.target!r})"
 
-@dataclass(frozen=True, slots=True)
-class Overlay:
+
+class Overlay(msgspec.Struct, frozen=True):
     """The root filesystem: read-only `lowers` (top first; may be empty) and the `upper` that receives the changes."""
 
     lowers: tuple[Path, ...]
@@ -63,8 +63,7 @@ class Overlay:
     work: Path
 
 
-@dataclass(frozen=True, slots=True)
-class SubMount:
+class SubMount(msgspec.Struct, frozen=True):
     """An overlay of its own at `target` (a bind mount of a stage with several layers): read-only, or rw with a throw-away upper.
 
     `selector` is the path inside of it that is shown.
@@ -76,13 +75,12 @@ class SubMount:
     readonly: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxSpec:
+class SandboxSpec(msgspec.Struct, frozen=True):
     """What runs and what it may see. Environment values may hold secrets: no repr, no log."""
 
     root: Overlay
     argv: tuple[str, ...]
-    env: tuple[str, ...] = field(repr=False)  # NAME=value, complete
+    env: tuple[str, ...]  # NAME=value, complete
     cwd: str = "/"
     user: str = ""  # "", "name", "uid", "name:group", "uid:gid": looked up in the image's own passwd and group
     hostname: str = "buildkitsandbox"
@@ -98,9 +96,11 @@ class SandboxSpec:
     stdin: bytes = b""
     timeout: float | None = None  # seconds
 
+    def __repr__(self) -> str:
+        return f"SandboxSpec({self.argv!r})"
 
-@dataclass(frozen=True, slots=True)
-class SandboxReport:
+
+class SandboxReport(msgspec.Struct, frozen=True):
     """How the workload ended. `exit_code` follows the shell: 128+n for a signal, 127 not found, 126 not executable."""
 
     exit_code: int

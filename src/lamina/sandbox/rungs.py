@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from lamina.diagnostics.errors import nearest
 from lamina.layer.flavour import Flavour, IdMap
@@ -21,7 +21,6 @@ from lamina.sandbox.protocols import (
     SandboxSpec,
     SandboxUnavailable,
 )
-from lamina.sandbox.zygote import Zygote
 
 RUNGS = ("root", "userns", "userns-single", "none")
 
@@ -32,6 +31,8 @@ class NamespaceSandbox:
     def __init__(self, name: str, flavour: Flavour) -> None:
         self._name = name
         self._flavour = flavour
+        from lamina.sandbox.zygote import Zygote  # only where something runs
+
         self._zygote = Zygote(userxattr=flavour.whiteouts == "user")
 
     @property
@@ -44,6 +45,8 @@ class NamespaceSandbox:
 
     def probe(self) -> tuple[str, ...]:
         """Runs a program of the host in an overlay whose lower has a folder that is removed and made again ."""
+        import tempfile
+
         if sys.platform != "linux":
             return ("namespaces need Linux",)
         with tempfile.TemporaryDirectory(prefix="lamina-probe-") as text:
@@ -102,8 +105,7 @@ class _Never:
         return lambda: None
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """What `lamina doctor` says of a rung."""
 
     rung: str

@@ -8,14 +8,17 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import FrameType
-from typing import Generic
+from typing import TYPE_CHECKING, Generic
 
 from lamina.solver.cancel import CancelToken
-from lamina.solver.events import Answer, Cancel, Done, Event, Failed, N, Outcome, R, Run, Stop, Task, Want
+from lamina.solver.events import Cancel, Done, Failed, N, Outcome, R, Run, Stop, Want
 from lamina.solver.machine import Machine
 
-Perform = Callable[[Task[N, R], CancelToken], Answer[N, R]]
-"""Called on worker threads, many at once; where `inline` says so on the driver's own. What it raises becomes Failed."""
+if TYPE_CHECKING:
+    from lamina.solver.events import Answer, Event, Task
+
+    Perform = Callable[[Task[N, R], CancelToken], Answer[N, R]]
+    """Called on worker threads, many at once; where `inline` says so on the driver's own. What it raises becomes Failed."""
 
 
 class Driver(Generic[N, R]):

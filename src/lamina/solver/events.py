@@ -7,7 +7,7 @@ Structs and not dataclasses: twenty of these would cost each start of the progra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -111,11 +111,6 @@ class Done(msgspec.Struct, Generic[N, R], frozen=True):
     outcome: Outcome[N, R]
 
 
-Task = Identify[N, R] | LookUp[N, R] | MakePresent[N, R] | Run[N, R] | Share[N, R]
-"""What a performer performs."""
-Command = Identify[N, R] | LookUp[N, R] | MakePresent[N, R] | Run[N, R] | Share[N, R] | Stop | Done[N, R]
-
-
 # Events
 
 
@@ -185,18 +180,23 @@ class Failed(msgspec.Struct, Generic[N], frozen=True):
     error: BaseException
 
 
-Answer = Identified[N, R] | NeedsPresent[N] | Unknown[N] | Found[N, R] | NotFound[N, R] | Present[N] | Absent[N] | Ran[N, R] | Failed[N]
-"""What a performer gives back."""
-Event = (
-    Want[N]
-    | Cancel
-    | Identified[N, R]
-    | NeedsPresent[N]
-    | Unknown[N]
-    | Found[N, R]
-    | NotFound[N, R]
-    | Present[N]
-    | Absent[N]
-    | Ran[N, R]
-    | Failed[N]
-)
+if TYPE_CHECKING:  # making unions of generics costs each start of the program milliseconds
+    Task = Identify[N, R] | LookUp[N, R] | MakePresent[N, R] | Run[N, R] | Share[N, R]
+    """What a performer performs."""
+    Command = Identify[N, R] | LookUp[N, R] | MakePresent[N, R] | Run[N, R] | Share[N, R] | Stop | Done[N, R]
+
+    Answer = Identified[N, R] | NeedsPresent[N] | Unknown[N] | Found[N, R] | NotFound[N, R] | Present[N] | Absent[N] | Ran[N, R] | Failed[N]
+    """What a performer gives back."""
+    Event = (
+        Want[N]
+        | Cancel
+        | Identified[N, R]
+        | NeedsPresent[N]
+        | Unknown[N]
+        | Found[N, R]
+        | NotFound[N, R]
+        | Present[N]
+        | Absent[N]
+        | Ran[N, R]
+        | Failed[N]
+    )

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Generic, Literal, cast
+from typing import TYPE_CHECKING, Generic, Literal, cast
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.solver.events import (
     Absent,
     Cancel,
-    Command,
     Done,
     Ended,
-    Event,
     Failed,
     Found,
     Identified,
@@ -39,6 +37,9 @@ from lamina.solver.events import (
     Unknown,
     Want,
 )
+
+if TYPE_CHECKING:
+    from lamina.solver.events import Command, Event
 
 
 class SolverFault(LaminaError):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from lamina.oci.digest import Digest, LayerId
 from lamina.store.errors import BadName, border
@@ -24,8 +25,7 @@ Normalise = Callable[[Path], str]
 """(layer folder with `diff/` and perhaps `extra`) -> digest of its normalised diff."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """`code` is stable. `repair` says what was done (`repaired`) or what `--repair` would do."""
 
     code: str

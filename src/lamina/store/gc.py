@@ -7,8 +7,9 @@ process can begin to use something; the slow removal comes after it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from lamina.oci.digest import Digest, LayerId
 from lamina.store.errors import border
@@ -17,15 +18,14 @@ from lamina.store.layout import layer_of
 from lamina.store.leases import live, standstill
 from lamina.store.local import LocalStore, restore_ballast
 from lamina.store.policy import Decision, PrunePolicy, PruneRow, plan_prune
-from lamina.store.recovery import sweep
+from lamina.store.recovery import sweep_ownerless
 from lamina.store.references import References, collect, records
 from lamina.store.removal import remove
 
 _TOMBSTONE_DAYS = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
+class Swept(msgspec.Struct, frozen=True):
     """What a collection removed. `freed` = bytes of blobs and of files in layers."""
 
     layers: tuple[LayerId, ...] = ()
@@ -35,14 +35,12 @@ class Swept:
     freed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Pruned:
+class Pruned(msgspec.Struct, frozen=True):
     decisions: tuple[Decision, ...]
     swept: Swept
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """One line of `du`. `shared` = of `size`, what others need too; `reclaimable` = what pruning everything would free."""
 
     kind: str  # "image", "record", "layers", "blobs", "cache-mounts", "other"
@@ -88,7 +86,7 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
                     layout.blob(digest).unlink(missing_ok=True)
         for path in trash:
             remove(path)
-        leftovers = [] if dry_run else sweep(layout, None, keep=live(layout))
+        leftovers = [] if dry_run else sweep_ownerless(layout)
     if not dry_run:
         restore_ballast(layout)
         store.images.write_index()

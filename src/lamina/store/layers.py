@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -42,8 +41,7 @@ class LayerRow(msgspec.Struct, frozen=True, array_like=True):
     packed: int | None = None  # bytes of its tar, known once the diffID is
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFacts:
+class LayerFacts(msgspec.Struct, frozen=True):
     """What its maker knows of a new layer; `extra` is the side table of the layer room (None: not needed)."""
 
     diff: str | None = None
@@ -52,8 +50,7 @@ class LayerFacts:
     extra: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveLayer:
+class ActiveLayer(msgspec.Struct, frozen=True):
     """A layer that is being made; only its owner sees it. Committed or discarded, at the latest with the store's closing."""
 
     path: Path

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from lamina.oci.digest import Digest, LayerId
 from lamina.store.errors import BadName
@@ -15,8 +16,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{1
 _FOLDERS = ("blobs/sha256", "layers", "active", "tmp", "locks", "leases", "context", "http", "cachemounts")
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Paths below `root`. Names come from outside, so they are checked here: BadName for what is no digest."""
 
     root: Path

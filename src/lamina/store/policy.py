@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class PruneRow:
+class PruneRow(msgspec.Struct, frozen=True):
     """A layer with its blob. `seconds` = what it takes to make again what needs it; `held` = why it must stay, in words."""
 
     name: str
@@ -19,8 +19,7 @@ class PruneRow:
     held: str = ""  # "image app:1", "a running build"
 
 
-@dataclass(frozen=True, slots=True)
-class PrunePolicy:
+class PrunePolicy(msgspec.Struct, frozen=True):
     """`max_age` in seconds since the last use; `max_bytes` for everything that is not held and what is held together."""
 
     now: float
@@ -29,8 +28,7 @@ class PrunePolicy:
     everything: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     row: PruneRow
     remove: bool
     reason: str

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from lamina.oci.digest import LayerId
 from lamina.store.database import Database
 from lamina.store.layout import Layout, layer_of
-from lamina.store.leases import Lease, dead
+from lamina.store.leases import Lease, dead, live
 from lamina.store.refs import Images
 from lamina.store.removal import remove
 
@@ -24,15 +25,35 @@ def recover(layout: Layout, database: Database, lease: Lease, images: Images) ->
         return len(found)
 
 
-def sweep(layout: Layout, owners: Collection[str] | None, keep: Collection[str] = ()) -> list[str]:
-    """Remove what these leases own in tmp/ and active/; with None: whatever is not owned by one of `keep`. Returns the names."""
-    gone = []
+def sweep(layout: Layout, owners: Collection[str]) -> list[str]:
+    """Remove what these leases own in tmp/ and active/. Returns the names."""
+    return _remove(path for path in _belongings(layout) if _owner(path) in owners)
+
+
+def sweep_ownerless(layout: Layout) -> list[str]:
+    """Remove what no living lease owns in tmp/ and active/. Returns the names.
+
+    Listed before the leases are: a process that begins meanwhile has its lease before it has anything else.
+    """
+    found = list(_belongings(layout))
+    owners = live(layout)
+    return _remove(path for path in found if _owner(path) not in owners)
+
+
+def _belongings(layout: Layout) -> Iterable[Path]:
     for folder in (layout.active, layout.tmp):
-        for path in folder.iterdir():
-            owner = path.name.partition(".")[0]
-            if owner in owners if owners is not None else owner not in keep:
-                remove(path)
-                gone.append(f"{folder.name}/{path.name}")
+        yield from folder.iterdir()
+
+
+def _owner(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _remove(paths: Iterable[Path]) -> list[str]:
+    gone = []
+    for path in paths:
+        remove(path)
+        gone.append(f"{path.parent.name}/{path.name}")
     return gone
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from lamina.oci.digest import DiffId, Digest, LayerId
@@ -86,8 +84,7 @@ class _Config(msgspec.Struct):
     rootfs: _RootFs = msgspec.field(default_factory=_RootFs)
 
 
-@dataclass(slots=True)
-class References:
+class References(msgspec.Struct):
     """What something needs.
 
     `images`: layer -> a name of an image that needs it. `cached`: layer -> seconds of all records that need it and their
@@ -95,12 +92,12 @@ class References:
     layers. `remotes`: manifest of a pulled image -> its layers.
     """
 
-    layers: set[LayerId] = field(default_factory=set)
-    blobs: set[Digest] = field(default_factory=set)
-    images: dict[LayerId, str] = field(default_factory=dict)
-    cached: dict[LayerId, tuple[float, float]] = field(default_factory=dict)
-    untagged: dict[Digest, set[LayerId]] = field(default_factory=dict)
-    remotes: dict[Digest, set[LayerId]] = field(default_factory=dict)
+    layers: set[LayerId] = msgspec.field(default_factory=set)
+    blobs: set[Digest] = msgspec.field(default_factory=set)
+    images: dict[LayerId, str] = msgspec.field(default_factory=dict)
+    cached: dict[LayerId, tuple[float, float]] = msgspec.field(default_factory=dict)
+    untagged: dict[Digest, set[LayerId]] = msgspec.field(default_factory=dict)
+    remotes: dict[Digest, set[LayerId]] = msgspec.field(default_factory=dict)
 
 
 def collect(layout: Layout, database: Database) -> References:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lamina.solver.events import (
     Absent,
     Cancel,
-    Command,
     Done,
-    Event,
     Failed,
     Found,
     Identified,
@@ -23,6 +22,9 @@ from lamina.solver.events import (
     Want,
 )
 from lamina.solver.machine import Machine
+
+if TYPE_CHECKING:
+    from lamina.solver.events import Command, Event
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.links import follow

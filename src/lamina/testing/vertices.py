@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from lamina.graph.ops import ContextOp, CopyAction, ExecMount, ExecOp, FileOp, ImageOp, MergeOp, MkdirAction, Op
 from lamina.graph.vertex import Freshness, Step, Vertex

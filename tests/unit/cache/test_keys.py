@@ -1,8 +1,7 @@
 """What makes two keys equal and what does not, a row for each rule; names are those of recorded scenarios where there is one."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from lamina.cache import keys
 from lamina.cache.keys import Selection, base_state, definition_state, key_of, key_parts, merge_state, selections, state_after, well_formed
@@ -37,7 +36,7 @@ def key(op: Op, *, root: InputPart | None = BASE, files: InputPart = FILES, watc
 
 
 def mount(type: str = "cache", target: str = "/c", **fields: object) -> ExecMount:
-    return replace(ExecMount("cache", target), type=type, **fields)  # type: ignore[arg-type]  # fields of a table of cases
+    return replace(ExecMount("cache", target), type=type, **fields)
 
 
 def mounted(*mounts: ExecMount) -> ExecOp:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour, IdMap

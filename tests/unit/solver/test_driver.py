@@ -1,15 +1,21 @@
+from __future__ import annotations
+
 import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
 from lamina.solver.cancel import CancelToken
 from lamina.solver.driver import Driver
-from lamina.solver.events import Answer, Found, Identified, Identify, LookUp, MakePresent, NotFound, Present, Ran, Run, Task
+from lamina.solver.events import Found, Identified, Identify, LookUp, MakePresent, NotFound, Present, Ran, Run
 from lamina.solver.machine import Machine, SolverFault
 from lamina.testing.playbook import Dot, chain, dot
+
+if TYPE_CHECKING:
+    from lamina.solver.events import Answer, Task
 
 Act = Callable[[Dot, CancelToken], None]
 

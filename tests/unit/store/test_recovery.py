@@ -3,10 +3,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from lamina.oci.digest import LayerId
 from lamina.store.layers import LayerFacts
+from lamina.store.layout import Layout
+from lamina.store.leases import live
 from lamina.store.local import LocalStore
-from lamina.store.recovery import drop_unnamed, recover, sweep
+from lamina.store.recovery import drop_unnamed, recover, sweep, sweep_ownerless
 
 ONE = LayerId(f"diff:{1:064x}")
 
@@ -17,12 +21,35 @@ def test_without_a_dead_process_nothing_is_looked_at(store: LocalStore, root: Pa
     assert os.listdir(root / "tmp") == ["unknown.1"]
 
 
-def test_sweeping_what_is_owned_and_what_is_not_kept(store: LocalStore, root: Path) -> None:
-    for name in ("a.1", "b.1", "c.1"):
+def test_sweeping_what_is_owned_and_what_nobody_owns(store: LocalStore, root: Path) -> None:
+    for name in ("a.1", f"{store.lease.id}.1", "c.1"):
         (root / "active" / name / "work" / "work").mkdir(parents=True)
     assert sweep(store.layout, {"a"}) == ["active/a.1"]
-    assert sweep(store.layout, None, keep={"b"}) == ["active/c.1"]
-    assert os.listdir(root / "active") == ["b.1"]
+    assert sweep_ownerless(store.layout) == ["active/c.1"]
+    assert os.listdir(root / "active") == [f"{store.lease.id}.1"]
+
+
+def test_a_process_that_begins_while_leftovers_are_swept_keeps_its_files(
+    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`prune` read the leases first and the folders second: a blob that a process began to write in between was removed under it,
+    and its build ended with "No such file or directory"."""
+    begun: list[LocalStore] = []
+
+    def live_and_then_begin(layout: Layout) -> dict[str, frozenset[str]]:
+        found = live(layout)
+        other = LocalStore.open(root, store.flavour, now=lambda: 0.0)
+        begun.append(other)
+        (root / "tmp" / other.lease.name()).write_text("half a blob")
+        return found
+
+    monkeypatch.setattr("lamina.store.recovery.live", live_and_then_begin)
+    try:
+        assert sweep_ownerless(store.layout) == []
+        assert len(os.listdir(root / "tmp")) == 1
+    finally:
+        for other in begun:
+            other.close()
 
 
 def test_only_folders_without_a_row_go(store: LocalStore, root: Path) -> None:

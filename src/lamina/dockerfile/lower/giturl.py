@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+import msgspec
 
 from lamina.dockerfile.lower.values import LoweringError
 from lamina.graph.ops import GitOp
@@ -17,8 +18,7 @@ _BOOLEANS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GitSource:
+class GitSource(msgspec.Struct, frozen=True):
     """`keep_git_dir` is None where the URL does not say."""
 
     url: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from lamina.graph.ops import Op
 from lamina.graph.vertex import Freshness, Step, Vertex
 
@@ -26,5 +28,5 @@ class Graph:
             vertex = Vertex(op, inputs, freshness, (step,) if step else (), name)
             self._known[key] = vertex
         elif step is not None and step not in vertex.steps:
-            object.__setattr__(vertex, "steps", (*vertex.steps, step))
+            msgspec.structs.force_setattr(vertex, "steps", (*vertex.steps, step))
         return vertex

@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -33,8 +32,7 @@ def empty_image(platform: Platform) -> ImageConfig:
     )
 
 
-@dataclass(slots=True)
-class Lowering:
+class Lowering(msgspec.Struct):
     """`environment` is what RUN sees and words expand from: ENV and ARG. `arguments` are those ARGs, in order of first declaration."""
 
     graph: Graph
@@ -50,7 +48,7 @@ class Lowering:
     find_source: Callable[[str, Span, bool], Vertex | None]
     command_set: bool = False
     ssh_mounts: int = 0
-    uses: dict[str, list[bool]] = field(default_factory=dict)  # build argument -> for each RUN that has it: does its text name it
+    uses: dict[str, list[bool]] = msgspec.field(default_factory=dict)  # build argument -> for each RUN that has it: does its text name it
 
     @property
     def config(self) -> ContainerConfig:

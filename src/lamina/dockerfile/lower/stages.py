@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from lamina.diagnostics.errors import nearest
 from lamina.diagnostics.span import Span
@@ -12,8 +13,7 @@ from lamina.dockerfile.lower.values import LoweringError
 from lamina.oci.platform import Platform
 
 
-@dataclass(slots=True)
-class StageState:
+class StageState(msgspec.Struct):
     """A stage with what its FROM line means: another stage (`base`) or the name of something else (`image`).
 
     `replaced`: a named context stands in its place, and its instructions are not run. `triggered`: its ONBUILD triggers are known.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from lamina.diagnostics.diagnostic import Diagnostic
 from lamina.diagnostics.errors import LaminaError
@@ -21,8 +22,7 @@ class LoweringError(LaminaError):
     default_exit = 2
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedBase:
+class ResolvedBase(msgspec.Struct, frozen=True):
     """An image that a reference was resolved to. `reference` is the normalised text."""
 
     reference: str
@@ -34,15 +34,13 @@ BaseKey = tuple[str, Platform]
 """(normalised reference, platform)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(msgspec.Struct, frozen=True):
     """Lowering cannot go on without these: resolve them, add them to `bases`, call again."""
 
     references: frozenset[BaseKey]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """`contexts` are names of named contexts that are directories; `images` map a name to the image (a reference, `oci-layout://…`,
     `scratch`) that replaces it.
 
@@ -50,13 +48,13 @@ class Options:
     """
 
     target: str | None = None
-    args: Mapping[str, str | None] = field(default_factory=dict)
+    args: Mapping[str, str | None] = msgspec.field(default_factory=dict)
     build_platform: Platform = Platform("linux", "amd64")
     platform: Platform = Platform("linux", "amd64")
     platform_given: bool = False  # asked for by the user, not just this machine's: then the image says so whatever its base is
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     contexts: frozenset[str] = frozenset()
-    images: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, str] = msgspec.field(default_factory=dict)
     network: Literal["default", "none", "host"] = "default"
     extra_hosts: tuple[tuple[str, str], ...] = ()
     shm_size: int = 0
@@ -64,8 +62,7 @@ class Options:
     arg_scope: Literal["declared", "named"] = "declared"
 
 
-@dataclass(frozen=True, slots=True)
-class LoweredStep:
+class LoweredStep(msgspec.Struct, frozen=True):
     """One instruction (or ONBUILD trigger). `needed` is False in stages that the target does not reach; `kind` is its keyword."""
 
     step: Step
@@ -74,8 +71,7 @@ class LoweredStep:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class ArgUse:
+class ArgUse(msgspec.Struct, frozen=True):
     """A build argument: how many RUNs have it in their environment (and key), and how many of them name it."""
 
     name: str
@@ -83,8 +79,7 @@ class ArgUse:
     named: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lowered:
+class Lowered(msgspec.Struct, frozen=True):
     """`target` is None for an empty filesystem. `layered` has one vertex for each layer that the target's own stages add, in order,
     as the config's history has entries without `empty_layer`."""
 

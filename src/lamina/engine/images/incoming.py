@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import BinaryIO
+
+import msgspec
 
 from lamina.engine.images.errors import BadArchive
 from lamina.oci.digest import Digest
@@ -15,8 +16,7 @@ from lamina.store.protocols import BlobStore, DigestMismatch
 CHUNK = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class IncomingImage:
+class IncomingImage(msgspec.Struct, frozen=True):
     """Raw bytes of manifest and config as they came; both are blobs too. `names`: as written in the source, not normalised."""
 
     manifest: bytes

@@ -8,9 +8,10 @@ reader (docker load with either image store, podman, skopeo) finds what it expec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+import msgspec
 
 from lamina.engine.images.tar import TarOut
 from lamina.oci.canonical import canonical
@@ -24,8 +25,7 @@ class Sink(Protocol):
     def write(self, data: bytes | memoryview, /) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingLayer:
+class OutgoingLayer(msgspec.Struct, frozen=True):
     """One layer's bytes in one form. `copy` writes exactly `size` bytes with this digest, and may be called again."""
 
     digest: Digest
@@ -34,8 +34,7 @@ class OutgoingLayer:
     copy: Callable[[Sink], None]
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingImage:
+class OutgoingImage(msgspec.Struct, frozen=True):
     """`names`: (full name, familiar name) of each tag, e.g. ("docker.io/library/a:1", "a:1"); empty = only the digest.
 
     `manifest` refers to `layers` in this order. `platform`: fields for the index, as the image spec has them.

@@ -11,8 +11,9 @@ import io
 import posixpath
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import BinaryIO
+
+import msgspec
 
 from lamina.engine.images.errors import BadArchive
 
@@ -23,8 +24,7 @@ _ZEROS = bytes(_BLOCK)
 _REGULAR = (b"\x00", b"0", b"7")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """A regular file: `size` bytes at `offset`. Or a link to another member (`link`, already normalised)."""
 
     offset: int

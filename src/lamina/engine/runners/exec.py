@@ -6,8 +6,9 @@ import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.cachemounts import CacheMounts
@@ -29,8 +30,7 @@ class MountSourceMissing(LaminaError):
     code = "engine/mount-source"
 
 
-@dataclass(frozen=True, slots=True)
-class ExecSurroundings:
+class ExecSurroundings(msgspec.Struct, frozen=True):
     """What a RUN needs besides its operation. `lowers(fs)` gives the layer directories of a filesystem, bottom first."""
 
     sandbox: Sandbox

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from time import time
 
+from lamina.engine.selecting import Exclusion, exclusion, selection_of
 from lamina.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction, Owner
 from lamina.layer.copying import CopyFailed, Ids, LayerWriter, Reuse, Target, copy, prepare
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour
 from lamina.layer.modes import ModeRule
 from lamina.layer.owners import look_up
-from lamina.layer.selection import Excluded, Selection, select
+from lamina.layer.selection import Selection
 from lamina.layer.tree import FileTree
 from lamina.layer.unpacking import is_archive, unpack
 from lamina.layer.writer import EntryWriter
-
-Exclusion = Callable[[tuple[str, ...]], Excluded | None]
-
-
-def exclusion(patterns: tuple[str, ...]) -> Excluded | None:
-    """`--exclude`: dockerignore rules over paths relative to the source; None for no patterns."""
-    if not patterns:
-        return None
-    from lamina.dockerfile.ignore import IgnoreRules
-
-    rules = IgnoreRules(patterns)
-    return lambda path: rules.ignored(path.decode("utf-8", "surrogateescape"))
-
-
-def selection_of(action: CopyAction, tree: FileTree, excluded: Exclusion = exclusion) -> Selection:
-    """What the action takes from its input. SourceNotFound as select() says."""
-    return select(
-        tree,
-        action.source,
-        wildcard=action.wildcard,
-        include=[pattern for pattern in action.include if pattern],
-        excluded=excluded(action.exclude),
-        follow_symlink=action.follow_symlink,
-        required=action.required,
-        mode=ModeRule(action.mode) if action.mode is not None else None,
-        owned=action.owner is not None,
-    )
 
 
 def run_file_op(

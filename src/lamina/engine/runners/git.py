@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 
@@ -41,8 +42,7 @@ class CommitMismatch(LaminaError):
     default_exit = 65
 
 
-@dataclass(frozen=True, slots=True)
-class GitUrl:
+class GitUrl(msgspec.Struct, frozen=True):
     """`remote` is what git is given. `ref` "" = the default branch. Options that a query form states are None when it does not."""
 
     remote: str
@@ -81,7 +81,7 @@ def parse_git_url(text: str) -> GitUrl | None:
         found = _with_query(found, parse_qsl(query, keep_blank_values=True), bool(fragment))
     if found.remote.startswith("-") or found.ref.startswith("-"):
         raise InvalidGitUrl(f"{text!r} is no git reference")
-    return replace(found, subdir=_subdir(found.subdir))
+    return msgspec.structs.replace(found, subdir=_subdir(found.subdir))
 
 
 def resolve(url: GitUrl, *, timeout: float = 120.0) -> str:
@@ -152,15 +152,15 @@ def _with_query(url: GitUrl, pairs: Sequence[tuple[str, str]], fragment: bool) -
                 prefix = {"ref": "", "branch": "refs/heads/", "tag": "refs/tags/"}[name]
                 if url.ref:
                     raise InvalidGitUrl("a git URL names one of ref, branch and tag")
-                url = replace(url, ref=prefix + value)
+                url = msgspec.structs.replace(url, ref=prefix + value)
             case "subdir":
-                url = replace(url, subdir=value)
+                url = msgspec.structs.replace(url, subdir=value)
             case "checksum" | "commit":
-                url = replace(url, checksum=value)
+                url = msgspec.structs.replace(url, checksum=value)
             case "keep-git-dir":
-                url = replace(url, keep_git_dir=_truth(value))
+                url = msgspec.structs.replace(url, keep_git_dir=_truth(value))
             case "submodules":
-                url = replace(url, submodules=_truth(value))
+                url = msgspec.structs.replace(url, submodules=_truth(value))
             case _:
                 raise InvalidGitUrl(f"unknown query key {name!r} in a git URL")
     if url.checksum is not None and not re.match(r"[0-9a-f]{7,64}\Z", url.checksum):

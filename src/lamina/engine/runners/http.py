@@ -9,9 +9,10 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.oci.digest import Digest, parse_digest
@@ -38,8 +39,7 @@ class ChecksumMismatch(LaminaError):
     default_exit = 65
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a URL answered last. `digest` names bytes that the caller may still have."""
 
     etag: str
@@ -54,8 +54,7 @@ class Answers(Protocol):
     def put(self, url: str, answer: Answer) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """`path` is None when the bytes of `digest` are what the caller has already (not modified)."""
 
     path: Path | None
