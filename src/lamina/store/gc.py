@@ -6,13 +6,14 @@ process can begin to use something; the slow removal comes after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from lamina.oci.digest import Digest, LayerId
 from lamina.store.errors import border
+from lamina.store.idle import idle, take_away
 from lamina.store.layers import LayerRow, measure
 from lamina.store.layout import layer_of
 from lamina.store.leases import live, standstill
@@ -26,13 +27,14 @@ _TOMBSTONE_DAYS = 30
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """What a collection removed. `freed` = bytes of blobs and of files in layers."""
+    """What a collection removed. `freed` = bytes of blobs and of files in layers and the like. `idle`: names as in store/idle.py."""
 
     layers: tuple[LayerId, ...] = ()
     blobs: tuple[Digest, ...] = ()
     leftovers: tuple[str, ...] = ()
     records: int = 0
     freed: int = 0
+    idle: tuple[str, ...] = ()
 
 
 class Pruned(msgspec.Struct, frozen=True):
@@ -56,24 +58,34 @@ def collect_garbage(store: LocalStore, *, dry_run: bool = False) -> Swept:
 
 
 def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = False) -> Pruned:
-    """Collect garbage and, with a policy, layers of the cache; records that lose a layer become tombstones ("evicted")."""
+    """Collect garbage and, with a policy, layers of the cache, cache mounts, downloads and stat caches.
+
+    Records that lose a layer become tombstones ("evicted").
+    """
     layout, database = store.layout, store.database
     trash: list[Path] = []
     store.layers.flush()
     store.images.flush()
     with border(layout.root), store.lease.careful():
+        beside = idle(layout, database, dict(store.blobs.all())) if policy is not None else []
         with standstill(layout):
             leases = live(layout)
             pins = frozenset().union(*leases.values())
             references = collect(layout, database)
             rows = store.layers.rows()
-            decisions = plan_prune(_prune_rows(store, rows, references, pins), policy) if policy is not None else []
+            decisions = plan_prune([*_prune_rows(store, rows, references, pins), *beside], policy) if policy is not None else []
+            names = {row.name for row in beside}
+            going = {decision.row.name: decision.row for decision in decisions if decision.remove and decision.row.name in names}
             doomed = {LayerId(decision.row.name) for decision in decisions if decision.remove}
             layers = [row for row in rows if row.id not in pins and (row.id in doomed or row.id not in references.layers)]
             evicted = _evictions(store, {row.id for row in layers}, policy)
             if not dry_run:
                 _bury(store, evicted, [row.id for row in layers])
                 _drop_facts(store, references, pins, {row.id for row in layers}, policy)
+                moved, urls = take_away(layout, going, _graves(store))
+                trash += moved
+                with database.write() as transaction:
+                    transaction.many("DELETE FROM http WHERE url=?", [(url,) for url in urls])
                 references = collect(layout, database)
             blobs = [(digest, size) for digest, size in store.blobs.all() if digest not in references.blobs and digest not in pins]
             unnamed = _unnamed(store, pins, {row.id for row in rows})
@@ -90,8 +102,12 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
     if not dry_run:
         restore_ballast(layout)
         store.images.write_index()
+    # A download's bytes are a blob and were counted there, if nothing else needs them.
     freed = sum(row.size for row in layers) + sum(size for _, size in blobs)
-    swept = Swept(tuple(row.id for row in layers), tuple(digest for digest, _ in blobs), tuple(leftovers), len(evicted), freed)
+    freed += sum(row.size for row in going.values() if dry_run or not row.name.startswith("http:"))
+    swept = Swept(
+        tuple(row.id for row in layers), tuple(digest for digest, _ in blobs), tuple(leftovers), len(evicted), freed, tuple(going)
+    )
     return Pruned(tuple(decisions), swept)
 
 
@@ -126,6 +142,11 @@ def du(store: LocalStore) -> list[Usage]:
         size = measure(folder)[1] if folder.is_dir() else 0
         out.append(Usage(kind, folder.name, size, 0, size))
     return out
+
+
+def _graves(store: LocalStore) -> Iterator[Path]:
+    while True:
+        yield store.layout.tmp / store.lease.name()
 
 
 def _prune_rows(store: LocalStore, rows: Sequence[LayerRow], references: References, pins: frozenset[str]) -> list[PruneRow]:

@@ -9,7 +9,10 @@ import msgspec
 
 
 class PruneRow(msgspec.Struct, frozen=True):
-    """A layer with its blob. `seconds` = what it takes to make again what needs it; `held` = why it must stay, in words."""
+    """A layer with its blob, or something else that may go (store/idle.py).
+
+    `seconds` = what it takes to make again what needs it; `held` = why it must stay, in words; `label` = what it is to people, if not its name.
+    """
 
     name: str
     size: int  # bytes
@@ -17,6 +20,7 @@ class PruneRow(msgspec.Struct, frozen=True):
     last_used: float
     seconds: float = 0.0
     held: str = ""  # "image app:1", "a running build"
+    label: str = ""
 
 
 class PrunePolicy(msgspec.Struct, frozen=True):

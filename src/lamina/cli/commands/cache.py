@@ -126,6 +126,9 @@ def forget(settings: Settings, /, selectors: tuple[str, ...], everything: bool) 
 def prune(settings: Settings, /, keep: str | None, older_than: str | None, everything: bool, dry_run: bool, explain: bool) -> int:
     """Free disk space. What a tagged image or a running build needs stays.
 
+    Layers of the cache go, cache mounts (RUN --mount=type=cache), downloads of ADD, and what is known of contexts' files. Under --keep
+    what is worth least goes first: what nothing is known of, then layers by the seconds that they save, by size and last use.
+
     \b
     Examples:
       lamina cache prune --older-than 7d
@@ -140,7 +143,10 @@ def prune(settings: Settings, /, keep: str | None, older_than: str | None, every
         done = prune_store(engine.store, PrunePolicy(time.time(), oldest, limit, everything), dry_run=dry_run)
     if explain:
         for decision in done.decisions:
-            print(f"{'remove' if decision.remove else 'keep  '} {decision.row.name[:24]}  {size(decision.row.size)}  {decision.reason}")
+            print(
+                f"{'remove' if decision.remove else 'keep  '} {decision.row.label or decision.row.name[:24]}  {size(decision.row.size)}  {decision.reason}"
+            )
     verb = "would free" if dry_run else "freed"
-    print(f"{verb} {size(done.swept.freed)}: {len(done.swept.layers)} layers, {len(done.swept.blobs)} blobs")
+    mounts = sum(1 for name in done.swept.idle if name.startswith("cachemounts/"))
+    print(f"{verb} {size(done.swept.freed)}: {len(done.swept.layers)} layers, {len(done.swept.blobs)} blobs, {mounts} cache mounts")
     return 0

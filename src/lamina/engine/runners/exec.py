@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -155,9 +156,20 @@ class _Mounts:
         return entry is not None and entry.kind is not Kind.DIRECTORY
 
     def _cache(self, number: int, mount: ExecMount) -> None:
+        """As in BuildKit: what a cache mount begins with (a folder with an owner and a mode, files of `from=`) is part of its identity.
+
+        With an owner or a mode it begins as an empty folder, whatever `from=` is; the lowering gives those to whole sources only.
+        """
+        source = None if mount.input is None else self._inputs[mount.input]
+        dressed = mount.mode is not None or mount.uid is not None or mount.gid is not None
+        identifier = mount.cache_id or mount.target
+        if dressed:
+            identifier += f" mode={0o755 if mount.mode is None else mount.mode:o} owner={mount.uid or 0}:{mount.gid or 0}"
+        if source is not None:
+            identifier += f" from={source.state if isinstance(source, Filesystem) else source.id or source.label}"
         data, _ = self._stack.enter_context(
             self._around.cache_mounts.hold(
-                mount.cache_id or mount.target,
+                identifier,
                 mount.sharing,
                 self._cancel,
                 mode=0o755 if mount.mode is None else mount.mode,
@@ -166,17 +178,19 @@ class _Mounts:
                 reset=self._around.reset_cache_mounts,
             )
         )
-        source = None if mount.input is None else self._inputs[mount.input]
-        if source is not None:
-            # The source's files lie below; what steps write stays in the cache directory's own upper.
-            lowers = self._lowers(number, mount, source)
-            upper, work = data / "upper", data.with_name("work")
-            for folder in (upper, work):
-                folder.mkdir(exist_ok=True)
-            selector = "/" if isinstance(source, Files) else mount.selector
-            self.submounts.append(SubMount(Overlay(lowers, upper, work), mount.target, selector, mount.readonly))
-        else:
+        if source is None or dressed:
             self.binds.append(Bind(data, mount.target, mount.readonly))
+            return
+        # The source's files lie below; what steps write stays in the cache directory's own upper.
+        lowers = self._lowers(number, mount, source)
+        upper, work = data / "upper", data / "work"
+        work.mkdir(exist_ok=True)
+        if not upper.exists():
+            upper.mkdir(exist_ok=True)
+            if lowers:  # the root of an overlay has the upper's attributes
+                shutil.copystat(lowers[0], upper)
+        selector = "/" if isinstance(source, Files) else mount.selector
+        self.submounts.append(SubMount(Overlay(lowers, upper, work), mount.target, selector, mount.readonly))
 
     def _secret(self, mount: ExecMount) -> None:
         data = self._around.secrets.read(mount.id, required=mount.required)
