@@ -317,10 +317,17 @@ def _times(lowered: Lowered, ended: Mapping[int, Ended[Vertex, Result]]) -> list
 
 def _step_report(row: LoweredStep, job: Job, ended: Mapping[int, Ended[Vertex, Result]]) -> StepReport:
     step = row.step
-    common = {"stage": step.stage, "stage_name": step.stage_name, "line": step.line, "text": step.text, "trigger": step.trigger}
+    common = {
+        "stage": step.stage,
+        "stage_name": step.stage_name,
+        "index": step.index,
+        "line": step.line,
+        "text": step.text,
+        "trigger": step.trigger,
+    }
     if not row.needed:
         reason = Reason("not-needed", f"stage {step.stage_name or step.stage} is not needed for the target")
-        return StepReport(verdict="skipped", reason=reason, **common)  # type: ignore[arg-type]  # the four are what their names say
+        return StepReport(verdict="skipped", reason=reason, **common)  # type: ignore[arg-type]  # they are what their names say
     if row.vertex is None:
         if row.kind == "FROM":
             return StepReport(verdict="none", reason=Reason("base", "the base that the stage begins with"), **common)  # type: ignore[arg-type]  # as above

@@ -17,6 +17,7 @@ def _step(step: StepReport) -> dict[str, Any]:
     document: dict[str, Any] = {
         "stage": step.stage,
         "stage_name": step.stage_name,
+        "index": step.index,
         "line": step.line,
         "text": step.text,
         "verdict": "ran" if step.verdict == "failed" else step.verdict,

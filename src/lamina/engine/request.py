@@ -86,6 +86,7 @@ class StepReport(msgspec.Struct, frozen=True):
     saved: float = 0.0  # what a hit had cost when it ran
     fetch_bytes: int = 0  # plan: to be fetched for it
     state: str | None = None
+    index: int = 0  # n of "[stage n/m]"; an instruction without a step of its own has that of the one before
 
 
 class BuiltImage(msgspec.Struct, frozen=True):

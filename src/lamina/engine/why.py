@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
-from lamina.diagnostics.errors import LaminaError
+from lamina.cache.freshness import matches
+from lamina.diagnostics.errors import LaminaError, nearest
 from lamina.engine.images.finding import find_image
+from lamina.graph import vertex as graph
 from lamina.store.builds import BuildLog
 from lamina.store.local import LocalStore
+
+_LINE = re.compile(r"line:? *([0-9]{1,9})")
 
 Step = dict[str, Any]
 """A step as in docs/reference/report.md."""
@@ -18,6 +23,11 @@ Step = dict[str, Any]
 class BuildNotFound(LaminaError):
     code = "engine/build-not-found"
     default_exit = 66
+
+
+class NoSuchStep(LaminaError):
+    code = "engine/no-such-step"
+    default_exit = 2
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -52,21 +62,46 @@ def steps_of(log: BuildLog) -> list[Step]:
 
 
 def select(steps: list[Step], selector: str) -> list[Step]:
-    """A stage (name or number), `stage:LINE`, a line number or the beginning of a text. LaminaError when nothing fits."""
-    wanted = " ".join(selector.split())
-    stage, colon, line = wanted.rpartition(":")
-    found = [
-        step
-        for step in steps
-        if wanted in (step["stage_name"], str(step["line"]))
-        or (colon and line == str(step["line"]) and stage in (step["stage_name"], str(step["stage"])))
-        or " ".join(step["text"].split()).startswith(wanted)
-    ]
+    """The selectors of --refresh and `cache forget` (a stage, `STAGE:N` as in "[stage N/M]", the beginning of an instruction), or `line N`.
+
+    A number alone is a stage, never a line. NoSuchStep when nothing fits.
+    """
+    found = [step for step in steps if matches(selector, _step_of(step))]
+    if not found and (line := _LINE.fullmatch(selector.strip())):
+        found = [step for step in steps if step["line"] == int(line[1])]
     if not found:
-        raise LaminaError(
-            f"no step is called {selector!r}", hint="give a stage, a line number, or the beginning of an instruction", exit_code=2
+        stages = sorted({step["stage_name"] for step in steps if step["stage_name"]})
+        near = nearest(selector.lower(), stages)
+        raise NoSuchStep(
+            f"{selector!r} selects no step of this build",
+            hint=f"did you mean {near!r}?" if near else "give STAGE, STAGE:N, the beginning of an instruction, or 'line N'",
         )
     return found
+
+
+def find_steps(store: LocalStore, build: str | None, step: str | None) -> tuple[BuildLog, list[Step]]:
+    """What `lamina why [BUILD] [STEP]` means. A STEP alone is one of the last build, where no image and no build has that name."""
+    try:
+        log = find_build(store, build)
+    except LaminaError:
+        if build is None or step is not None or not (builds := store.builds.last()):
+            raise
+        try:
+            return builds[0], select(steps_of(builds[0]), build)
+        except NoSuchStep:
+            pass
+        raise
+    steps = steps_of(log)
+    return log, steps if step is None else select(steps, step)
+
+
+def place_of(stage: int, stage_name: str, index: int, *, own: bool) -> str:
+    """How a step is shown: what `select` and --refresh understand. `own`: it has a number of its own in the stage."""
+    return f"{stage_name or stage}:{index}" if own else str(stage_name or stage)
+
+
+def _step_of(step: Step) -> graph.Step:
+    return graph.Step(step["stage"], step["stage_name"], step.get("index", 0), 0, step["line"], step["text"], step["trigger"])
 
 
 def compare(before: list[Step], after: list[Step]) -> list[Change]:

@@ -53,7 +53,7 @@ def list_records(settings: Settings, /, as_json: bool, no_trunc: bool) -> int:
             age(max(0.0, now - r.created)),
             seconds(r.seconds),
             size(r.layers[-1].size if r.layers else 0),
-            f"{r.place.stage}:{r.place.line}",
+            f"{r.place.stage}:{r.place.position}" if r.place.stage else "",
             r.place.text if no_trunc else shorten(r.place.text, 60),
         )
         for r in records

@@ -26,7 +26,7 @@ def command(settings: Settings, /, before: str, after: str, as_json: bool) -> in
       lamina diff previous last
       lamina diff app:1 app:2
     """
-    from lamina.engine.why import compare, find_build, steps_of
+    from lamina.engine.why import compare, find_build, place_of, steps_of
 
     with open_engine(settings) as engine:
         logs = [find_build(engine.store, text) for text in (before, after)]
@@ -39,7 +39,8 @@ def command(settings: Settings, /, before: str, after: str, as_json: bool) -> in
             step = change.after or change.before
             assert step is not None
             sign = "+" if change.before is None else "-" if change.after is None else "~"
-            print(f"{sign} {step['stage_name'] or step['stage']}:{step['line']}  {step['text']}")
+            place = place_of(step["stage"], step["stage_name"], step.get("index", 0), own=step["verdict"] != "none")
+            print(f"{sign} {place}  {step['text']}  (line {step['line']})")
             if change.after is not None:
                 print(f"    └ {change.after['reason']['message']}")
         if not changes:

@@ -49,6 +49,8 @@ def command(
 
         sys.stdout.write(plan_bytes(plan).decode() + "\n")
     elif not quiet:
+        from lamina.engine.why import place_of
+
         paint = Paint(sys.stdout.isatty() and not settings.no_colour)
         styles = {"hit": "green", "miss": "yellow", "unknown": "cyan"}
         for step in plan.steps:
@@ -57,7 +59,8 @@ def command(
             cost = f"  ~{seconds(step.saved)}" if step.saved >= 0.1 and step.verdict != "hit" else ""
             fetch = f"  fetches {size(step.fetch_bytes)}" if step.fetch_bytes else ""
             word = paint(styles.get(step.verdict, "dim"), f"{step.verdict.upper():7}")
-            print(f"{word} {step.stage_name or step.stage}:{step.line}  {step.text}{cost}{fetch}")
+            place = place_of(step.stage, step.stage_name, step.index, own=True)
+            print(f"{word} {place}  {step.text}  (line {step.line}){cost}{fetch}")
             print(paint("dim", f"        └ {step.reason.message}"))
         for warning in plan.warnings:
             print(f"warning: {warning}", file=sys.stderr)

@@ -122,6 +122,6 @@ def one_line(text: str) -> str:
 
 
 def step_name(step: Step, count_stages: int) -> str:
-    """[build 3/7] RUN make."""
-    where = f"{step.stage_name or f'stage-{step.stage}'} " if count_stages > 1 else ""
+    """[build 3/7] RUN make. A stage without a name is called by its number, where there are several."""
+    where = f"{step.stage_name} " if step.stage_name else f"stage-{step.stage} " if count_stages > 1 else ""
     return f"[{where}{step.index}/{step.total}] {'ONBUILD ' if step.trigger else ''}{one_line(step.text)}"
