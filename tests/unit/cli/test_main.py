@@ -1,0 +1,83 @@
+"""The door: each kind of error becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lamina.cli import group, main
+from lamina.cli.main import COMMANDS
+from lamina.diagnostics.errors import LaminaError
+from lamina.version import __version__
+
+Lamina = Callable[..., Any]
+
+
+def ending(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def raises(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(group.cli, "main", raises)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (LaminaError("it is so", hint="do that", exit_code=66), 66, "error: it is so\nhint: do that\n"),
+        (KeyboardInterrupt(), 130, "lamina: interrupted\n"),
+        (OSError(28, "No space left on device", "/x/y"), 74, "error: No space left on device: /x/y\n"),
+        (OSError(28, "No space left on device"), 74, "error: No space left on device\n"),
+        (ZeroDivisionError("division"), 70, "error: a bug in lamina: ZeroDivisionError: division\n"),
+    ],
+    ids=["lamina", "interrupt", "file", "os", "bug"],
+)
+def test_errors(lamina: Lamina, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str) -> None:
+    ending(monkeypatch, error)
+    found = lamina("images")
+    assert found.code == code
+    assert found.err.startswith(said)
+    assert "Traceback" not in found.err
+
+
+def test_debug_shows_the_traceback(lamina: Lamina, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending(monkeypatch, LaminaError("it is so"))
+    assert "Traceback" in lamina("--debug", "images").err
+    monkeypatch.setenv("LAMINA_DEBUG", "1")
+    ending(monkeypatch, ZeroDivisionError("division"))
+    with pytest.raises(ZeroDivisionError):
+        lamina("images")
+
+
+def test_a_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    ending(monkeypatch, BrokenPipeError())
+    moved: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "dup2", lambda a, b: moved.append((a, b)))
+    assert main.run(["images"]) == 141
+    assert [to for _, to in moved] == [1], "what is still buffered must not raise again at the end"
+    os.close(moved[0][0])
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["version"]])
+def test_version(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main(arguments)
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"lamina {__version__}\n"
+
+
+def test_the_exit_code_of_a_command_is_passed_on(lamina: Lamina) -> None:
+    assert lamina("--help").code == 0
+    assert lamina("nonsense").code == 2
+    assert lamina("images", "--nonsense").code == 2
+
+
+def test_every_command_has_a_module_and_its_line() -> None:
+    import importlib
+
+    for name, (module, text) in COMMANDS.items():
+        command = importlib.import_module(f"lamina.cli.commands.{module}").command
+        assert command.short_help == text, name
+        assert "Example" in command.help, name
