@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,15 +15,15 @@ from lamina.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MAN
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.oci.selection import choose, offered, parse_checked
-from lamina.registry.auth import LOGIN_HINT, Anonymous, Authenticator, CredentialSource
+from lamina.registry.auth import CredentialSource
 from lamina.registry.errors import (
     RegistryNotFound,
     RegistryProtocolError,
-    RegistryUnauthorized,
     RegistryUnreachable,
     RegistryUnsupported,
+    shown,
 )
-from lamina.registry.hosts import endpoint
+from lamina.registry.session import Session, expect
 from lamina.registry.transport import Response, Torn, Transport
 
 MANIFEST_LIMIT = 4 << 20  # bytes; the specification's own recommendation
@@ -71,7 +71,9 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
-class _Document:
+class Document:
+    """A verified manifest or index; `raw` is what its digest is of."""
+
     raw: bytes
     digest: Digest
     media_type: str
@@ -79,13 +81,21 @@ class _Document:
 
 
 class RegistryClient:
-    """Thread-safe. Never writes to a registry."""
+    """Thread-safe. Never writes to a registry: that is `Publisher(client.session)` (registry/push.py).
 
-    def __init__(self, transport: Transport, credentials: CredentialSource | None = None) -> None:
-        self._transport = transport
-        self._auth = Authenticator(transport, credentials or Anonymous())
-        self._schemes: dict[str, str] = {}
-        self._lock = threading.Lock()
+    `foreign` allows layers that only their vendor hands out to be fetched from the addresses in their descriptors.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        credentials: CredentialSource | None = None,
+        *,
+        mirrors: Mapping[str, tuple[str, ...]] | None = None,
+        foreign: bool = False,
+    ) -> None:
+        self.session = Session(transport, credentials, mirrors)
+        self._foreign = foreign
 
     def resolve(self, reference: Reference, platform: Platform) -> Resolved:
         """The manifest for `platform`. A single manifest (no index) is taken as it is: the caller compares its config's platform.
@@ -112,21 +122,21 @@ class RegistryClient:
         """The digest that the reference points to now, with a HEAD request where the registry tells it that way."""
         if reference.digest:
             return reference.digest
-        with self._ask("HEAD", reference, f"manifests/{reference.tag or 'latest'}", {"Accept": _ACCEPT}) as answer:
+        with self.session.read("HEAD", reference, f"manifests/{reference.tag or 'latest'}", {"Accept": _ACCEPT}) as answer:
             stated = answer.header("Docker-Content-Digest")
             if answer.status == 200 and stated:
                 return _stated(reference, stated)
         return self._document(reference, reference.tag or "latest", None).digest
 
+    def document(self, reference: Reference) -> Document:
+        """The manifest or index that the reference points to, as it is: nothing is chosen."""
+        return self._document(reference, reference.digest or reference.tag or "latest", reference.digest)
+
     def fetch_config(self, reference: Reference, descriptor: Descriptor) -> bytes:
         """The config's bytes, verified; at most 8 MiB."""
         if descriptor.size > CONFIG_LIMIT:
             raise RegistryProtocolError(f"{reference}: a config of {descriptor.size} bytes is not believable")
-        with self._ask("GET", reference, f"blobs/{descriptor.digest}") as answer:
-            self._expect(answer, reference, f"blob {descriptor.digest}")
-            raw = answer.read(descriptor.size)
-        _verify(reference, descriptor.digest, raw)
-        return raw
+        return b"".join(self.stream(reference, descriptor))
 
     def fetch_blob(
         self,
@@ -140,41 +150,65 @@ class RegistryClient:
 
         Nothing is kept on failure. No request when the blob is there already.
         """
-        kind = descriptor.media_type
-        if "foreign" in kind or "nondistributable" in kind:
-            raise RegistryUnsupported(f"{reference} has a layer that only its vendor may hand out ({kind})")
         if not blobs.missing([descriptor.digest]):
             return
-        got, tears = 0, 0
+        try:
+            self._fetch(reference, descriptor, blobs, on_bytes, stop)
+        except RegistryProtocolError:
+            if not self.session.distrust_mirrors(reference.registry):
+                raise
+            self._fetch(reference, descriptor, blobs, on_bytes, stop)
+
+    def _fetch(
+        self, reference: Reference, descriptor: Descriptor, blobs: BlobSink, on_bytes: OnBytes | None, stop: threading.Event | None
+    ) -> None:
         with blobs.ingest(descriptor.digest) as writer:
-            while got < descriptor.size:
-                begin = got
-                try:
-                    for piece in self._blob_from(reference, descriptor, got):
-                        if got + len(piece) > descriptor.size:
-                            raise RegistryProtocolError(
-                                f"{reference}: blob {descriptor.digest} is longer than its descriptor's {descriptor.size} bytes"
-                            )
-                        writer.write(piece)
-                        got += len(piece)
-                        if on_bytes:
-                            on_bytes(descriptor, len(piece))
-                        if stop and stop.is_set():
-                            raise RegistryUnreachable(f"{reference}: the transfer was given up")
-                    if got < descriptor.size:
-                        raise RegistryProtocolError(
-                            f"{reference}: blob {descriptor.digest} has {got} bytes; its descriptor says {descriptor.size}"
-                        )
-                except Torn:
-                    tears = tears + 1 if got - begin < _PROGRESS else 1
-                    if tears >= _MAX_TEARS:
-                        raise
+            for piece in self._pieces(reference, descriptor, stop):
+                writer.write(piece)
+                if on_bytes:
+                    on_bytes(descriptor, len(piece))
             try:
                 writer.commit()
             except LaminaError as error:
                 if error.code != _MISMATCH:
                     raise
-                raise RegistryProtocolError(f"{reference}: the registry sent other bytes than {descriptor.digest}") from error
+                raise _other_bytes(reference, descriptor.digest) from error
+
+    def stream(self, reference: Reference, descriptor: Descriptor) -> Iterator[bytes]:
+        """The blob's bytes as they come; torn connections are continued. Wrong bytes or a wrong size raise at the end at the latest: what
+        was read before is believed only then."""
+        algorithm = descriptor.digest.partition(":")[0]
+        check = hashlib.new(algorithm)
+        for piece in self._pieces(reference, descriptor, None):
+            check.update(piece)
+            yield piece
+        if f"{algorithm}:{check.hexdigest()}" != descriptor.digest:
+            raise _other_bytes(reference, descriptor.digest)
+
+    def _pieces(self, reference: Reference, descriptor: Descriptor, stop: threading.Event | None) -> Iterator[bytes]:
+        """Exactly descriptor.size bytes, unverified, over as many connections as it takes."""
+        source = self._foreign_from if is_foreign(descriptor) else self._blob_from
+        got, tears = 0, 0
+        while got < descriptor.size:
+            begin = got
+            try:
+                for piece in source(reference, descriptor, got):
+                    if got + len(piece) > descriptor.size:
+                        raise RegistryProtocolError(
+                            f"{reference}: blob {descriptor.digest} is longer than its descriptor's {descriptor.size} bytes"
+                        )
+                    if stop is not None and stop.is_set():
+                        raise RegistryUnreachable(f"{reference}: given up, because another blob failed")
+                    got += len(piece)
+                    yield piece
+                if got < descriptor.size:
+                    raise RegistryProtocolError(
+                        f"{reference}: blob {descriptor.digest} has {got} bytes; its descriptor says {descriptor.size}"
+                    )
+            except Torn:
+                tears = tears + 1 if got - begin < _PROGRESS else 1
+                if tears >= _MAX_TEARS:
+                    raise
 
     def fetch_blobs(
         self,
@@ -212,34 +246,44 @@ class RegistryClient:
 
     def _blob_from(self, reference: Reference, descriptor: Descriptor, start: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={start}-"} if start else {}
-        with self._ask("GET", reference, f"blobs/{descriptor.digest}", headers) as answer:
-            if start and answer.status == 206:
-                if not answer.header("Content-Range").startswith(f"bytes {start}-"):
-                    raise RegistryProtocolError(f"{reference}: the registry continues blob {descriptor.digest} at another place")
-                skip = 0
-            else:
-                self._expect(answer, reference, f"blob {descriptor.digest}")
-                skip = start  # the registry knows no ranges: it sends from the beginning
-            for piece in answer.chunks():
-                if skip >= len(piece):
-                    skip -= len(piece)
-                    continue
-                yield piece[skip:] if skip else piece
-                skip = 0
+        with self.session.read("GET", reference, f"blobs/{descriptor.digest}", headers) as answer:
+            yield from _from(answer, reference, descriptor, start)
 
-    def _document(self, reference: Reference, wanted: str, expect: Digest | None, size: int | None = None) -> _Document:
-        with self._ask("GET", reference, f"manifests/{wanted}", {"Accept": _ACCEPT}) as answer:
-            self._expect(answer, reference, "manifest")
+    def _foreign_from(self, reference: Reference, descriptor: Descriptor, start: int) -> Iterator[bytes]:
+        """From the first of the descriptor's own addresses that has it, without any credentials."""
+        if not self._foreign:
+            hint = "foreign-layers = true in registries.toml allows it to be fetched from the vendor"
+            raise RegistryUnsupported(f"{reference} has a layer that only its vendor may hand out ({descriptor.media_type})", hint=hint)
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        for url in descriptor.urls or ():
+            with self.session.transport.request("GET", url, headers) as answer:
+                if answer.status in (200, 206):
+                    yield from _from(answer, reference, descriptor, start)
+                    return
+        tried = ", ".join(shown(url) for url in descriptor.urls or ()) or "no address is given"
+        raise RegistryNotFound(f"{reference}: the foreign layer {descriptor.digest} is not to be had ({tried})")
+
+    def _document(self, reference: Reference, wanted: str, digest: Digest | None, size: int | None = None) -> Document:
+        try:
+            return self._asked(reference, wanted, digest, size)
+        except RegistryProtocolError:
+            if not self.session.distrust_mirrors(reference.registry):
+                raise
+            return self._asked(reference, wanted, digest, size)
+
+    def _asked(self, reference: Reference, wanted: str, known: Digest | None, size: int | None) -> Document:
+        with self.session.read("GET", reference, f"manifests/{wanted}", {"Accept": _ACCEPT}) as answer:
+            expect(answer, reference, "manifest")
             raw = answer.read(MANIFEST_LIMIT)
             media_type = answer.header("Content-Type").split(";")[0].strip()
             header = answer.header("Docker-Content-Digest")
         stated = _stated(reference, header) if header else None
         if size is not None and len(raw) != size:
             raise RegistryProtocolError(f"{reference}: manifest {wanted} has {len(raw)} bytes; its index says {size}")
-        for each in (expect, stated):
+        for each in (known, stated):
             if each:
                 _verify(reference, each, raw)
-        digest = expect or stated or sha256(raw)
+        digest = known or stated or sha256(raw)
         if media_type.endswith(("manifest.v1+json", "manifest.v1+prettyjws")) and "docker" in media_type:
             raise RegistryUnsupported(
                 f"{reference} has a manifest of schema 1, which registries gave up years ago",
@@ -249,54 +293,33 @@ class RegistryClient:
             value = parse_checked(raw, media_type)
         except LaminaError as error:
             raise RegistryProtocolError(f"{reference}: {error.message}") from error
-        return _Document(raw, digest, value.media_type or (OCI_INDEX if isinstance(value, Index) else OCI_MANIFEST), value)
+        return Document(raw, digest, value.media_type or (OCI_INDEX if isinstance(value, Index) else OCI_MANIFEST), value)
 
-    @contextmanager
-    def _ask(self, method: str, reference: Reference, path: str, headers: dict[str, str] | None = None) -> Iterator[Response]:
-        """One request with the token flow around it."""
-        registry, repository = reference.registry, reference.repository
-        url = f"{self._base(registry)}/v2/{repository}/{path}"
-        value = self._auth.header(registry, repository)
-        for attempt in range(3):
-            sent = {**(headers or {}), **({"Authorization": value} if value else {})}
-            with self._transport.request(method, url, sent) as answer:
-                if answer.status != 401 or attempt == 2:
-                    yield answer
-                    return
-                challenges = answer.headers("WWW-Authenticate")
-            value = self._auth.answer(registry, repository, challenges, value)
 
-    def _expect(self, answer: Response, reference: Reference, what: str) -> None:
-        if answer.status == 200:
-            return
-        if answer.status == 404:
-            raise RegistryNotFound(f"{reference}: the registry has no such {what}", hint="check the name and the tag")
-        if answer.status in (401, 403):
-            raise RegistryUnauthorized(f"{reference.registry} refuses to show {reference.repository}", hint=LOGIN_HINT)
-        raise RegistryProtocolError(f"{reference}: the registry answers {answer.status} for its {what}")
+def is_foreign(descriptor: Descriptor) -> bool:
+    """A layer that registries do not hold: only its vendor may hand it out."""
+    return "foreign" in descriptor.media_type or "nondistributable" in descriptor.media_type
 
-    def _base(self, registry: str) -> str:
-        """https, or http for hosts that may: asked once which of both they speak."""
-        host = endpoint(registry)
-        if not self._transport.plain_allowed(host):
-            return f"https://{host}"
-        with self._lock:
-            known = self._schemes.get(host)
-            if known is None:
-                known = self._schemes[host] = self._scheme(host)
-        return f"{known}://{host}"
 
-    def _scheme(self, host: str) -> str:
-        try:
-            with self._transport.request("GET", f"http://{host}/v2/") as answer:
-                return "https" if answer.status == 400 else "http"
-        except RegistryUnreachable:
-            try:
-                with self._transport.request("GET", f"https://{host}/v2/", retry=False):
-                    return "https"
-            except (RegistryUnreachable, RegistryProtocolError):
-                pass
-            raise
+def _from(answer: Response, reference: Reference, descriptor: Descriptor, start: int) -> Iterator[bytes]:
+    """The body from byte `start` on, whether the server knows ranges or not."""
+    if start and answer.status == 206:
+        if not answer.header("Content-Range").startswith(f"bytes {start}-"):
+            raise RegistryProtocolError(f"{reference}: the registry continues blob {descriptor.digest} at another place")
+        skip = 0
+    else:
+        expect(answer, reference, f"blob {descriptor.digest}")
+        skip = start  # the registry knows no ranges: it sends from the beginning
+    for piece in answer.chunks():
+        if skip >= len(piece):
+            skip -= len(piece)
+            continue
+        yield piece[skip:] if skip else piece
+        skip = 0
+
+
+def _other_bytes(reference: Reference, digest: Digest) -> RegistryProtocolError:
+    return RegistryProtocolError(f"{reference}: the registry sent other bytes than {digest}")
 
 
 def _stated(reference: Reference, text: str) -> Digest:
@@ -309,4 +332,4 @@ def _stated(reference: Reference, text: str) -> Digest:
 def _verify(reference: Reference, digest: Digest, raw: bytes) -> None:
     algorithm = digest.partition(":")[0]
     if f"{algorithm}:{hashlib.new(algorithm, raw).hexdigest()}" != digest:
-        raise RegistryProtocolError(f"{reference}: the registry sent other bytes than {digest}")
+        raise _other_bytes(reference, digest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,26 +18,34 @@ from urllib.parse import urljoin, urlsplit
 
 from lamina.registry.errors import RegistryError, RegistryProtocolError, RegistryUnreachable, shown
 from lamina.registry.hosts import Proxies, is_loopback
+from lamina.registry.trust import context_for, own_certificates
 from lamina.version import __version__
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
 
-_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PRIVATE = ("authorization", "cookie", "proxy-authorization")
 _MAX_REDIRECTS = 5
 _MAX_WAIT = 30.0  # seconds; a registry that asks for more is reported, not waited for
 _CHUNK = 1 << 18
 
+Body = bytes | Callable[[], Iterable[bytes]]
+"""What is sent: bytes, or pieces that can be asked for again when a request has to be repeated (the caller gives Content-Length)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TransportSettings:
-    """All that the outside decides. `plain_http`: hosts (with port) that may be spoken to without TLS, beside loopback."""
+    """All that the outside decides. `plain_http`: hosts (with port) that may be spoken to without TLS, beside loopback.
+
+    `ca_file` is trusted beside the system's authorities; `certificates` are folders as /etc/docker/certs.d (see registry/trust.py).
+    """
 
     proxies: Proxies = field(default_factory=Proxies)
     plain_http: frozenset[str] = frozenset()
     ca_file: Path | None = None
+    certificates: tuple[Path, ...] = ()
     connect_timeout: float = 15.0  # seconds
     read_timeout: float = 60.0  # seconds without a byte
     attempts: int = 4
@@ -90,19 +98,30 @@ class Transport:
     def __init__(self, settings: TransportSettings | None = None, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.settings = settings or TransportSettings()
         self._sleep = sleep
-        self._pools: dict[str, PoolManager] = {}
+        self._pools: dict[tuple[str, str], PoolManager] = {}
         self._lock = threading.Lock()
 
     def plain_allowed(self, host: str) -> bool:
         return is_loopback(host) or host in self.settings.plain_http
 
     @contextmanager
-    def request(self, method: str, url: str, headers: Mapping[str, str] | None = None, *, retry: bool = True) -> Iterator[Response]:
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        body: Body | None = None,
+        retry: bool = True,
+        redirects: bool = True,
+    ) -> Iterator[Response]:
         """The final answer after redirects, whatever its status (statuses that may go away are retried first). Closed on exit.
 
+        With retry=False such a status is the answer. `redirects=False` leaves a redirect to the caller: for bodies that are secret.
         Raises RegistryUnreachable, RegistryProtocolError (redirect loops, unsafe redirects, not HTTP).
         """
-        raw, final = self._follow(method, url, dict(headers or {}), self.settings.attempts if retry else 1)
+        attempts = self.settings.attempts if retry else 1
+        raw, final = self._follow(method, url, dict(headers or {}), body, attempts, redirects=redirects)
         try:
             yield Response(raw, final)
         finally:
@@ -112,26 +131,40 @@ class Transport:
             else:
                 raw.close()
 
-    def _follow(self, method: str, url: str, headers: dict[str, str], attempts: int) -> tuple[BaseHTTPResponse, str]:
+    def pause(self, attempt: int, asked: str = "") -> bool:
+        """Wait before attempt `attempt` + 1: as long as the Retry-After value `asked` says, else longer each time.
+
+        False, without waiting, when the attempts are used up or the wait asked for is too long.
+        """
+        wait = _retry_after(asked)
+        if attempt >= self.settings.attempts or (wait is not None and wait > _MAX_WAIT):
+            return False
+        self._sleep(wait if wait is not None else _backoff(attempt))
+        return True
+
+    def _follow(
+        self, method: str, url: str, headers: dict[str, str], body: Body | None, attempts: int, *, redirects: bool
+    ) -> tuple[BaseHTTPResponse, str]:
         headers = {"User-Agent": self.settings.user_agent, "Accept-Encoding": "identity", **headers}
         first = url
         for _ in range(_MAX_REDIRECTS + 1):
-            raw = self._send(method, url, headers, attempts)
+            raw = self._send(method, url, headers, body, attempts)
             location = raw.headers.get("Location", "")
-            if raw.status not in _REDIRECTS or not location:
+            if raw.status not in _REDIRECTS or not location or not redirects:
                 return raw, url
             raw.close()
             target = urljoin(url, location)
-            if _origin(target) != _origin(url):
+            if origin(target) != origin(url):
                 headers = {k: v for k, v in headers.items() if k.lower() not in _PRIVATE}
                 if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
                     raise RegistryProtocolError(f"{shown(url)} redirects to {shown(target)}, away from https")
             if raw.status == 303 and method != "HEAD":
-                method = "GET"
+                method, body = "GET", None
+                headers = {k: v for k, v in headers.items() if not k.lower().startswith("content-")}
             url = target
         raise RegistryProtocolError(f"{shown(first)} redirects more than {_MAX_REDIRECTS} times")
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str], attempts: int) -> BaseHTTPResponse:
+    def _send(self, method: str, url: str, headers: Mapping[str, str], body: Body | None, attempts: int) -> BaseHTTPResponse:
         from urllib3.exceptions import HTTPError
 
         self._check(url)
@@ -140,23 +173,23 @@ class Transport:
         while True:
             attempt += 1
             last = attempt >= attempts
+            data = body() if callable(body) else body
             try:
-                raw = pool.request(method, url, headers=dict(headers), retries=False, redirect=False, preload_content=False)
+                raw = pool.request(method, url, body=data, headers=dict(headers), retries=False, redirect=False, preload_content=False)
             except HTTPError as error:
                 mapped = _mapped(error, url)
                 if last or not mapped.transient:
                     raise mapped from error
                 self._sleep(_backoff(attempt))
                 continue
-            if raw.status not in _TRANSIENT or (last and attempts == 1):
+            if raw.status not in TRANSIENT or (last and attempts == 1):
                 return raw
-            wait = _retry_after(raw.headers.get("Retry-After", ""))
+            asked = raw.headers.get("Retry-After", "")
             status = raw.status
             raw.close()
+            wait = _retry_after(asked)
             if last or (wait is not None and wait > _MAX_WAIT):
-                again = f"; it asks to wait {wait:.0f} s" if wait is not None else ""
-                hint = "the registry limits how often it may be asked; try later" if status == 429 else None
-                raise RegistryUnreachable(f"{shown(url)} answers {status} ({_PHRASES[status]}){again}", hint=hint)
+                raise come_back_later(url, status, asked)
             self._sleep(wait if wait is not None else _backoff(attempt))
 
     def _check(self, url: str) -> None:
@@ -172,23 +205,23 @@ class Transport:
         import urllib3
 
         parts = urlsplit(url)
-        proxy = self.settings.proxies.url_for(parts.scheme, parts.netloc.rpartition("@")[2])
+        host = parts.netloc.rpartition("@")[2]
+        proxy = self.settings.proxies.url_for(parts.scheme, host)
+        own = own_certificates(self.settings.certificates, host) if parts.scheme == "https" and self.settings.certificates else None
+        key = (proxy, host if own else "")
         with self._lock:
-            pool = self._pools.get(proxy)
+            pool = self._pools.get(key)
             if pool is None:
                 timeout = urllib3.Timeout(connect=self.settings.connect_timeout, read=self.settings.read_timeout)
-                ca = str(self.settings.ca_file) if self.settings.ca_file else None
+                context = context_for(self.settings.ca_file, own)
+                size = self.settings.connections
                 if proxy:
                     pool = urllib3.ProxyManager(
-                        proxy,
-                        maxsize=self.settings.connections,
-                        timeout=timeout,
-                        ca_certs=ca,
-                        proxy_headers=_proxy_headers(proxy),
+                        proxy, maxsize=size, timeout=timeout, ssl_context=context, proxy_headers=_proxy_headers(proxy)
                     )
                 else:
-                    pool = urllib3.PoolManager(maxsize=self.settings.connections, timeout=timeout, ca_certs=ca)
-                self._pools[proxy] = pool
+                    pool = urllib3.PoolManager(maxsize=size, timeout=timeout, ssl_context=context)
+                self._pools[key] = pool
             return pool
 
     def close(self) -> None:
@@ -208,7 +241,16 @@ _PHRASES = {
 }
 
 
-def _origin(url: str) -> tuple[str, str, int]:
+def come_back_later(url: str, status: int, asked: str = "") -> RegistryUnreachable:
+    """The error for a status that may go away; `asked` is its Retry-After."""
+    wait = _retry_after(asked)
+    again = f"; it asks to wait {wait:.0f} s" if wait is not None else ""
+    hint = "the registry limits how often it may be asked; try later, or log in" if status == 429 else None
+    return RegistryUnreachable(f"{shown(url)} answers {status} ({_PHRASES[status]}){again}", hint=hint)
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """(scheme, host, port): credentials for one are for no other."""
     parts = urlsplit(url)
     try:
         port = parts.port
