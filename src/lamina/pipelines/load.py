@@ -92,6 +92,7 @@ def _document(reader: Reader, tree: Tree, source: Source) -> Document | None:
         export=export,
         labels=take(root, "labels", "", lambda node, at: _labels(reader, node, at)) or {},
         warnings=(),
+        anchors=tree.anchors,
     )
 
 
@@ -184,12 +185,8 @@ def _unknown_definitions(reader: Reader, found: Mapping, path: str) -> None:
                 f"services belong under definitions.services.{entry.key}",
             )
         elif near := nearest(entry.key, _DEFINITIONS):
-            reader.warn(
-                path,
-                f'the key "{entry.key}" is not known and has no effect (did you mean "{near}"?)',
-                entry.span,
-                code="pipeline/misspelt-key",
-            )
+            told = f'the key "{entry.key}" is not known and has no effect (did you mean "{near}"?)'
+            reader.warn(path, told, entry.span, code="pipeline/unknown-key")
 
 
 def _service(reader: Reader, entry: Entry, path: str) -> Service | None:

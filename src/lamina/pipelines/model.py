@@ -12,6 +12,7 @@ import msgspec
 
 from lamina.diagnostics.diagnostic import Diagnostic
 from lamina.diagnostics.span import Source, Span
+from lamina.pipelines.tree import Anchor
 
 Places = dict[str, Span]
 Manual = Literal["automatic", "manual"]
@@ -321,6 +322,7 @@ class Document(msgspec.Struct, frozen=True):
     export: bool
     labels: dict[str, str]
     warnings: tuple[Diagnostic, ...]
+    anchors: tuple[Anchor, ...] = ()
 
     def pipelines(self) -> tuple[Pipeline, ...]:
         """All of them, in the order default, branches, tags, pull-requests, bookmarks, custom, shared definitions."""

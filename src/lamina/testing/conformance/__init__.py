@@ -29,6 +29,8 @@ KINDS: dict[str, str] = {
     "lex": "lamina.testing.conformance.lex",
     "dockerignore": "lamina.testing.conformance.dockerignore",
     "graph": "lamina.testing.conformance.graph",
+    "pipelines": "lamina.testing.conformance.pipelines",
+    "cache": "lamina.testing.conformance.cache",
 }
 
 
