@@ -102,7 +102,10 @@ def _agent_for_key(key: Path, identifier: str) -> Iterator[Path]:
                 check=False,
             )
             if added.returncode:
-                raise SecretUnavailable(f"ssh {identifier!r}: ssh-add refused {key}: {added.stderr.strip().splitlines()[-1:] or ['']}")
+                said = (added.stderr.strip().splitlines() or ["it gives no reason"])[-1]
+                raise SecretUnavailable(
+                    f"ssh {identifier!r}: ssh-add refused {key}: {said}", hint="a key with a passphrase must be in an agent: --ssh ID=SOCKET"
+                )
             yield socket
         finally:
             agent.terminate()
