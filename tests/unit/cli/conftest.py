@@ -51,7 +51,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "a").write_text("one\n")
     (folder / "b").write_text("two\n")
     (folder / "Dockerfile").write_text(
-        "FROM scratch AS parts\nCOPY a /a\nLABEL x=y\nCOPY b /b\n\nFROM scratch\nCOPY --from=parts /a /a\nWORKDIR /work\n"
+        "FROM scratch AS parts\nCOPY a /a\nLABEL x=y\nCOPY b /b\n\nFROM scratch\nCOPY --from=parts /a /copied\nWORKDIR /work\n"
     )
     monkeypatch.chdir(folder)
     return folder

@@ -1,0 +1,39 @@
+"""`lamina doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lamina.sandbox import survey
+from lamina.sandbox.rungs import Finding
+
+Lamina = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch: pytest.MonkeyPatch) -> None:
+    rungs = (Finding("root", False, "this is not root", "become it"), Finding("userns", True, "a range"), Finding("none", True, "always"))
+    monkeypatch.setattr(survey, "survey", lambda: rungs)
+
+
+def test_what_works_and_what_would_help(lamina: Lamina) -> None:
+    said = lamina("doctor").out
+    assert "no     root           this is not root" in said
+    assert "become it" in said
+    assert "works  userns" in said
+    assert said.endswith("RUN steps use: userns\n")
+    assert "(not made yet)" in said
+
+
+def test_json(lamina: Lamina) -> None:
+    document = json.loads(lamina("doctor", "--json").out)
+    assert [rung["works"] for rung in document["rungs"]] == [False, True, True]
+    assert document["kernel"]
+
+
+def test_a_mistake(lamina: Lamina) -> None:
+    assert lamina("doctor", "please").code == 2
