@@ -159,6 +159,8 @@ def _exec(old: Plain, new: Plain, args: frozenset[str], *, text_told: bool) -> l
             found.append(
                 _difference("option-changed", f"SHELL: {shorten(' '.join(old['args'][:-1]))} -> {shorten(' '.join(new['args'][:-1]))}")
             )
+        elif not text_told and " ".join(old["args"]).split() == " ".join(new["args"]).split():
+            found.append(_difference("text-changed", f"only white space of the command changed: {shorten(' '.join(new['args'][-1:]))}"))
         elif not text_told:
             before, after = around(" ".join(old["args"]), " ".join(new["args"]))
             found.append(_difference("text-changed", f"command changed: {before} -> {after}"))
@@ -285,8 +287,11 @@ def _names(op: Plain) -> list[str]:
 
 
 def _path(name: str, path: bytes) -> str:
-    """Names in a listing are relative to the source; the source's own name stands before them as the user wrote it."""
+    """Names in a listing are relative to the source; the source's own name stands before them as the user wrote it. A path that begins
+    with `./` or `/` is a whole one: in a context, in a filesystem."""
     text = path.decode(errors="backslashreplace")
+    if text.startswith(("./", "/")):
+        return text.removeprefix("./") or "."
     if not text:
         return name or "/"
     if name.startswith("/") or any(sign in name for sign in "*?[") or text == name or text.startswith(name + "/"):
@@ -327,8 +332,10 @@ def _input(was: InputPart, now: InputPart, name: str, compare: CompareFiles) -> 
         return [_difference("remote-changed", f"{label} (watched) changed")]
     if now.kind in ("image", "filesystem"):
         return [_difference("file-changed", f"{label or 'a mounted filesystem'} changed")]
-    if now.label.endswith("inline document"):  # the name of the vertex that lowering makes for it
-        return [_difference("text-changed", "the here-document changed")]
+    kind, inline, variables = now.label.partition("inline document")  # the name of the vertex that lowering makes for it
+    if inline and kind.startswith("[internal]"):
+        through = f" ({shorten(variables, 100)})" if variables else ""
+        return [_difference("text-changed", f"the here-document{through} changed")]
     where = "" if now.label in ("", "context") else f" in {label}"
     grouped: dict[tuple[str, str], list[str]] = {}
     details: dict[tuple[str, str], str] = {}

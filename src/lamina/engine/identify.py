@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from lamina.cache import keys
 from lamina.cache.record import InputPart, KeyParts, Place
+from lamina.engine.listed import Listed
 from lamina.engine.results import Files, Filesystem, Result
 from lamina.engine.selecting import exclusion
 from lamina.graph.ops import ContextOp, ExecOp, FileOp, GitOp, HttpOp, ImageOp, MergeOp
@@ -22,15 +23,12 @@ from lamina.oci.digest import StateId
 if TYPE_CHECKING:
     from lamina.engine.job import Job
 
-Listing = Callable[[], bytes]
-"""Makes the listing of a selection, on demand: a hit never needs it."""
-
 
 class Keyed(msgspec.Struct, frozen=True):
     """`listings` by index into parts.inputs."""
 
     parts: KeyParts
-    listings: dict[int, Listing] = msgspec.field(default_factory=dict)
+    listings: dict[int, Listed] = msgspec.field(default_factory=dict)
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -94,7 +92,7 @@ def key_parts(node: Vertex, inputs: tuple[Result | None, ...], job: Job) -> Keye
     assert root is None or isinstance(root, Filesystem)
     root_part = None if root is None else InputPart("filesystem", root.identity, root.label)
     selected: list[InputPart | None] = []
-    listings: dict[int, Listing] = {}
+    listings: dict[int, Listed] = {}
     missing: list[Vertex] = []
     for wanted in keys.selections(node.op):
         if wanted is None:
@@ -129,7 +127,7 @@ def _whole_source(identifier: str, wanted: keys.Selection) -> str:
     return identifier if wanted.whole or wanted.path.count("/") <= 1 else f"{identifier}:{wanted.path}"
 
 
-def _from_filesystem(source: Filesystem, wanted: keys.Selection, job: Job) -> tuple[InputPart | None, Listing | None]:
+def _from_filesystem(source: Filesystem, wanted: keys.Selection, job: Job) -> tuple[InputPart | None, Listed | None]:
     """From the table of known selections of this state; else by looking at the files, which must be here."""
     if wanted.whole:
         return InputPart("files", source.state, source.label), None
@@ -145,27 +143,25 @@ def _from_filesystem(source: Filesystem, wanted: keys.Selection, job: Job) -> tu
     from lamina.store.facts import Selection as Known
 
     job.around.store.facts.set_selection(source.state, selector, Known(merkle, None))
-    return InputPart("files", merkle, source.label), lambda: job.around.listing(selection)
+    return InputPart("files", merkle, source.label), Listed(
+        lambda: selection, job.around.listing, nullcontext(), wanted.path, relative=False
+    )
 
 
-def _lazily(source: Filesystem, wanted: keys.Selection, job: Job) -> Listing:
-    def make() -> bytes:
-        return job.around.listing(_selection(job.around.layers.view(source.layers), wanted))
+def _lazily(source: Filesystem, wanted: keys.Selection, job: Job) -> Listed:
+    def choose() -> Selection:
+        return _selection(job.around.layers.view(source.layers), wanted)
 
-    return make
+    return Listed(choose, job.around.listing, nullcontext(), wanted.path, relative=False)
 
 
-def _from_files(source: Files, wanted: keys.Selection, job: Job) -> tuple[InputPart, Listing]:
+def _from_files(source: Files, wanted: keys.Selection, job: Job) -> tuple[InputPart, Listed]:
     assert source.tree is not None
     with job.around.contexts.lock:
         selection = _selection(source.tree, wanted)
         merkle = selection.digest()
-
-    def listing() -> bytes:
-        with job.around.contexts.lock:
-            return job.around.listing(selection)
-
-    return InputPart("files", merkle, source.label), listing
+    listed = Listed(lambda: selection, job.around.listing, job.around.contexts.lock, wanted.path, relative=True)
+    return InputPart("files", merkle, source.label), listed
 
 
 def _selection(tree: object, wanted: keys.Selection) -> Selection:

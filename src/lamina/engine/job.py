@@ -16,6 +16,7 @@ from lamina.cache.reason import Reason, Verdict
 from lamina.cache.record import CacheKey, InputPart, KeyParts, Place, Record
 from lamina.diagnostics.errors import located
 from lamina.engine import identify
+from lamina.engine.listed import Changed, Listed
 from lamina.engine.locks import Cancelled
 from lamina.engine.request import BuildRequest, Notice, Report, StepEnded, StepOutput, StepStarted
 from lamina.engine.results import Files, Filesystem, Result
@@ -62,7 +63,7 @@ class Account(msgspec.Struct):
     fetch_bytes: int = 0
     state: str | None = None
     place: Place | None = None
-    listings: dict[int, identify.Listing] = msgspec.field(default_factory=dict)
+    listings: dict[int, Listed] = msgspec.field(default_factory=dict)
 
 
 class Job:
@@ -225,14 +226,18 @@ class Job:
         account.saved = neighbours[0].seconds if neighbours else 0.0
 
     def _comparison(self, account: Account) -> Callable[[InputPart, InputPart], Sequence[FileChange]]:
-        """Old and new part -> the names that differ, read from the old record's listing and one that is made now."""
+        """Old and new part -> the names that differ, with where they stand in their source (a leading `./` or `/`): read from the old
+        record's listing and one that is made now."""
 
         def compare(old: InputPart, new: InputPart) -> Sequence[FileChange]:
             assert account.parts is not None
-            make = next((account.listings[n] for n, part in enumerate(account.parts.inputs) if part is new and n in account.listings), None)
-            if old.listing is None or make is None:
+            listed = next(
+                (account.listings[n] for n, part in enumerate(account.parts.inputs) if part is new and n in account.listings), None
+            )
+            if old.listing is None or listed is None:
                 return ()
-            return self.around.compare_listings(old.listing, make())
+            found = self.around.compare_listings(old.listing, listed.document())
+            return [Changed(listed.whole(change.path), change.change, change.detail) for change in found]
 
         return compare
 
@@ -305,11 +310,11 @@ class Job:
             build=self.build_id,
         )
 
-    def _with_listings(self, parts: KeyParts, listings: dict[int, identify.Listing]) -> KeyParts:
+    def _with_listings(self, parts: KeyParts, listings: dict[int, Listed]) -> KeyParts:
         """Listings become blobs, so that a later miss can name the paths that differ."""
         inputs = list(parts.inputs)
-        for number, make in listings.items():
-            digest: Digest = self.around.store.blobs.put(make())
+        for number, listed in listings.items():
+            digest: Digest = self.around.store.blobs.put(listed.document())
             inputs[number] = msgspec.structs.replace(inputs[number], listing=digest)
         return msgspec.structs.replace(parts, inputs=tuple(inputs))
 

@@ -241,6 +241,24 @@ def test_here_documents() -> None:
     assert (reason.code, reason.message) == ("text-changed", "the here-document changed")
 
 
+def test_variables_of_a_here_document_are_named() -> None:
+    document = InputPart("files", "sha256:1", "[internal] preparing inline document with $A, $V")
+    reason = why(parts(copy_op(), STEP, document), parts(copy_op(), STEP, replace_id(document)))
+    assert reason.message == "the here-document (with $A, $V) changed"
+
+
+def test_white_space_in_a_command() -> None:
+    old, new = parts(exec_op("echo a > /a")), parts(exec_op("echo a  >  /a"))
+    reason = why(old, new, was=place("RUN echo a > /a"), now=place("RUN echo a  >  /a"))
+    assert (reason.code, reason.message) == ("text-changed", "only white space of the command changed: echo a > /a")
+
+
+@pytest.mark.parametrize(("path", "told"), [(b"./dir/one", "dir/one"), (b"/etc/one", "/etc/one"), (b"./", "."), (b"one", "a.txt/one")])
+def test_whole_paths_are_told_as_they_are(path: bytes, told: str) -> None:
+    reason = why(parts(copy_op(), STEP, FILES), parts(copy_op(), STEP, replace_id(FILES)), files=[changed(path)])
+    assert reason.paths == (told,)
+
+
 def test_another_number_of_sources() -> None:
     two = FileOp((CopyAction(1, "/a", "/d/"), CopyAction(1, "/b", "/d/")))
     reason = why(parts(copy_op("/a", "/d/"), STEP, FILES), parts(two, STEP, FILES, FILES), now=place("COPY $S /d/"))

@@ -38,7 +38,7 @@ def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, na
         for source in sources:
             made.add_source(source, checksum)
         for heredoc in copy.heredocs:
-            made.add_heredoc(heredoc.name, _body(heredoc, stage))
+            made.add_heredoc(heredoc.name, *_body(heredoc, stage))
     vertex = stage.graph.add(FileOp(tuple(made.actions)), tuple(made.inputs), freshness, step, name)
     shown = [*sources, *(f"<<{heredoc.name}" for heredoc in copy.heredocs), dest]
     options = (" --parents" if flags.parents else "") + (f" --chown={chown}" if chown else "") + (f" --chmod={chmod}" if chmod else "")
@@ -49,9 +49,13 @@ def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, na
     return vertex
 
 
-def _body(heredoc: Heredoc, stage: Lowering) -> str:
-    """Variables are expanded unless the name was quoted; quotes stay, and the escape is a backslash whatever the directive says."""
-    return _BODY.word(heredoc.content, stage.environment.values).result if heredoc.expand else heredoc.content
+def _body(heredoc: Heredoc, stage: Lowering) -> tuple[str, frozenset[str]]:
+    """The text and the variables in it. They are expanded unless the name was quoted; quotes stay, and the escape is a backslash whatever
+    the directive says."""
+    if not heredoc.expand:
+        return heredoc.content, frozenset()
+    found = _BODY.word(heredoc.content, stage.environment.values)
+    return found.result, found.matched | found.unmatched
 
 
 class _Actions:
@@ -119,9 +123,12 @@ class _Actions:
         op = source.operation(self._copy.flags.keep_git_dir, checksum)
         self._add_whole(self._stage.graph.add(op, name=f"ADD {op.url}"), "/", exclude=self._exclude)
 
-    def add_heredoc(self, name: str, content: str) -> None:
+    def add_heredoc(self, name: str, content: str, variables: frozenset[str]) -> None:
+        """Reasons read the vertex's name: it says what the document depends on."""
         mkfile = MkfileAction(path=f"/{name}", data=content.encode("utf-8", "surrogateescape"))
-        self._add_whole(self._stage.graph.add(FileOp((mkfile,)), (None,), name="[internal] preparing inline document"), f"/{name}")
+        with_them = f" with ${', $'.join(sorted(variables))}" if variables else ""
+        vertex = self._stage.graph.add(FileOp((mkfile,)), (None,), name=f"[internal] preparing inline document{with_them}")
+        self._add_whole(vertex, f"/{name}")
 
     def _add_whole(self, vertex: Vertex, source: str, *, unpack: bool = False, exclude: tuple[str, ...] = ()) -> None:
         self.actions.append(

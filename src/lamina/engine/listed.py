@@ -1,0 +1,70 @@
+"""Listings of selections: made on demand (a hit never needs one), and where the names in them stand in the source."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import msgspec
+
+from lamina.layer.entry import Kind
+from lamina.layer.globbing import has_wildcard
+from lamina.layer.selection import Selection
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """A FileChange whose path is a whole one."""
+
+    path: bytes
+    change: str
+    detail: str
+
+
+class Listed:
+    """`choose` finds the selection again (it may read files); `lock` is held while its files are read; `written` is the source as the
+    Dockerfile has it, absolute. `relative`: paths are told without a leading slash, as those of a context."""
+
+    def __init__(
+        self,
+        choose: Callable[[], Selection],
+        document: Callable[[Selection], bytes],
+        lock: AbstractContextManager[object],
+        written: str,
+        *,
+        relative: bool,
+    ) -> None:
+        self._choose = choose
+        self._document = document
+        self._lock = lock
+        self._written = written
+        self._mark = b"./" if relative else b"/"
+        self._selection: Selection | None = None
+
+    def document(self) -> bytes:
+        """The listing's bytes (lamina.layer.listing)."""
+        with self._lock:
+            return self._document(self._selected())
+
+    def whole(self, path: bytes) -> bytes:
+        """`./dir/one` or `/dir/one` for a path of the listing: patterns and followed links resolved. A name that is gone from a pattern's
+        matches is put where the pattern looks."""
+        with self._lock:
+            selection = self._selected()
+        several = selection.pattern or len(selection.matches) != 1
+        for match in selection.matches:
+            name = match.shown or match.name
+            if not several and match.entry.kind is Kind.DIRECTORY:
+                return self._mark + b"/".join(part for part in (match.path, path) if part)
+            if path == name:
+                return self._mark + match.path
+            if path.startswith(name + b"/"):
+                return self._mark + match.path + path[len(name) :]
+        parts = [part for part in self._written.encode("utf-8", "surrogateescape").split(b"/") if part]
+        fixed = itertools.takewhile(lambda part: not has_wildcard(part), parts if selection.pattern else parts[:-1])
+        return self._mark + b"/".join([*fixed, path])
+
+    def _selected(self) -> Selection:
+        if self._selection is None:
+            self._selection = self._choose()
+        return self._selection
