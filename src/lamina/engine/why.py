@@ -96,8 +96,8 @@ def find_steps(store: LocalStore, build: str | None, step: str | None) -> tuple[
 
 
 def place_of(stage: int, stage_name: str, index: int, *, own: bool) -> str:
-    """How a step is shown: what `select` and --refresh understand. `own`: it has a number of its own in the stage."""
-    return f"{stage_name or stage}:{index}" if own else str(stage_name or stage)
+    """How a step is shown: what `select` and --refresh understand. `own`: it has a number of its own in the stage (0: it was not counted)."""
+    return f"{stage_name or stage}:{index}" if own and index else str(stage_name or stage)
 
 
 def _step_of(step: Step) -> graph.Step:

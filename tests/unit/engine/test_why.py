@@ -84,6 +84,7 @@ def test_a_place_that_is_shown_selects_that_step() -> None:
     for found in STEPS:
         assert found in select(STEPS, place_of(found["stage"], found["stage_name"], found["index"], own=True))
     assert place_of(0, "deps", 3, own=False) == "deps"
+    assert place_of(1, "", 0, own=True) == "1", "a step of a stage that is not needed"
 
 
 def test_builds_of_an_older_version_have_no_numbers() -> None:
