@@ -9,10 +9,9 @@ Names are imported when they are first used: `import lamina` costs next to nothi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lamina.version import __version__
 
+TYPE_CHECKING = False  # typing's own, without its import
 if TYPE_CHECKING:
     from lamina import dockerfile
     from lamina.diagnostics.errors import LaminaError

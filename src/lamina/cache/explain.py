@@ -9,7 +9,7 @@ import msgspec
 
 from lamina.cache.reason import Reason
 from lamina.cache.record import KeyParts, Place, Record
-from lamina.cache.wording import age, shorten
+from lamina.cache.wording import SAME, age, made, shorten
 
 if TYPE_CHECKING:
     from lamina.cache.differences import CompareFiles, Difference
@@ -100,10 +100,10 @@ def explain_hit(
     if how == "shared":
         return Reason("shared", f"equal to {because or 'another step'}, which ran in this build", record_age=since)
     where = "on this machine" if record.host == host else f"on {record.host}"
-    made = "earlier in this build" if record.build == build else f"{age(since)} ago {where}, build {record.build}"
+    told = "made earlier in this build" if record.build == build else made(since, where, record.build)
     if how == "cut-off":
-        return Reason("cut-off", f"{because or 'a step before it'} ran again and came out equal; made {made}", record_age=since)
-    return Reason("same-key", f"same inputs; made {made}", record_age=since)
+        return Reason("cut-off", f"{because or 'a step before it'} ran again and came out equal; {told}", record_age=since)
+    return Reason("same-key", f"{SAME}; {told}", record_age=since)
 
 
 def _told(facts: Facts) -> Reason | None:

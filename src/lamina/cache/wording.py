@@ -8,6 +8,7 @@ from lamina.cache.sensitive import sensitive
 
 _USER_INFO = re.compile(r"://[^/@\s]*@")
 _LONG = 60
+SAME = "same inputs"  # the reason of a plain hit
 
 
 def shown(name: str, value: str) -> str | None:
@@ -46,6 +47,11 @@ def age(seconds: float) -> str:
         if seconds < limit:
             return f"{max(0, int(seconds // size))} {unit}"
     return f"{int(seconds // 86400)} days"
+
+
+def made(since: float, where: str, build: str) -> str:
+    """`made 3 min ago on this machine, build 20260101-…`."""
+    return f"made {age(since)} ago {where}, build {build}"
 
 
 def more(count: int) -> str:

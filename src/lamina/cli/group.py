@@ -60,4 +60,4 @@ def cli(ctx: click.Context, root: Path | None, rung: str | None, debug: bool) ->
       lamina plan .
       lamina why app:1
     """
-    ctx.obj = Settings.from_environment(os.environ, root=root, rung=rung, debug=debug)
+    ctx.obj = Settings.from_environment(os.environ, root=root, rung=rung, debug=debug, arguments=ctx.obj or ())

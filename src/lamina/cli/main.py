@@ -42,6 +42,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code. Never raises but for a bug under --debug."""
+    if arguments[:1] == ["build"]:
+        from lamina.cli.unchanged import answer
+
+        code = answer(arguments, os.environ)
+        if code is not None:
+            return code
     import gc
 
     import click
@@ -52,7 +58,7 @@ def run(arguments: list[str]) -> int:
     gc.set_threshold(50_000)  # imports alone would start it dozens of times, and find nothing
     debug = "--debug" in arguments or bool(os.environ.get("LAMINA_DEBUG"))
     try:
-        result = cli.main(arguments, prog_name="lamina", standalone_mode=False)
+        result = cli.main(arguments, prog_name="lamina", standalone_mode=False, obj=tuple(arguments))
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leave:

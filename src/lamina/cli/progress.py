@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TextIO
 
 import msgspec
 
-from lamina.cli.words import seconds, shorten
+from lamina.cli import words
 from lamina.engine.request import BuildResult, Notice, ProgressEvent, StepEnded, StepOutput, StepStarted
 
 Mode = Literal["auto", "plain", "tty", "json", "quiet"]
@@ -48,28 +48,24 @@ VERDICTS = {"hit": ("CACHED", "green"), "ran": ("RAN", "yellow"), "failed": ("FA
 def step_line(event: StepEnded, paint: Paint, width: int = 0) -> str:
     """One finished step: verdict, name, seconds, reason; of a failed one what went wrong, which is asked for before the cache's reason."""
     word, style = VERDICTS.get(event.verdict, (event.verdict.upper(), "dim"))
-    took = seconds(event.seconds) if event.verdict in ("ran", "failed") else f"saved {seconds(event.saved)}" if event.saved >= 0.1 else ""
-    head = f"{word:6} {event.name}" + (f"  {took}" if took else "")
+    head = words.step_head(
+        word, event.name, words.seconds(event.seconds) if event.verdict in ("ran", "failed") else words.saved(event.saved)
+    )
     reason = event.reason.message
     if event.verdict == "failed" and event.error:
         reason = event.error.split("\n", 1)[0]
     if width:
-        head = shorten(head, width)
-        reason = shorten(reason, max(0, width - 9))
+        head = words.shorten(head, width)
+        reason = words.shorten(reason, max(0, width - len(words.REASON)))
     line = paint(style, head[:6]) + head[6:]
-    return f"{line}\n{paint('dim', '       └ ' + reason)}" if reason else line
+    return f"{line}\n{paint('dim', words.REASON + reason)}" if reason else line
 
 
 def summary(result: BuildResult) -> str:
-    """`9 cached (saved 41 s), 2 ran in 3.2 s`."""
-    hits = [s for s in result.steps if s.verdict == "hit"]
-    ran = sum(1 for s in result.steps if s.verdict == "ran")
-    skipped = sum(1 for s in result.steps if s.verdict == "skipped")
-    saved = sum(s.saved for s in hits)
-    text = f"{len(hits)} cached" + (f" (saved {seconds(saved)})" if saved >= 0.1 else "") + f", {ran} ran"
-    if skipped:
-        text += f", {skipped} not needed"
-    return f"{text}, {seconds(result.seconds)} in all"
+    """`9 cached (saved 41 s), 2 ran, 3.2 s in all`."""
+    verdicts = [step.verdict for step in result.steps]
+    gained = sum(step.saved for step in result.steps if step.verdict == "hit")
+    return words.summary(verdicts.count("hit"), gained, verdicts.count("ran"), verdicts.count("skipped"), result.seconds)
 
 
 class Quiet:

@@ -51,6 +51,7 @@ class Bases:
         self._lock = threading.Lock()
         self._client: RegistryClient | None = None
         self._known: dict[Digest, _Known] = {}
+        self.made_here: set[str] = set()  # references whose image was built, loaded or imported here: nobody is asked about it
         self.unanswered: dict[str, str] = {}  # references whose registry did not answer: the local image was used
         self._origins: dict[LayerId, tuple[Descriptor, Reference | None]] = {}
 
@@ -84,6 +85,8 @@ class Bases:
         """Whether the tag of a pulled image points elsewhere now. One HEAD; a registry that does not answer leaves the local image in use,
         and `unanswered` says so. Images that were built, loaded or imported here are not asked about."""
         known = self._store.facts.remote(str(reference), str(platform))
+        if known is None and reference.digest is None:
+            self.made_here.add(str(reference))
         if known is None or reference.digest is not None:
             return False
         from lamina.registry.errors import RegistryError

@@ -33,12 +33,15 @@ def read_dockerfile(context: Path, given: Path | None, text: str | None = None) 
             name = str(path.absolute().relative_to(context.absolute()))
         except ValueError:
             name = path.name
-    candidates = [context / ".dockerignore"]
-    if path is not None:
-        candidates.insert(0, path.with_name(path.name + ".dockerignore"))
-    for candidate in candidates:
+    for candidate in places(context, path)[1:] if path is not None else [context / ".dockerignore"]:
         try:
             return name, text, candidate.read_text(encoding="utf-8", errors="surrogateescape"), candidate.name
         except (FileNotFoundError, NotADirectoryError):
             continue
     return name, text, None, ".dockerignore"
+
+
+def places(context: Path, given: Path | None) -> list[Path]:
+    """Where the Dockerfile is read from, and then where its ignore file is looked for: the first that is there counts."""
+    path = given or context / "Dockerfile"
+    return [path, path.with_name(path.name + ".dockerignore"), context / ".dockerignore"]

@@ -45,6 +45,7 @@ from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
 if TYPE_CHECKING:
+    from lamina.engine.receipt import Receipt
     from lamina.registry.transport import TransportSettings
 
 
@@ -73,6 +74,7 @@ class Engine:
         self.records = LocalRecords(store.database, now)
         self.now = now
         self.host = host
+        self.on_receipt: Callable[[Receipt], None] | None = None  # told of a build that found everything and can be told unchanged later
         self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
         self._sandbox = sandbox
         self._transport = transport
@@ -106,6 +108,12 @@ class Engine:
                 build_id, self._steps(lowered, job, ended), (built,), time.monotonic() - started, tuple(job.warnings)
             )
             self._remember(built_result, request, None)
+            if self.on_receipt is not None and not any(step.verdict == "ran" for step in built_result.steps):
+                from lamina.engine.receipt import take
+
+                receipt = take(job, lowered, outcome.ended, image, names, built_result)
+                if receipt is not None:
+                    self.on_receipt(receipt)
             return built_result
 
     def plan(self, request: BuildRequest, report: Report = _ignore) -> PlanResult:

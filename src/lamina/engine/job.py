@@ -83,6 +83,7 @@ class Job:
         )
         self.accounts: dict[int, Account] = {}
         self.warnings: list[str] = []
+        self.hits: list[tuple[str, Record]] = []  # steps that were found, in the order of showing
         self._lock = threading.Lock()
 
     def account(self, vertex: Vertex) -> Account:
@@ -176,6 +177,7 @@ class Job:
             because = next((s.name for s in self._sources(node, inputs)), None)
         account.reason = explain.explain_hit(record, self.around.now(), how, host=self.around.host, build=self.build_id, because=because)
         account.saved, account.state = record.seconds, record.state
+        self.hits.append((node.name, record))
         self._end(node, "hit")
         return Filesystem(record.state, self._identity(record), record.layers, record, tainted=bool(tainted), label=identify.label_of(node))
 

@@ -13,6 +13,7 @@ from lamina.dockerfile.ignore import IgnoreRules
 from lamina.engine.results import Files
 from lamina.graph.ops import GitOp, HttpOp
 from lamina.layer.context import ContextTree
+from lamina.layer.reading import Facts
 from lamina.layer.statcache import StatCache
 from lamina.layer.tree import FileTree
 from lamina.store.local import LocalStore
@@ -44,6 +45,18 @@ class Contexts:
                 tree = ContextTree(folder, rules, StatCache(self._cache_file(folder)), self._exact)
                 self._trees[name] = tree
         return Files(tree, "context", "build context" if name == "context" else f"context {name}")
+
+    def certain(self) -> list[tuple[str, list[str | Facts]]] | None:
+        """The folders of the main context that were looked at (ContextTree.certain); None where that cannot be relied upon."""
+        with self.lock:
+            found: list[tuple[str, list[str | Facts]]] = []
+            for name, tree in self._trees.items():
+                folders = tree.certain() if name == "context" else None
+                if folders is None:
+                    return None
+                root = str(self._folders[name])
+                found += [(os.path.join(root, os.fsdecode(path)), facts) for path, facts in folders]
+            return found
 
     def save(self) -> None:
         """Keep what was learnt of the files for the next build."""

@@ -34,7 +34,7 @@ from lamina.layer.reading import (
     read_xattrs,
     show,
 )
-from lamina.layer.statcache import FolderRecord, Node, StatCache, Summary, decode_nodes, encode_nodes
+from lamina.layer.statcache import RACY, FolderRecord, Node, StatCache, Summary, decode_nodes, encode_nodes
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -176,6 +176,16 @@ class ContextTree:
         except ContextUnreadable:
             return False
         return True
+
+    def certain(self) -> list[tuple[bytes, list[str | Facts]]] | None:
+        """All folders that were looked at, with names and facts as scandir gave them; None if a change could go unseen (statcache.py)."""
+        limit = self._when - RACY
+        found = []
+        for path, folder in self._folders.items():
+            if any(fact[3] >= limit or fact[2] >= limit for fact in folder.facts[1::2]):  # type: ignore[operator]  # every other is Facts
+                return None
+            found.append((path, folder.facts))
+        return found
 
     def save(self) -> None:
         """Hand what was learnt to the stat cache and write it if anything is new."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lamina.store.database import Database
-
-KEPT = 100
+from lamina.store.standing import KEPT
 
 
 class BuildLog(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,10 +17,10 @@ import msgspec
 from lamina.oci.digest import DiffId, Digest, LayerId
 from lamina.store.database import Database
 from lamina.store.errors import border
-from lamina.store.files import boot_id
 from lamina.store.layout import Layout
 from lamina.store.leases import Lease
 from lamina.store.removal import remove
+from lamina.store.standing import boot_id
 
 UNKNOWN = -1
 _CHUNK = 500  # SQLite's default limit of variables is 999

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import msgspec
 
-from lamina.store.builds import KEPT, BuildLog
+from lamina.store.builds import BuildLog
 from lamina.store.local import LocalStore
+from lamina.store.standing import KEPT
 
 
 def test_the_last_builds_are_kept(store: LocalStore) -> None:

@@ -15,7 +15,8 @@ from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 
 if TYPE_CHECKING:
-    from lamina.engine.request import BuildResult, Output
+    from lamina.engine.receipt import Receipt
+    from lamina.engine.request import BuildResult, Output, ProgressEvent
 
 
 @click.command(short_help="Build an image from a Dockerfile")
@@ -82,9 +83,21 @@ def command(
     width = _terminal_width()
     colour = sys.stderr.isatty() and not settings.no_colour
     view = progress.choose("quiet" if quiet else mode, sys.stderr, colour=colour, width=width)
+    from lamina.engine.request import Notice
+
+    notices: list[str] = []
+    receipts: list[Receipt] = []
+
+    def seen(event: ProgressEvent) -> None:
+        if isinstance(event, Notice):
+            notices.append(event.text)
+        view.report(event)
+
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
+        if _short(settings, mode, options, quiet=quiet, files=(report, iidfile, metadata_file), as_json=as_json):
+            engine.on_receipt = receipts.append
         try:
-            result = engine.build(request, view.report)
+            result = engine.build(request, seen)
         except BaseException:
             view.close()
             if report is not None and engine.failed is not None:
@@ -106,7 +119,21 @@ def command(
         sys.stdout.write(report_bytes(result).decode() + "\n")
     elif result.images and not to_stdout:
         print(result.images[0].id)
+    if receipts:
+        from lamina.cli.receipts import write
+
+        silent, names = quiet or mode == "quiet", result.images[0].tags
+        write(receipts[0], request, options["file"], settings.arguments, settings.environment, quiet=silent, notices=notices, tags=names)
     return 0
+
+
+def _short(settings: Settings, mode: str, options: dict[str, Any], *, quiet: bool, files: tuple[Path | None, ...], as_json: bool) -> bool:
+    """Whether the next build of this command line may be answered by cli/unchanged.py: plain or no output, and no file to write."""
+    if settings.arguments[:1] != ("build",) or any(files) or as_json or mode not in ("auto", "plain", "quiet"):
+        return False
+    # Standard input and a bare --build-arg say something that the command line does not.
+    asked = options["file"] != "-" and all("=" in value for value in options["args"])
+    return asked and (quiet or not sys.stderr.isatty())
 
 
 def _outputs(values: tuple[str, ...], *, load: bool) -> tuple[Output, ...]:
