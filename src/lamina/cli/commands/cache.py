@@ -139,7 +139,7 @@ def prune(settings: Settings, /, keep: str | None, older_than: str | None, every
 
     limit = inputs.size(keep, "--keep") if keep else None
     oldest = inputs.duration(older_than, "--older-than") if older_than else None if limit is not None or everything else 7 * 86400.0
-    with open_engine(settings, making_room=True) as engine:
+    with open_engine(settings, making_room=not dry_run) as engine:
         done = prune_store(engine.store, PrunePolicy(time.time(), oldest, limit, everything), dry_run=dry_run)
     if explain:
         for decision in done.decisions:

@@ -49,10 +49,12 @@ def test_prune(lamina: Lamina, built: Path, tmp_path: Path) -> None:
     assert "remove cache mount /root/.npm" in said.out
     assert "used by image" in said.out
     assert place.exists()
+    assert (tmp_path / "store/ballast").exists(), "the room for pruning a full disk is not given up by looking"
     said = lamina("cache", "prune", "--all")
     assert said.out.startswith("freed")
     assert "1 cache mounts" in said.out
     assert not place.exists()
+    assert (tmp_path / "store/ballast").exists()
     assert lamina("images", "-q").out, "what an image holds stays"
     assert lamina("check").code == 0
 
