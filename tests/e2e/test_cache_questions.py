@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from lamina.testing import bases
+from lamina.testing import bases, images
 from lamina.testing.project import Project
+from lamina.testing.registry import MemoryRegistry, docker_registry
 
 APP = """
     FROM base:1
@@ -307,6 +309,65 @@ def test_base_of_the_store_moved(project: Project, tmp_path: Path) -> None:
     assert "base:1" in again.message
 
 
+def base_with(release: bytes, **config: object) -> images.SimpleImage:
+    settings = {"Env": ["PATH=/bin"], **config}
+    return images.simple_image([images.busybox_tar(), images.tar_of({"etc/release": release})], config=settings)
+
+
+@pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed (make test-deps)")
+@pytest.mark.parametrize("options", [(), ("--pull",)], ids=["as-it-is", "pull"])
+def test_base_tag_moved_in_its_registry(project: Project, tmp_path: Path, options: tuple[str, ...]) -> None:
+    with docker_registry(tmp_path) as host:
+        images.push(host, "team/base", "1", base_with(b"1\n"))
+        project.dockerfile(f"FROM {host}/team/base:1\nRUN cat /etc/release > /out\nRUN echo 2 > /2\n")
+        assert project.build().verdicts() == "xx"
+        assert project.build(*options).verdicts() == "CC"
+        images.push(host, "team/base", "1", base_with(b"1\n", Labels={"built": "again"}))
+        assert project.build(*options).verdicts() == "CC", "the same layers under another manifest"
+        images.push(host, "team/base", "1", base_with(b"2\n"))
+        again = project.build(*options)
+        assert again.verdicts() == "xx"
+        first, second = (row for row in again.rows if row.text.startswith("RUN"))
+        assert (first.code, second.code) == ("base-changed", "parent-changed")
+        assert f"{host}/team/base:1 moved" in first.message
+        assert "cat /etc/release" in second.message
+        images.push(host, "team/base", "1", base_with(b"1\n"))
+        assert project.build(*options).verdicts() == "CC", "and back"
+
+
+def test_registry_of_the_base_does_not_answer(project: Project) -> None:
+    image = base_with(b"1\n")
+    with MemoryRegistry() as registry:
+        name = f"{registry.host}/team/base:1"
+        images.serve(registry, "team/base", "1", image)
+        project.dockerfile(f"FROM {name}\nRUN cat /etc/release > /out\n")
+        assert project.build().verdicts() == "x"
+        registry.seen.clear()
+        assert project.build().verdicts() == "C"
+        assert [(seen.method, seen.path) for seen in registry.seen if seen.path != "/v2/"] == [("HEAD", "/v2/team/base/manifests/1")]
+    offline = project.build()
+    assert offline.verdicts() == "C"
+    assert name in offline.stderr
+    assert "the image that is here is used" in offline.stderr
+    refused = project.build("--pull", ok=False)
+    assert refused.code == 69
+    assert registry.host in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_no_registry_is_asked_for_an_image_that_was_made_here(project: Project, busybox: Path) -> None:
+    with MemoryRegistry() as registry:
+        name = f"{registry.host}/team/base:1"
+        images.serve(registry, "team/base", "1", base_with(b"1\n"))
+        assert project.run("import", str(busybox), name).returncode == 0
+        project.dockerfile(f"FROM {name}\nRUN echo 1 > /1\n")
+        assert project.build().verdicts() == "x"
+        assert project.build().verdicts() == "C"
+        assert registry.seen == []
+        assert project.build("--pull").verdicts() == "x", "--pull insists on the registry's"
+        assert "/v2/team/base/manifests/1" in {seen.path for seen in registry.seen}
+
+
 def test_plan_says_what_build_will_do(app: Project) -> None:
     assert app.run("plan", str(app.folder)).returncode == 0
     app.write({"src/a": "changed\n"})
@@ -327,3 +388,13 @@ def test_why_tells_the_last_build(app: Project) -> None:
     said = app.run("why", "app:1").stdout.decode()
     assert "file-changed" in said or "changed" in said
     assert "COPY src /src" in said
+
+
+def test_each_row_of_the_page_is_a_test_and_each_test_a_row() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "cache.md").read_text(encoding="utf-8")
+    table = page.split("| --- |", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
+    assert len(table) > 20
+    named = [re.fullmatch(r"\|.+\|.+\| `(test_\w+)` \|", row) for row in table]
+    assert all(named), [row for row, found in zip(table, named) if not found]
+    tests = {name for name in globals() if name.startswith("test_")} - {"test_each_row_of_the_page_is_a_test_and_each_test_a_row"}
+    assert {found[1] for found in named if found} == tests
