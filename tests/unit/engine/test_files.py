@@ -317,3 +317,8 @@ def test_into_a_layer_directory(tmp_path: Path) -> None:
     assert os.readlink(made / "d/sub/l") == "../a"
     assert (out / "diff/srv/work").stat().st_mtime == 77.0
     assert (out / "diff/srv/file").read_bytes() == b"text"
+
+
+def test_all_of_an_empty_stage_is_an_empty_folder() -> None:
+    """`COPY --from=empty / /x/y` made nothing, and a RUN that went to /x/y failed; BuildKit makes the folder."""
+    assert paths(run(CopyAction(1, "/", "/x/y"), root=base())) >= {"x", "x/y"}

@@ -65,7 +65,8 @@ def write_file_op(
         else:
             tree = inputs[action.input]
             if tree is None and action.source == "/":
-                continue  # all of an empty filesystem is nothing
+                target.make_folders(target.locate(_path(action.dest)), owner)  # all of an empty filesystem is an empty folder
+                continue
             if tree is None:
                 raise CopyFailed(f"nothing to copy {action.source!r} from: the source is empty")
             _copy(target, action, selection_of(action, tree, excluded), owner, reuse)
