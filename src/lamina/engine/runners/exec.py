@@ -183,8 +183,8 @@ class _Mounts:
             return
         # The source's files lie below; what steps write stays in the cache directory's own upper.
         lowers = self._lowers(number, mount, source)
-        upper, work = data / "upper", data / "work"
-        work.mkdir(exist_ok=True)
+        # The work folder is new each time: a volatile overlay leaves a mark in it that forbids the next mount.
+        upper, work = data / "upper", self._folder(number, "work")
         if not upper.exists():
             upper.mkdir(exist_ok=True)
             if lowers:  # the root of an overlay has the upper's attributes
