@@ -321,4 +321,7 @@ def test_into_a_layer_directory(tmp_path: Path) -> None:
 
 def test_all_of_an_empty_stage_is_an_empty_folder() -> None:
     """`COPY --from=empty / /x/y` made nothing, and a RUN that went to /x/y failed; BuildKit makes the folder."""
-    assert paths(run(CopyAction(1, "/", "/x/y"), root=base())) >= {"x", "x/y"}
+    out = MemoryTree()
+    out.entries.clear()
+    write_file_op(FileOp((CopyAction(1, "/", "/x/y"),)), None, (None, None), FreshLayer(out), now=0.0)
+    assert paths(out) == {"", "x", "x/y"}
