@@ -324,4 +324,4 @@ def test_all_of_an_empty_stage_is_an_empty_folder() -> None:
     out = MemoryTree()
     out.entries.clear()
     write_file_op(FileOp((CopyAction(1, "/", "/x/y"),)), None, (None, None), FreshLayer(out), now=0.0)
-    assert paths(out) == {"", "x", "x/y"}
+    assert paths(out) == {"x", "x/y"}
