@@ -40,6 +40,7 @@ def open_engine(
         making_room=making_room,
         registry_ca=registry_ca,
         insecure_registries=insecure_registries,
+        registry_environment=settings.environment,
         on_rescue=on_rescue,
     ) as engine:
         yield engine

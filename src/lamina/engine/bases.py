@@ -27,7 +27,6 @@ from lamina.store.refs import Image
 
 if TYPE_CHECKING:
     from lamina.registry.client import RegistryClient
-    from lamina.registry.transport import TransportSettings
 
 
 class BaseNotFound(LaminaError):
@@ -43,13 +42,12 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class Bases:
-    """Thread-safe. `proxies` are environment values for registries."""
+    """Thread-safe. `client` gives the one client for registries; it is asked when one is needed."""
 
-    def __init__(self, store: LocalStore, settings: Callable[[], TransportSettings]) -> None:
+    def __init__(self, store: LocalStore, client: Callable[[], RegistryClient]) -> None:
         self._store = store
-        self._settings = settings
+        self._registry = client
         self._lock = threading.Lock()
-        self._client: RegistryClient | None = None
         self._known: dict[Digest, _Known] = {}
         self.made_here: set[str] = set()  # references whose image was built, loaded or imported here: nobody is asked about it
         self.unanswered: dict[str, str] = {}  # references whose registry did not answer: the local image was used
@@ -159,12 +157,3 @@ class Bases:
     def descriptors(self) -> dict[DiffId, Descriptor]:
         """The stored forms of the bases' layers."""
         return {d: descriptor for known in self._known.values() for d, descriptor in zip(known.diff_ids, known.manifest.layers)}
-
-    def _registry(self) -> RegistryClient:
-        from lamina.registry.client import RegistryClient
-        from lamina.registry.transport import Transport
-
-        with self._lock:
-            if self._client is None:
-                self._client = RegistryClient(Transport(self._settings()))
-            return self._client

@@ -46,7 +46,7 @@ from lamina.store.refs import Image
 
 if TYPE_CHECKING:
     from lamina.engine.receipt import Receipt
-    from lamina.registry.transport import TransportSettings
+    from lamina.registry.client import RegistryClient
 
 
 class UnknownSelector(LaminaError):
@@ -68,7 +68,7 @@ class Engine:
         *,
         now: Callable[[], float],
         host: str,
-        transport: Callable[[], TransportSettings],
+        registry: Callable[[], RegistryClient],
     ) -> None:
         self.store = store
         self.records = LocalRecords(store.database, now)
@@ -77,7 +77,7 @@ class Engine:
         self.on_receipt: Callable[[Receipt], None] | None = None  # told of a build that found everything and can be told unchanged later
         self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
         self._sandbox = sandbox
-        self._transport = transport
+        self.registry = registry
 
     def build(self, request: BuildRequest, report: Report = _ignore, cancel: CancelToken | None = None) -> BuildResult:
         """Build, keep, export. Raises LaminaError with spans; then `failed` has what became of each step."""
@@ -147,7 +147,7 @@ class Engine:
         around = Surroundings(
             self.store,
             self.records,
-            Bases(self.store, self._transport),
+            Bases(self.store, self.registry),
             Contexts(self.store, folders, request.ignore_text, exact_modes=request.exact_modes),
             self._sandbox,
             scratch,

@@ -13,7 +13,7 @@ from lamina.sandbox.protocols import Sandbox
 from lamina.store.local import LocalStore
 
 if TYPE_CHECKING:
-    from lamina.registry.transport import TransportSettings
+    from lamina.registry.client import RegistryClient
 
 
 @contextmanager
@@ -28,28 +28,32 @@ def open_engine(
     making_room: bool = False,
     registry_ca: Path | None = None,
     insecure_registries: Sequence[str] = (),
+    registry_environment: Mapping[str, str] | None = None,
     on_rescue: Callable[[tuple[str, ...]], None] | None = None,
 ) -> Iterator[Engine]:
     """`uid` is the effective one. As an ordinary user the process enters a user namespace (no thread may exist yet). Closes what it opened.
 
-    `insecure_registries`: hosts (with port) that may be spoken to without TLS. `on_rescue` allows a store whose database is damaged to begin
+    `insecure_registries`: hosts (with port) that may be spoken to without TLS. `registry_environment`: the environment by which
+    logins and registries.toml are found; without it everything is anonymous. `on_rescue` allows a store whose database is damaged to begin
     a new one, and is called with the names of the images that were kept; no other process may be using the store then.
 
     Raises SandboxUnavailable for a forced rung that does not work here, StoreErrors.
     """
     chosen, tried = choose(rung, uid)
     made: list[Sandbox] = []
+    clients: list[RegistryClient] = []
 
     def sandbox() -> Sandbox:
         if not made:
             made.append(rungs.make(chosen, tried))
         return made[0]
 
-    def transport() -> TransportSettings:
-        from lamina.registry.hosts import Proxies
-        from lamina.registry.transport import TransportSettings
+    def registry() -> RegistryClient:
+        if not clients:
+            from lamina.engine.registries.access import client_for
 
-        return TransportSettings(proxies=Proxies.from_environment(proxies), plain_http=frozenset(insecure_registries), ca_file=registry_ca)
+            clients.append(client_for(registry_environment, proxies, registry_ca, insecure_registries))
+        return clients[0]
 
     flavour = rungs.flavour_of(chosen)
     if on_rescue is not None and (root / "VERSION").exists():
@@ -61,10 +65,12 @@ def open_engine(
     store = LocalStore.open(root, flavour, now=clock, making_room=making_room)
     try:
         with store:
-            yield Engine(store, sandbox, now=clock, host=host, transport=transport)
+            yield Engine(store, sandbox, now=clock, host=host, registry=registry)
     finally:
         for item in made:
             item.close()
+        for client in clients:
+            client.session.transport.close()
 
 
 def choose(rung: str | None, uid: int) -> tuple[str, tuple[str, ...]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from lamina.oci.digest import Digest, StateId
+from lamina.oci.digest import DiffId, Digest, StateId
 from lamina.store.database import Database
 
 
@@ -38,12 +38,29 @@ class RemoteAnswer(msgspec.Struct, frozen=True, array_like=True):
     checked: float
 
 
+class PackedForm(msgspec.Struct, frozen=True, array_like=True):
+    """The blob that a layer became when it was last compressed here; the blob itself need not be here."""
+
+    digest: Digest
+    size: int
+
+
+# Newer than the schema's first version: made when they are first written to, so that a store need not be converted for them.
+_LATER = (
+    "CREATE TABLE IF NOT EXISTS packed (diff_id TEXT NOT NULL, form TEXT NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL, "
+    "PRIMARY KEY (diff_id, form)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS places (digest TEXT NOT NULL, place TEXT NOT NULL, seen REAL NOT NULL, "
+    "PRIMARY KEY (digest, place)) WITHOUT ROWID",
+)
+
+
 class Facts:
     """Thread-safe; last writer wins."""
 
     def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self._database = database
         self._now = now
+        self._later = False  # the tables of _LATER are there
 
     def selection(self, state: StateId, selector: str) -> Selection | None:
         return self._database.first(Selection, "SELECT merkle, listing FROM selections WHERE state=? AND selector=?", (state, selector))
@@ -78,3 +95,39 @@ class Facts:
     def set_remote(self, reference: str, platform: str, manifest: Digest) -> None:
         with self._database.write() as transaction:
             transaction.run("INSERT OR REPLACE INTO remotes VALUES (?,?,?,?)", (reference, platform, manifest, self._now()))
+
+    def packed(self, diff_id: DiffId, form: str) -> PackedForm | None:
+        """`form`: the compression, "gzip" or "zstd"."""
+        if not self._has_later():
+            return None
+        return self._database.first(PackedForm, "SELECT digest, size FROM packed WHERE diff_id=? AND form=?", (diff_id, form))
+
+    def set_packed(self, diff_id: DiffId, form: str, digest: Digest, size: int) -> None:
+        self._make_later()
+        with self._database.write() as transaction:
+            transaction.run("INSERT OR REPLACE INTO packed VALUES (?,?,?,?)", (diff_id, form, digest, size))
+
+    def places(self, digest: Digest) -> tuple[str, ...]:
+        """Repositories (`registry/repository`) that were seen to have this blob, the last one first."""
+        if not self._has_later():
+            return ()
+        rows = self._database.all(tuple[str], "SELECT place FROM places WHERE digest=? ORDER BY seen DESC LIMIT 50", (digest,))
+        return tuple(row[0] for row in rows)
+
+    def add_place(self, digests: Sequence[Digest], place: str) -> None:
+        self._make_later()
+        with self._database.write() as transaction:
+            for digest in digests:
+                transaction.run("INSERT OR REPLACE INTO places VALUES (?,?,?)", (digest, place, self._now()))
+
+    def _has_later(self) -> bool:
+        if not self._later:
+            self._later = self._database.first(tuple[str], "SELECT name FROM sqlite_master WHERE name='places'") is not None
+        return self._later
+
+    def _make_later(self) -> None:
+        if not self._has_later():
+            with self._database.write() as transaction:
+                for statement in _LATER:
+                    transaction.run(statement)
+            self._later = True

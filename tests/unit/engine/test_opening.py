@@ -66,7 +66,7 @@ def test_the_sandbox_is_made_when_it_is_needed_and_closed_once(tmp_path: Path, m
 def test_registries_are_told_whom_to_trust(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     with open_engine(tmp_path / "s", **settings(tmp_path), registry_ca=ca, insecure_registries=("r.example:5000",)) as engine:  # type: ignore[arg-type]  # as above
-        transport = engine._transport()
+        transport = engine.registry().session.transport.settings
     assert transport.ca_file == ca
     assert transport.plain_http == {"r.example:5000"}
 

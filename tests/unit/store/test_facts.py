@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lamina.oci.digest import Digest, StateId
-from lamina.store.facts import HttpAnswer, RemoteAnswer, Selection, WatchAnswer
+from lamina.oci.digest import DiffId, Digest, StateId
+from lamina.store.facts import HttpAnswer, PackedForm, RemoteAnswer, Selection, WatchAnswer
 from lamina.store.local import LocalStore
 
 D = Digest("sha256:" + "d" * 64)
@@ -31,3 +31,15 @@ def test_remote_references_by_platform(store: LocalStore, clock: Callable[[], fl
     store.facts.set_remote("debian:12", "linux/amd64", D)
     assert store.facts.remote("debian:12", "linux/amd64") == RemoteAnswer(D, clock())
     assert store.facts.remote("debian:12", "linux/arm64") is None
+
+
+def test_what_layers_became_and_where_blobs_are(store: LocalStore) -> None:
+    layer = DiffId("sha256:" + "1" * 64)
+    assert store.facts.packed(layer, "gzip") is None
+    assert store.facts.places(D) == ()
+    store.facts.set_packed(layer, "gzip", D, 7)
+    assert store.facts.packed(layer, "gzip") == PackedForm(D, 7)
+    assert store.facts.packed(layer, "zstd") is None
+    store.facts.add_place((D,), "r.example/a")
+    store.facts.add_place((D,), "r.example/a")
+    assert store.facts.places(D) == ("r.example/a",)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.oci.config import History, parse_config
+from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
@@ -58,3 +59,22 @@ def history(store: LocalStore, image: Image) -> list[tuple[History, int]]:
 
 def _rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def find_platforms(store: LocalStore, text: str, platform: Platform | None) -> tuple[Image, ...]:
+    """The images that a name has, one for each platform and sorted by it; by id the one. Raises ImageNotFound, AmbiguousImage."""
+    from lamina.store.refs import ImageNotFound
+
+    first = find_image(store, text)
+    try:
+        name = str(Reference.parse(text).with_default_tag())
+    except LaminaError:
+        name = ""
+    found = tuple(sorted((i for i in store.images.all() if name in i.names), key=lambda image: image.platform)) or (first,)
+    if platform is None:
+        return found
+    chosen = tuple(image for image in found if image.platform == str(platform.normalised()))
+    if not chosen:
+        there = ", ".join(image.platform for image in found)
+        raise ImageNotFound(f"{text} is not here for {platform}", hint=f"it is here for {there}")
+    return chosen

@@ -52,6 +52,7 @@ def pull(
         names = (str(reference),) if reference.tag and not reference.digest else ()
     image = record(store, incoming, names)
     store.facts.set_remote(str(reference), str(platform), resolved.top)
+    store.facts.add_place(image.blobs, reference.name)
     return image
 
 

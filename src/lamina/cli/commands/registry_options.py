@@ -1,0 +1,70 @@
+"""The options of every command that talks to registries, and the client for those that need no store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lamina.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from lamina.registry.transport import Transport
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = [
+    click.option(
+        "--registry-ca",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="LAMINA_REGISTRY_CA",
+        metavar="FILE",
+        help="Certificates of a private authority to trust for registries.",
+    ),
+    click.option(
+        "--insecure-registry",
+        "insecure_registries",
+        multiple=True,
+        envvar="LAMINA_INSECURE_REGISTRY",
+        metavar="HOST[:PORT]",
+        help="Speak to this registry without TLS (loopback always may).",
+    ),
+]
+
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(["gzip", "zstd", "none"]),
+    default="gzip",
+    show_default=True,
+    help="Of layers that were built here; others stay as they came.",
+)
+
+
+def registry_options(function: F) -> F:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def transport(settings: Settings, registry_ca: Path | None, insecure_registries: tuple[str, ...]) -> Transport:
+    """What a command without a store speaks through."""
+    from lamina.engine.registries.access import client_for
+
+    return client_for(settings.environment, settings.proxies, registry_ca, insecure_registries).session.transport
+
+
+def registry_name(text: str) -> str:
+    """A registry as references have it, from what a user types (`https://registry.example/`). Raises InvalidReference."""
+    from lamina.oci.reference import DOCKER_IO, Reference
+
+    name = text.removeprefix("https://").removeprefix("http://").rstrip("/").removesuffix("/v1").removesuffix("/v2")
+    if name in ("", DOCKER_IO, "index.docker.io", "registry-1.docker.io"):
+        return DOCKER_IO
+    if "/" in name:
+        from lamina.cli.inputs import BadOption
+
+        raise BadOption(f"{text!r} is not a registry", hint=f"log in to the registry: {name.partition('/')[0]}")
+    # A host without a dot or a port would be read as the first part of a repository.
+    return Reference.parse(f"{name}/x").registry if "." in name or ":" in name or name == "localhost" else name

@@ -1,0 +1,395 @@
+"""`lamina copy`: an image from one place to another. Between registries and layouts every byte stays what it is: manifests and indexes keep
+their digests, blobs stream from one side to the other without passing the store, and what the target has is not sent."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from lamina.diagnostics.errors import LaminaError
+from lamina.engine.images.archive import opened
+from lamina.engine.images.errors import BadArchive, ImageNotFound
+from lamina.engine.images.finding import find_image
+from lamina.engine.images.importing import pull, record
+from lamina.engine.images.incoming import CHUNK
+from lamina.engine.images.layout import Layout, blob_name
+from lamina.engine.registries.layouts import LayoutFolder, write_archive
+from lamina.engine.registries.packing import Compression, LeavingImage, ensure_blob, leaving
+from lamina.engine.registries.places import BadPlace, Place
+from lamina.oci.digest import Digest, parse_digest, sha256
+from lamina.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Manifest
+from lamina.oci.platform import Platform
+from lamina.oci.reference import Reference
+from lamina.oci.selection import choose, offered, parse_checked
+from lamina.registry.client import Document, RegistryClient, is_foreign
+from lamina.registry.push import Outcome, Publisher
+from lamina.store.local import LocalStore
+from lamina.store.refs import Image
+
+_ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
+_PARALLEL = 4
+_MAX_NESTING = 4
+OnBlob = Callable[[Descriptor, Outcome], None]
+
+
+class Copied(msgspec.Struct, frozen=True):
+    """`digest`: of the manifest or index at the target. `unchanged`: the target had it under this name."""
+
+    digest: Digest
+    sent: int = 0
+    sent_bytes: int = 0
+    mounted: int = 0
+    there: int = 0
+    unchanged: bool = False
+
+
+def copy(
+    store: LocalStore,
+    client: RegistryClient,
+    source: Place,
+    target: Place,
+    own: Platform,
+    *,
+    platform: Platform | None = None,
+    compression: Compression = "gzip",
+    on_blob: OnBlob | None = None,
+) -> Copied:
+    """All platforms of the image, or the one of `platform`; the store and docker's archive take one: `platform`, else `own`.
+
+    `compression` is for layers that have never been compressed. The target names the image when all of it is there. Raises BadPlace,
+    registry errors, BadArchive, ImageNotFound.
+    """
+    with ExitStack() as stack:
+        if target.kind in ("store", "docker-archive"):
+            image = _into_store(store, client, source, platform or own, stack)
+            _deliver(store, image, source, target)
+            return Copied(image.manifest)
+        origin = _source(store, client, source, platform or own, compression, stack)
+        top = origin.top()
+        if platform is not None:
+            top = _chosen(origin, top, platform, str(source))
+        sink = _target(store, client, target, source, stack)
+        return _Copy(origin, sink, on_blob).run(top)
+
+
+class Source(Protocol):
+    def top(self) -> Document: ...
+    def document(self, descriptor: Descriptor) -> Document:
+        """A manifest below an index, verified."""
+        ...
+
+    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
+        """A blob from its beginning; whoever takes it verifies it."""
+        ...
+
+
+class Target(Protocol):
+    def names(self, digest: Digest) -> bool:
+        """Whether the target's name means this already."""
+        ...
+
+    def put(self, descriptor: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> Outcome: ...
+    def put_document(self, document: Document, *, top: bool) -> None: ...
+
+
+class _Copy:
+    def __init__(self, source: Source, target: Target, on_blob: OnBlob | None) -> None:
+        self._source = source
+        self._target = target
+        self._on_blob = on_blob
+        self._lock = threading.Lock()
+        self._counts: Counter[Outcome] = Counter()
+        self._bytes = 0
+        self._done: set[Digest] = set()
+
+    def run(self, top: Document) -> Copied:
+        if self._target.names(top.digest):
+            return Copied(top.digest, unchanged=True)
+        self._below(top, 0)
+        self._target.put_document(top, top=True)
+        return Copied(top.digest, self._counts["sent"], self._bytes, self._counts["mounted"], self._counts["there"])
+
+    def _below(self, document: Document, depth: int) -> None:
+        """Everything that the document names."""
+        if depth > _MAX_NESTING:
+            raise BadArchive(f"indexes are nested more than {_MAX_NESTING} deep")
+        if isinstance(document.value, Index):
+            for descriptor in document.value.manifests:
+                inner = self._source.document(descriptor)
+                self._below(inner, depth + 1)
+                self._target.put_document(inner, top=False)
+            return
+        wanted = {d.digest: d for d in (document.value.config, *document.value.layers) if not is_foreign(d)}
+        self._blobs([d for d in wanted.values() if d.digest not in self._done])
+        self._done |= set(wanted)
+
+    def _blobs(self, descriptors: Sequence[Descriptor]) -> None:
+        """Several at a time; the first failure stops those that have not begun."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        failures: list[BaseException] = []
+
+        def one(descriptor: Descriptor) -> None:
+            if failures:
+                return
+            try:
+                outcome = self._target.put(descriptor, lambda: self._source.pieces(descriptor))
+            except BaseException as error:
+                failures.append(error)
+                return
+            with self._lock:
+                self._counts[outcome] += 1
+                self._bytes += descriptor.size if outcome == "sent" else 0
+            if self._on_blob:
+                self._on_blob(descriptor, outcome)
+
+        if descriptors:
+            with ThreadPoolExecutor(min(_PARALLEL, len(descriptors)), thread_name_prefix="copy") as pool:
+                try:
+                    list(pool.map(one, descriptors))
+                except BaseException as error:  # Ctrl-C in the waiting thread
+                    failures.append(error)
+                    raise
+        if failures:
+            raise failures[0]
+
+
+class _FromRegistry:
+    def __init__(self, client: RegistryClient, reference: Reference) -> None:
+        self._client = client
+        self._reference = reference
+
+    def top(self) -> Document:
+        return self._client.document(self._reference)
+
+    def document(self, descriptor: Descriptor) -> Document:
+        return self._client.document(Reference(self._reference.registry, self._reference.repository, digest=descriptor.digest))
+
+    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
+        return self._client.stream(self._reference, descriptor)
+
+
+class _FromLayout:
+    def __init__(self, layout: Layout, descriptor: Descriptor) -> None:
+        self._layout = layout
+        self._descriptor = descriptor
+
+    def top(self) -> Document:
+        return self.document(self._descriptor)
+
+    def document(self, descriptor: Descriptor) -> Document:
+        return _document(self._layout.document(descriptor), descriptor.media_type)
+
+    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
+        found = self._layout.files.open(blob_name(descriptor.digest))
+        if found is None:
+            raise BadArchive(f"{self._layout.files.label}: blob {descriptor.digest} is missing")
+        with found[0] as file:
+            while piece := file.read(CHUNK):
+                yield piece
+
+
+class _FromStore:
+    def __init__(self, store: LocalStore, image: LeavingImage) -> None:
+        self._store = store
+        self._image = image
+        self._layers = {layer.descriptor.digest: layer for layer in image.layers}
+
+    def top(self) -> Document:
+        return _document(self._image.raw, self._image.media_type)
+
+    def document(self, descriptor: Descriptor) -> Document:
+        raise AssertionError("an image of the store has no index")
+
+    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
+        layer = self._layers.get(descriptor.digest)
+        if layer is not None:
+            ensure_blob(self._store, layer)
+        with self._store.blobs.open(descriptor.digest) as blob:
+            while piece := blob.read(CHUNK):
+                yield piece
+
+
+class _ToRegistry:
+    def __init__(self, client: RegistryClient, reference: Reference, mount_from: tuple[str, ...]) -> None:
+        self._publisher = Publisher(client.session)
+        self._reference = reference
+        self._mount_from = mount_from
+
+    def names(self, digest: Digest) -> bool:
+        return self._publisher.manifest_digest(self._reference, _ACCEPT) == digest
+
+    def put(self, descriptor: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> Outcome:
+        return self._publisher.push_blob(self._reference, descriptor, pieces, mount_from=self._mount_from)
+
+    def put_document(self, document: Document, *, top: bool) -> None:
+        plain = Reference(self._reference.registry, self._reference.repository, digest=document.digest)
+        self._publisher.put_manifest(self._reference if top else plain, document.raw, document.media_type)
+
+
+class _ToLayout:
+    def __init__(self, folder: LayoutFolder, tag: str) -> None:
+        self._folder = folder
+        self._tag = tag
+
+    def names(self, digest: Digest) -> bool:
+        return False  # its blobs are compared one by one, which costs nothing
+
+    def put(self, descriptor: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> Outcome:
+        if self._folder.has(descriptor):
+            return "there"
+        self._folder.put(descriptor.digest, _exactly(descriptor, pieces()))
+        return "sent"
+
+    def put_document(self, document: Document, *, top: bool) -> None:
+        descriptor = Descriptor(media_type=document.media_type, digest=document.digest, size=len(document.raw))
+        self._folder.put(document.digest, (document.raw,))
+        if top:
+            self._folder.name(descriptor, self._tag)
+
+
+def _exactly(descriptor: Descriptor, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """A source that goes on and on must not fill the disk before its digest is found to be wrong."""
+    left = descriptor.size
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise BadArchive(f"blob {descriptor.digest} is longer than the {descriptor.size} bytes that are stated for it")
+        yield piece
+
+
+def _source(
+    store: LocalStore, client: RegistryClient, place: Place, platform: Platform, compression: Compression, stack: ExitStack
+) -> Source:
+    match place.kind:
+        case "docker":
+            return _FromRegistry(client, Reference.parse(place.name).with_default_tag())
+        case "oci" | "oci-archive":
+            layout = Layout(stack.enter_context(opened(place.file, store.scratch())))
+            return _FromLayout(layout, _selected(layout, place))
+        case _:
+            return _FromStore(store, leaving(store, _into_store(store, client, place, platform, stack), compression))
+
+
+def _target(store: LocalStore, client: RegistryClient, place: Place, source: Place, stack: ExitStack) -> Target:
+    if place.kind == "docker":
+        reference = Reference.parse(place.name).with_default_tag()
+        origin = Reference.parse(source.name) if source.kind == "docker" else None
+        mount = (origin.repository,) if origin and origin.registry == reference.registry else ()
+        return _ToRegistry(client, reference, mount)
+    if place.name.startswith("@"):
+        raise BadPlace(f"{place}: an image is written under a tag, not under a digest")
+    if place.kind == "oci":
+        return _ToLayout(LayoutFolder(place.file), place.name)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=store.scratch())))
+    return _Archive(folder, place)
+
+
+class _Archive(_ToLayout):
+    """A layout of its own, which becomes the archive when the image is complete."""
+
+    def __init__(self, folder: Path, place: Place) -> None:
+        super().__init__(LayoutFolder(folder), place.name)
+        self._place = place
+        self._scratch = folder
+
+    def put_document(self, document: Document, *, top: bool) -> None:
+        super().put_document(document, top=top)
+        if top:
+            write_archive(self._scratch, self._place.file)
+
+
+def _into_store(store: LocalStore, client: RegistryClient, place: Place, platform: Platform, stack: ExitStack) -> Image:
+    """The image in the store, without a name of its own; one that was not there before goes when `stack` ends unless it was named."""
+    if place.kind == "store":
+        return find_image(store, place.name)
+    known = {image.id for image in store.images.all()}
+    if place.kind == "docker":
+        image = pull(store, client, Reference.parse(place.name), platform, names=())
+    elif place.kind == "docker-archive":
+        image = _loaded(store, place, platform)
+    else:
+        layout = Layout(stack.enter_context(opened(place.file, store.scratch())))
+        image = record(store, layout.take(_selected(layout, place), platform, store.blobs), ())
+    if image.id not in known:
+        stack.callback(_forget, store, image.id)
+    return image
+
+
+def _forget(store: LocalStore, identifier: Digest) -> None:
+    found = store.images.by_id(identifier)
+    if found is not None and not found.names:
+        store.images.remove(identifier)
+
+
+def _loaded(store: LocalStore, place: Place, platform: Platform) -> Image:
+    from lamina.engine.images.archive import load_archive
+
+    images = load_archive(place.file, store.blobs, platform, store.scratch())
+    wanted = str(Reference.parse(place.name).with_default_tag()) if place.name else ""
+    for image in images:
+        if not wanted and len(images) == 1:
+            return record(store, image, ())
+        if wanted in {_full(name) for name in image.names}:
+            return record(store, image, ())
+    there = ", ".join(name for image in images for name in image.names) or "images without names"
+    asked = f"no image {place.name}" if place.name else f"{len(images)} images"
+    raise ImageNotFound(f"{place.file} has {asked}", hint=f"it has: {there[:400]}; say docker-archive:{place.file}:NAME")
+
+
+def _full(name: str) -> str:
+    try:
+        return str(Reference.parse(name).with_default_tag())
+    except LaminaError:
+        return name
+
+
+def _deliver(store: LocalStore, image: Image, source: Place, target: Place) -> None:
+    named = target.name or (source.name if source.kind in ("docker", "store", "docker-archive") else "")
+    try:
+        names = [str(Reference.parse(named).with_default_tag())] if named else []
+    except LaminaError:
+        if target.name:
+            raise
+        names = []  # the source was an id
+    if target.kind == "store":
+        if "@" in target.name:
+            raise BadPlace(f"{target}: an image is kept under a tag, not under a digest")
+        store.images.tag(image.id, names)
+        return
+    from lamina.engine.exporters.export import save
+    from lamina.engine.exporters.place import replacing
+
+    with replacing(target.file) as out:
+        save(store, [(image, [name for name in names if "@" not in name])], out)
+
+
+def _chosen(source: Source, top: Document, platform: Platform, label: str) -> Document:
+    """Down to the manifest for `platform`. A single manifest is taken as it is."""
+    for _ in range(_MAX_NESTING):
+        if isinstance(top.value, Manifest):
+            return top
+        found = choose(top.value, platform)
+        if found is None:
+            there = ", ".join(offered(top.value)) or "none"
+            raise ImageNotFound(f"{label} has no image for {platform}", hint=f"it has: {there[:400]}")
+        top = source.document(found)
+    raise BadArchive(f"{label}: indexes are nested more than {_MAX_NESTING} deep")
+
+
+def _selected(layout: Layout, place: Place) -> Descriptor:
+    if place.name.startswith("@"):
+        return layout.select(digest=parse_digest(place.name[1:]))
+    return layout.select(place.name)
+
+
+def _document(raw: bytes, media_type: str) -> Document:
+    value = parse_checked(raw, media_type)
+    return Document(raw, sha256(raw), value.media_type or (OCI_INDEX if isinstance(value, Index) else OCI_MANIFEST), value)

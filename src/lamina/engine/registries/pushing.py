@@ -1,0 +1,178 @@
+"""Images of the store to a registry. What it has is neither packed nor sent: an image that is there costs one request."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from lamina.engine.images.incoming import CHUNK
+from lamina.engine.registries.packing import Compression, LeavingImage, LeavingLayer, ensure_blob, leaving
+from lamina.oci.digest import Digest, sha256
+from lamina.oci.manifest import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    Index,
+    PlatformDocument,
+    encode_manifest,
+)
+from lamina.oci.reference import Reference
+from lamina.registry.client import RegistryClient, is_foreign
+from lamina.registry.errors import RegistryError
+from lamina.registry.push import Outcome, Publisher
+from lamina.store.local import LocalStore
+from lamina.store.refs import Image
+
+_ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
+_PARALLEL = 4
+
+
+class Pushed(msgspec.Struct, frozen=True):
+    """`digest` is what the reference names now. Blobs by what became of them: sent (with their bytes), mounted, there already."""
+
+    reference: Reference
+    digest: Digest
+    sent: int = 0
+    sent_bytes: int = 0
+    mounted: int = 0
+    there: int = 0
+    unchanged: bool = False  # the reference named it before
+
+
+OnBlob = Callable[[Descriptor, Outcome], None]
+"""Called from several threads."""
+
+
+class _Changed(Exception):
+    """A layer was compressed to other bytes than were noted: the manifest must be made again."""
+
+
+def push(
+    store: LocalStore,
+    client: RegistryClient,
+    images: Sequence[Image],
+    reference: Reference,
+    *,
+    compression: Compression = "gzip",
+    on_blob: OnBlob | None = None,
+) -> Pushed:
+    """The images (one, or one for each platform: then below an index) under `reference`.
+
+    The tag moves last, when everything that it names is there. Raises registry errors, ImageNotFound, LayerMismatch.
+    """
+    reference = reference.with_default_tag()
+    for attempt in range(3):
+        try:
+            return _Push(store, client, reference, compression, on_blob).run(images)
+        except _Changed:
+            if attempt == 2:
+                raise RegistryError(f"{reference}: a layer is compressed to other bytes each time") from None
+    raise AssertionError("unreachable")
+
+
+class _Push:
+    def __init__(
+        self, store: LocalStore, client: RegistryClient, reference: Reference, compression: Compression, on_blob: OnBlob | None
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._publisher = Publisher(client.session)
+        self._reference = reference
+        self._compression = compression
+        self._on_blob = on_blob
+        self._lock = threading.Lock()
+        self._counts: Counter[Outcome] = Counter()
+        self._bytes = 0
+
+    def run(self, images: Sequence[Image]) -> Pushed:
+        going = [leaving(self._store, image, self._compression) for image in images]
+        raw, media_type = (going[0].raw, going[0].media_type) if len(going) == 1 else (_index(going), OCI_INDEX)
+        digest = sha256(raw)
+        if self._publisher.manifest_digest(self._reference, _ACCEPT) == digest:
+            return Pushed(self._reference, digest, unchanged=True)
+        self._blobs(going)
+        if len(going) > 1:
+            for each in going:
+                there = Reference(self._reference.registry, self._reference.repository, digest=sha256(each.raw))
+                self._publisher.put_manifest(there, each.raw, each.media_type)
+        self._publisher.put_manifest(self._reference, raw, media_type)
+        return Pushed(self._reference, digest, self._counts["sent"], self._bytes, self._counts["mounted"], self._counts["there"])
+
+    def _blobs(self, going: Sequence[LeavingImage]) -> None:
+        """Layers in parallel, then configs. The first failure stops the others."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        layers = {one.descriptor.digest: one for each in going for one in each.layers if not is_foreign(one.descriptor)}
+        failures: list[BaseException] = []
+
+        def one(layer: LeavingLayer) -> None:
+            if failures:
+                return
+            try:
+                self._layer(layer)
+            except BaseException as error:
+                failures.append(error)
+
+        if layers:
+            with ThreadPoolExecutor(min(_PARALLEL, len(layers)), thread_name_prefix="push") as pool:
+                try:
+                    list(pool.map(one, layers.values()))
+                except BaseException as error:  # Ctrl-C in the waiting thread
+                    failures.append(error)
+                    raise
+        if failures:
+            raise failures[0]
+        for image in {each.manifest.config.digest: each for each in going}.values():
+            data = image.config
+            self._note(image.manifest.config, self._publisher.push_blob(self._reference, image.manifest.config, lambda data=data: (data,)))  # type: ignore[misc]  # mypy does not infer a default argument's type in a lambda
+        self._store.facts.add_place(tuple(layers), self._reference.name)
+
+    def _layer(self, layer: LeavingLayer) -> None:
+        descriptor = layer.descriptor
+        places = self._store.facts.places(descriptor.digest)
+        own = self._reference.registry + "/"
+        mounts = [place.removeprefix(own) for place in places if place.startswith(own)]
+
+        def pieces() -> Iterator[bytes]:
+            self._present(layer, places)
+            with self._store.blobs.open(descriptor.digest, verify=False) as blob:  # the upload hashes what it sends
+                while piece := blob.read(CHUNK):
+                    yield piece
+
+        self._note(descriptor, self._publisher.push_blob(self._reference, descriptor, pieces, mount_from=mounts))
+
+    def _present(self, layer: LeavingLayer, places: Sequence[str]) -> None:
+        """The layer's blob here: as it came, packed, or, where only its manifest was ever fetched, from a registry that has it."""
+        descriptor = layer.descriptor
+        if not self._store.blobs.missing([descriptor.digest]):
+            return
+        if not layer.made and descriptor.digest != Digest(layer.diff_id):
+            for place in places:
+                try:
+                    self._client.fetch_blob(Reference.parse(place), descriptor, self._store.blobs)
+                    return
+                except RegistryError:
+                    continue
+        if ensure_blob(self._store, layer).digest != descriptor.digest:
+            raise _Changed
+
+    def _note(self, descriptor: Descriptor, outcome: Outcome) -> None:
+        with self._lock:
+            self._counts[outcome] += 1
+            self._bytes += descriptor.size if outcome == "sent" else 0
+        if self._on_blob:
+            self._on_blob(descriptor, outcome)
+
+
+def _index(images: Sequence[LeavingImage]) -> bytes:
+    entries = []
+    for image in images:
+        config = image.parsed
+        platform = PlatformDocument(architecture=config.architecture, os=config.os or "linux", variant=config.variant)
+        entries.append(Descriptor(media_type=image.media_type, digest=sha256(image.raw), size=len(image.raw), platform=platform))
+    return encode_manifest(Index(schema_version=2, media_type=OCI_INDEX, manifests=tuple(entries)))
