@@ -180,6 +180,8 @@ def _storage(reader: Reader, node: Node, path: str) -> str | None:
     inner = reader.mapping(named[0].value, f"{path}.{named[0].key}")
     if inner is not None:
         written = {entry.key for entry in inner}
+        for entry in inner:
+            reader.string(entry.value, f"{path}.{named[0].key}.{entry.key}")
         needed = ("bucket", "region") if named[0].key == "aws" else ("bucket", "key-file")
         for key in needed:
             if key not in written:

@@ -204,7 +204,11 @@ def _scopes(reader: Reader, node: Node, path: str) -> tuple[Text, ...]:
     system = take(found, "system", path, lambda inner, at: reader.mapping(inner, at, empty=True))
     if system is None:
         return ()
-    return take(system, "scopes", f"{path}.system", lambda inner, at: reader.texts(inner, at, least=0)) or ()
+    scopes = take(system, "scopes", f"{path}.system", lambda inner, at: reader.texts(inner, at, least=0)) or ()
+    for index, scope in enumerate(scopes):
+        if any(scope.value == other.value for other in scopes[:index]):
+            reader.error(f"{path}.system.scopes[{index}]", f'"{scope.value}" is listed twice', scope.span)
+    return scopes
 
 
 def parallel(reader: Reader, entry: Entry, path: str) -> Parallel | None:
