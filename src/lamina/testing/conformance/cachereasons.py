@@ -106,26 +106,39 @@ def _of_dockerfiles(before: str, after: str) -> Iterator[str]:
 
 
 def _of_line(one: str, other: str) -> Iterator[str]:
-    for line in (one, other):
-        found = _INSTRUCTION.match(line)
-        match found[1].upper() if found else None:
-            case "ENV" | "ARG":
-                assert found is not None
-                yield from (re.split(r"[=\s]", word)[0] for word in found[2].split())
-            case "WORKDIR" | "USER" | "SHELL":
-                assert found is not None
-                yield found[1].upper()
-            case None if line.strip():
-                yield "here-document"
-            case _:
-                pass
+    """`one` is empty for a line that was put in or taken out."""
     if one.split() == other.split():
         yield "white space"
         return
+    settings = [_setting(line) for line in (one, other) if line.strip()]
+    for words in settings:
+        yield from words
+    if all(settings):
+        return
+    if not one.strip():
+        yield _beginning(other)
+        return
+    if not _INSTRUCTION.match(other):
+        yield "here-document"
     pieces, others = re.split(r"[\s,=]+", one), re.split(r"[\s,=]+", other)
     for tag, a, b, c, d in difflib.SequenceMatcher(None, pieces, others, autojunk=False).get_opcodes():
         if tag != "equal":
             yield from (word for word in (*pieces[a:b], *others[c:d]) if word)
+
+
+def _setting(line: str) -> list[str]:
+    """What an instruction that makes no layer is called by: the variables that it sets, or its own name."""
+    found = _INSTRUCTION.match(line)
+    name = found[1].upper() if found else ""
+    if found and name in ("ENV", "ARG"):
+        return [re.split(r"[=\s]", word)[0] for word in found[2].split()]
+    return [name] if name in ("WORKDIR", "USER", "SHELL") else []
+
+
+def _beginning(line: str, limit: int = 30) -> str:
+    """Reasons shorten an instruction; so much of it is always there."""
+    text = " ".join(line.split())
+    return text if len(text) <= limit else text[: limit + 1].rpartition(" ")[0]
 
 
 def unexplained(rows: Sequence[Told], change: Change | None) -> Iterator[str]:
