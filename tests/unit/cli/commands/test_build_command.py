@@ -83,7 +83,7 @@ def test_a_report_of_a_failure(lamina: Lamina, app: Path, tmp_path: Path) -> Non
     ("arguments", "said"),
     [
         (["none"], "there is no directory none"),
-        (["--push", "."], "--push"),
+        (["--push", "."], "nothing says where"),
         (["--cache-from", "x", "."], "--cache-from"),
         (["--platform", "linux/amd64,linux/arm64", "."], "one platform"),
         (["--label", "x", "."], "NAME=VALUE"),
