@@ -65,11 +65,11 @@ pipelines:
         steps: [{step: {script: [a]}}, {step: {script: [b]}}]
 """
     variables = (Variable("HOST", "h", "deployment", environment="prod"), Variable("HOST", "t", "deployment", environment="test"))
-    (stage,) = planned(text, Request(Start("branch", "main"), variables=variables, changed=("docs/a",))).items
+    skipped = planned(text, Request(Start("branch", "main"), variables=variables, changed=("docs/a",)))
+    (stage,) = skipped.items
     assert isinstance(stage, PlannedStage)
-    assert [step.decision.verdict for step in (stage, *planned(text, Request(Start("branch", "m"), changed=("docs/a",))).steps())] == [
-        "skip"
-    ] * 3
+    assert stage.decision.verdict == "skip"
+    assert [step.decision.verdict for step in skipped.steps()] == ["skip", "skip"]
     run = planned(text, Request(Start("branch", "main"), variables=variables, changed=("src/a",)))
     assert [step.variables.values()["HOST"] for step in run.steps()] == ["h", "h"]
     assert {step.environment for step in run.steps()} == {"prod"}
