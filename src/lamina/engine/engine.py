@@ -33,6 +33,7 @@ from lamina.engine.results import Filesystem, Result
 from lamina.engine.sources import Contexts
 from lamina.engine.surroundings import Surroundings
 from lamina.graph.vertex import Vertex, walk
+from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.sandbox.protocols import Sandbox
@@ -84,6 +85,11 @@ class Engine:
         started = time.monotonic()
         self.failed = None
         build_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(self.now())) + os.urandom(3).hex()
+        for output in request.outputs:
+            if output.type == "registry":
+                from lamina.engine.registries.pushing import names_to_push
+
+                names_to_push(output, request.tags)
         with self._around(request) as around:
             lowered = self._lower(request, around)
             job = Job(request, around, report, build_id=build_id)
@@ -102,10 +108,10 @@ class Engine:
             assert result is None or isinstance(result, Filesystem)
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
             image = assemble(lowered, result, _times(lowered, ended), around, names)
-            self._export(image, request, job)
+            pushed = self._export(image, request, job)
             built = BuiltImage(image.id, image.manifest, Platform.parse(image.platform), image.size, names)
             built_result = BuildResult(
-                build_id, self._steps(lowered, job, ended), (built,), time.monotonic() - started, tuple(job.warnings)
+                build_id, self._steps(lowered, job, ended), (built,), time.monotonic() - started, tuple(job.warnings), pushed
             )
             self._remember(built_result, request, None)
             if self.on_receipt is not None and not any(step.verdict == "ran" for step in built_result.steps):
@@ -212,15 +218,25 @@ class Engine:
             return Outcome(())
         return driver.run(targets, present=not planning)
 
-    def _export(self, image: Image, request: BuildRequest, job: Job) -> None:
+    def _export(self, image: Image, request: BuildRequest, job: Job) -> tuple[tuple[str, Digest], ...]:
+        """What was pushed: (name, digest)."""
         outputs = [output for output in request.outputs if output.type != "image"]
         if not outputs:
-            return
+            return ()
         from lamina.engine.exporters.export import export
 
+        pushed: list[tuple[str, Digest]] = []
         for output in outputs:
+            if output.type == "registry":
+                from lamina.engine.registries.pushing import push_output
+
+                for done in push_output(self.store, self.registry(), [image], output, request.tags):
+                    pushed.append((str(done.reference), done.digest))
+                    job.report(Notice("info", f"pushed {done.reference.familiar} {done.digest}", "pushed"))
+                continue
             for warning in export(self.store, [image], output, sys.stdout.buffer):
                 job.warn(warning)
+        return tuple(pushed)
 
     def _check_selectors(self, job: Job, lowered: Lowered) -> None:
         steps = [row.step for row in lowered.steps]

@@ -86,7 +86,7 @@ def metadata_bytes(result: BuildResult) -> bytes:
     image = result.images[0]
     document: dict[str, Any] = {
         "containerimage.config.digest": image.id,
-        "containerimage.digest": image.manifest,
+        "containerimage.digest": result.pushed[0][1] if result.pushed else image.manifest,
         "lamina.build.id": result.build_id,
     }
     if image.tags:

@@ -25,9 +25,9 @@ class Secret(msgspec.Struct, frozen=True):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """`--output`. dest None = standard output for tar, oci and docker."""
+    """`--output`. dest None = standard output for tar, oci and docker. registry: attrs `name` (else the tags) and `compression`."""
 
-    type: Literal["image", "oci", "docker", "tar", "local"]
+    type: Literal["image", "oci", "docker", "tar", "local", "registry"]
     dest: Path | None = None
     attrs: tuple[tuple[str, str], ...] = ()
 
@@ -105,6 +105,7 @@ class BuildResult(msgspec.Struct, frozen=True):
     images: tuple[BuiltImage, ...]
     seconds: float
     warnings: tuple[str, ...] = ()
+    pushed: tuple[tuple[str, Digest], ...] = ()  # (name, digest that it has in its registry now)
 
 
 class PlanResult(msgspec.Struct, frozen=True):

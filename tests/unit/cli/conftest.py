@@ -28,7 +28,19 @@ def lamina(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     """`lamina("images", "-q", stdin=b"")` -> Said(code, out, err)."""
     monkeypatch.setenv("LAMINA_ROOT", str(tmp_path / "store"))
     monkeypatch.setenv("LAMINA_SANDBOX", "none")
-    for name in ("LAMINA_CUT_OFF", "LAMINA_DEBUG", "NO_COLOR", "SSH_AUTH_SOCK", "LAMINA_REGISTRY_CA", "LAMINA_INSECURE_REGISTRY"):
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in (
+        "LAMINA_CUT_OFF",
+        "LAMINA_DEBUG",
+        "NO_COLOR",
+        "SSH_AUTH_SOCK",
+        "LAMINA_REGISTRY_CA",
+        "LAMINA_INSECURE_REGISTRY",
+        "REGISTRY_AUTH_FILE",
+        "LAMINA_REGISTRIES",
+        "XDG_RUNTIME_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
 
     def call(*arguments: str, stdin: bytes | None = None) -> Said:

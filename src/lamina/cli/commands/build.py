@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 @click.argument("path", default=".")
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name the image.")
 @click.option(
-    "-o", "--output", "outputs", multiple=True, metavar="type=TYPE,dest=PATH", help="Where the result goes: image, oci, docker, tar, local."
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="type=TYPE,dest=PATH",
+    help="Where the result goes: image, registry, oci, docker, tar, local.",
 )
 @click.option("--load", is_flag=True, help="Keep the image in the store (the default without --output).")
-@click.option("--push", is_flag=True, hidden=True)
+@click.option("--push", is_flag=True, help="Push the image to the registries of its names, as --output type=registry does.")
 @click.option(
     "--progress",
     "mode",
@@ -69,13 +74,11 @@ def command(
       lamina build --target prod --build-arg V=2 --secret id=tok,src=tok .
       lamina build --refresh deps --output type=oci,dest=app.tar .
     """
-    if push:
-        raise BadOption("--push: pushing comes with the registry commands", hint="use --output type=oci,dest=FILE and skopeo copy")
     if check:
         from lamina.cli.commands.lint import lint_file
 
         return lint_file(path, options["file"], as_json=as_json)
-    wanted = _outputs(outputs, load=load)
+    wanted = _outputs(outputs, load=load, push=push)
     request = request_from(settings, path, options, tags=tags, outputs=wanted)
     to_stdout = any(output.dest is None and output.type in ("tar", "oci", "docker") for output in wanted)
     if to_stdout and sys.stdout.isatty():
@@ -136,7 +139,7 @@ def _short(settings: Settings, mode: str, options: dict[str, Any], *, quiet: boo
     return asked and (quiet or not sys.stderr.isatty())
 
 
-def _outputs(values: tuple[str, ...], *, load: bool) -> tuple[Output, ...]:
+def _outputs(values: tuple[str, ...], *, load: bool, push: bool) -> tuple[Output, ...]:
     from lamina.engine.request import Output
 
     found: list[Output] = []
@@ -144,6 +147,8 @@ def _outputs(values: tuple[str, ...], *, load: bool) -> tuple[Output, ...]:
         from lamina.engine.exporters.output import parse_output
 
         found = [parse_output(value) for value in values]
+    if push:
+        found.append(Output("registry"))
     if load or not found:
         found.append(Output("image"))
     return tuple(found)

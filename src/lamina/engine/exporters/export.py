@@ -21,11 +21,12 @@ from lamina.store.refs import Image
 def export(store: LocalStore, images: Sequence[Image], output: Output, stdout: BinaryIO) -> tuple[str, ...]:
     """Write `images` as `output` says; `stdout` is used when it has no dest. Returns warnings (paths that could not be made).
 
-    Files and OCI directories appear complete or not at all. type=image has nothing to do: the store has it already. tar and local
+    Files and OCI directories appear complete or not at all. type=image has nothing to do: the store has it already; type=registry is
+    engine/registries/pushing.py's. tar and local
     take exactly one image. Layers that are not here must have been fetched.
     """
     match output.type:
-        case "image":
+        case "image" | "registry":
             return ()
         case "tar" | "local":
             if len(images) != 1:

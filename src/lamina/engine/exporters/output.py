@@ -8,15 +8,17 @@ from typing import Literal
 from lamina.diagnostics.errors import LaminaError, nearest
 from lamina.engine.request import Output
 
-OutputType = Literal["image", "oci", "docker", "tar", "local"]
-_TYPES: tuple[OutputType, ...] = ("image", "oci", "docker", "tar", "local")
+OutputType = Literal["image", "oci", "docker", "tar", "local", "registry"]
+_TYPES: tuple[OutputType, ...] = ("image", "oci", "docker", "tar", "local", "registry")
 _KEYS: dict[OutputType, tuple[str, ...]] = {
-    "image": ("name",),
+    "image": ("name", "push", "compression"),
+    "registry": ("name", "push", "compression"),
     "oci": ("dest", "tar", "name"),
     "docker": ("dest", "name"),
     "tar": ("dest",),
     "local": ("dest",),
 }
+_COMPRESSIONS = ("gzip", "zstd", "none")
 _BOOLEANS = {"true": "true", "1": "true", "false": "false", "0": "false"}
 
 
@@ -30,7 +32,8 @@ class BadOutput(LaminaError):
 def parse_output(text: str, *, terminal: bool = False) -> Output:
     """One `--output` value. `terminal` says that standard output is one: binary data is then refused.
 
-    `dest` of the result is None for standard output. attrs: `name` (image, oci, docker), `tar` = "true" | "false" (oci:
+    `dest` of the result is None for standard output. attrs: `name` (image, registry, oci, docker), `compression`
+    (registry), `tar` = "true" | "false" (oci:
     false, or a dest that ends in a slash, writes a directory).
     """
     fields = _fields(text)
@@ -69,10 +72,15 @@ def _checked(kind: OutputType, values: dict[str, str], terminal: bool) -> Output
     dest = values.get("dest", "")
     as_tar = True
     if kind == "oci":
-        as_tar = _boolean(values["tar"]) if "tar" in values else not dest.endswith("/")
+        as_tar = _boolean(values["tar"], "tar") if "tar" in values else not dest.endswith("/")
         attrs.append(("tar", "true" if as_tar else "false"))
-    if kind == "image":
-        return Output("image", None, tuple(attrs))
+    if kind in ("image", "registry"):
+        if values.get("compression", "gzip") not in _COMPRESSIONS:
+            raise BadOutput(f"compression={values['compression']} is not known", hint=f"known: {', '.join(_COMPRESSIONS)}")
+        pushed = _boolean(values["push"], "push") if "push" in values else kind == "registry"
+        if kind == "registry" and not pushed:
+            raise BadOutput("type=registry always pushes", hint="type=image keeps the image here")
+        return Output("registry" if pushed else "image", None, tuple((key, value) for key, value in attrs if key != "push"))
     folder = kind == "local" or not as_tar
     if folder and dest in ("", "-"):
         raise BadOutput(f"--output type={kind} writes a directory and needs dest=DIR")
@@ -87,10 +95,10 @@ def _checked(kind: OutputType, values: dict[str, str], terminal: bool) -> Output
     return Output(kind, Path(dest), tuple(attrs))
 
 
-def _boolean(text: str) -> bool:
+def _boolean(text: str, key: str) -> bool:
     value = _BOOLEANS.get(text.lower())
     if value is None:
-        raise BadOutput(f"tar={text} is neither true nor false")
+        raise BadOutput(f"{key}={text} is neither true nor false")
     return value == "true"
 
 

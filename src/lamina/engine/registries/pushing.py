@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from lamina.engine.exporters.output import BadOutput
 from lamina.engine.images.incoming import CHUNK
 from lamina.engine.registries.packing import Compression, LeavingImage, LeavingLayer, ensure_blob, leaving
+from lamina.engine.request import Output
 from lamina.oci.digest import Digest, sha256
 from lamina.oci.manifest import (
     DOCKER_LIST,
@@ -73,6 +75,28 @@ def push(
             if attempt == 2:
                 raise RegistryError(f"{reference}: a layer is compressed to other bytes each time") from None
     raise AssertionError("unreachable")
+
+
+def push_output(
+    store: LocalStore, client: RegistryClient, images: Sequence[Image], output: Output, tags: Sequence[str]
+) -> tuple[Pushed, ...]:
+    """`--output type=registry`: under each of its names, else under each of the build's tags."""
+    attrs = dict(output.attrs)
+    chosen = attrs.get("compression")
+    compression: Compression = "zstd" if chosen == "zstd" else "none" if chosen == "none" else "gzip"
+    return tuple(push(store, client, images, name, compression=compression) for name in names_to_push(output, tags))
+
+
+def names_to_push(output: Output, tags: Sequence[str]) -> tuple[Reference, ...]:
+    """Where a build's image will go; BadOutput when nothing names a place. Asked before the build begins."""
+    names = [name.strip() for name in dict(output.attrs).get("name", "").split(",") if name.strip()] or tags
+    if not names:
+        raise BadOutput("the image is to be pushed, and nothing says where", hint="name it: -t REGISTRY/NAME:TAG")
+    found = tuple(dict.fromkeys(Reference.parse(name).with_default_tag() for name in names))
+    for reference in found:
+        if reference.digest:
+            raise BadOutput(f"{reference}: an image is pushed under a tag, not under a digest")
+    return found
 
 
 class _Push:
