@@ -80,7 +80,8 @@ def of_sqlite(error: sqlite3.Error, root: Path) -> StoreError:
         return StoreBusy(f"other processes kept the database of {root} locked for too long", hint="try again")
     if "malformed" in text or "not a database" in text or "no such table" in text or "no such column" in text:
         return StoreDamaged(
-            f"the database of {root} is damaged ({error})", hint="`lamina check --repair` begins a new one and keeps the images"
+            f"the database of {root} is damaged ({error})",
+            hint="`lamina check --repair` begins a new one and keeps the images that were pulled, loaded or imported",
         )
     # "disk I/O error" and "unable to open database file" hide the reason; the file system knows it.
     with contextlib.suppress(OSError):
