@@ -16,7 +16,7 @@ from lamina.cache.reason import Reason, Verdict
 from lamina.cache.record import CacheKey, InputPart, KeyParts, Place, Record
 from lamina.diagnostics.errors import located
 from lamina.engine import identify
-from lamina.engine.listed import Changed, Listed
+from lamina.engine.listed import Listed
 from lamina.engine.locks import Cancelled
 from lamina.engine.request import BuildRequest, Notice, Report, StepEnded, StepOutput, StepStarted
 from lamina.engine.results import Files, Filesystem, Result
@@ -239,7 +239,8 @@ class Job:
             if old.listing is None or listed is None:
                 return ()
             found = self.around.compare_listings(old.listing, listed.document())
-            return [Changed(listed.whole(change.path), change.change, change.detail) for change in found]
+            ignore_file = self.request.ignore_name if new.label == "build context" else ".dockerignore"
+            return [listed.told(change, ignore_file) for change in found]
 
         return compare
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from lamina.layer.context import ContextTree
 from lamina.layer.entry import Kind
 from lamina.layer.globbing import has_wildcard
 from lamina.layer.selection import Selection
+
+if TYPE_CHECKING:
+    from lamina.cache.differences import FileChange
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -40,11 +45,14 @@ class Listed:
         self._written = written
         self._mark = b"./" if relative else b"/"
         self._selection: Selection | None = None
+        self._bytes: bytes | None = None
 
     def document(self) -> bytes:
         """The listing's bytes (lamina.layer.listing)."""
         with self._lock:
-            return self._document(self._selected())
+            if self._bytes is None:
+                self._bytes = self._document(self._selected())
+            return self._bytes
 
     def whole(self, path: bytes) -> bytes:
         """`./dir/one` or `/dir/one` for a path of the listing: patterns and followed links resolved. A name that is gone from a pattern's
@@ -63,6 +71,15 @@ class Listed:
         parts = [part for part in self._written.encode("utf-8", "surrogateescape").split(b"/") if part]
         fixed = itertools.takewhile(lambda part: not has_wildcard(part), parts if selection.pattern else parts[:-1])
         return self._mark + b"/".join([*fixed, path])
+
+    def told(self, change: FileChange, ignore_file: str) -> Changed:
+        """The change with its whole path; of a name that is gone but still on disk, what leaves it out."""
+        path, detail, tree = self.whole(change.path), change.detail, self._selected().tree
+        if change.change == "removed" and isinstance(tree, ContextTree):
+            with self._lock:
+                if tree.hidden(path.removeprefix(b"./")):
+                    detail = f"left out by {ignore_file}"
+        return Changed(path, change.change, detail)
 
     def _selected(self) -> Selection:
         if self._selection is None:

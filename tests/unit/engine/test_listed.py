@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lamina.dockerfile.ignore import IgnoreRules
 from lamina.engine.listed import Listed
 from lamina.layer import listing
 from lamina.layer.context import ContextTree
@@ -47,6 +48,15 @@ def test_whole_paths(tree: ContextTree, source: str, path: bytes, whole: bytes) 
 
 def test_paths_of_filesystems_begin_with_a_slash(tree: ContextTree) -> None:
     assert listed(tree, "/dir", relative=False).whole(b"b.txt") == b"/dir/b.txt"
+
+
+def test_what_leaves_a_name_out_is_told(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir/one").touch()
+    found = listed(ContextTree(tmp_path, IgnoreRules.parse("dir/one")), "/dir")
+    removed = found.told(listing.Difference(b"one", "removed"), "X.dockerignore")
+    assert (removed.path, removed.change, removed.detail) == (b"./dir/one", "removed", "left out by X.dockerignore")
+    assert found.told(listing.Difference(b"two", "removed"), "X.dockerignore").detail == ""
 
 
 def test_every_name_of_a_listing_is_found(tree: ContextTree, tmp_path: Path) -> None:
