@@ -104,7 +104,8 @@ def _agent_for_key(key: Path, identifier: str) -> Iterator[Path]:
             if added.returncode:
                 said = (added.stderr.strip().splitlines() or ["it gives no reason"])[-1]
                 raise SecretUnavailable(
-                    f"ssh {identifier!r}: ssh-add refused {key}: {said}", hint="a key with a passphrase must be in an agent: --ssh ID=SOCKET"
+                    f"ssh {identifier!r}: ssh-add refused {key}: {said}",
+                    hint="a key with a passphrase must be in an agent: --ssh ID=SOCKET",
                 )
             yield socket
         finally:
