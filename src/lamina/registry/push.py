@@ -182,6 +182,8 @@ class _Upload:
             refused: tuple[int, str] | None = None
             try:
                 refused = self._patch(min(size, self._at + self._chunk) if self._chunk else size)
+            except _Lost:
+                raise
             except RegistryUnreachable as error:
                 failures += 1
                 if not self._session.transport.pause(failures):
@@ -211,6 +213,8 @@ class _Upload:
         with self._session.follow("PATCH", self._url, self._reference, headers, actions=_WRITE, body=body, retry=False) as answer:
             if answer.status in TRANSIENT:
                 return answer.status, answer.header("Retry-After")
+            if answer.status == 404:
+                raise _Lost(f"{self._reference}: the registry has forgotten the upload of {self._descriptor.digest}")
             if answer.status == 416:  # it has another number of bytes than we think
                 self._ask_where(None)
                 return None
