@@ -9,7 +9,7 @@ from lamina.pipelines.check import DOCKER
 from lamina.pipelines.model import Cache, Command, Document, Parallel, Pipe, Stage, Step, steps_of
 from lamina.pipelines.reading import Reader
 
-_BUILDKIT = re.compile(r"\bDOCKER_BUILDKIT=[\"']?(?:1|true)\b|\bdocker\s+buildx\b|--cache-to\b")
+BUILDKIT = re.compile(r"\bDOCKER_BUILDKIT=[\"']?(?:1|true)\b|\bdocker\s+buildx\b|--cache-to\b")
 _SAVE = re.compile(r"\bdocker\s+(?:image\s+)?save\b[^\n]*")
 _BY_ID = re.compile(r"\$\(\s*docker\s+(?:images|image\s+ls)\b[^)]*-[a-z]*q|`\s*docker\s+(?:images|image\s+ls)\b[^`]*-[a-z]*q")
 _USES = re.compile(
@@ -74,7 +74,7 @@ def docker_cache_without_effect(document: Document, reader: Reader) -> None:
         if runtime is not None and runtime.cloud is not None and runtime.cloud.version == "3":
             told = "runtime version 3 ignores the docker cache"
             reader.warn(step.path, told, place, "use buildx with --cache-to and --cache-from", code="pipeline/docker-cache-on-v3")
-        buildkit = next((item for item in commands(step) if _BUILDKIT.search(item.text)), None)
+        buildkit = next((item for item in commands(step) if BUILDKIT.search(item.text)), None)
         if buildkit is not None:
             told = f"BuildKit (line {buildkit.span.line}) does not use the docker cache: it holds saved images, not BuildKit's store"
             reader.warn(

@@ -8,6 +8,7 @@ each place where they are used, would be more than MAX_NODES ("billion laughs"),
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 from lamina.diagnostics.span import Source, Span
@@ -30,6 +31,7 @@ _FLOAT = re.compile(
     r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9_]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
 )
 _CONFLICT = re.compile(r"(?:<{7}|={7}|>{7}|\|{7})(?: |$)")
+_BREAKS = re.compile("[\x85\u2028\u2029]|\r(?!\n)")
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -59,6 +61,8 @@ def parse(text: str, name: str = "bitbucket-pipelines.yml") -> Tree:
 class _Builder:
     def __init__(self, source: Source) -> None:
         self.source = source
+        # YAML 1.1 breaks lines at characters where nobody else does: then lines are counted from the parser's index.
+        self.starts = [0, *(match.end() for match in re.finditer("\n", source.text))] if _BREAKS.search(source.text) else []
         self.named: dict[str, Node | None] = {}
         self.spans: dict[str, Span] = {}
         self.anchors: list[tuple[str, Span]] = []
@@ -67,6 +71,10 @@ class _Builder:
         self.sizes: dict[int, int] = {}
         self.merging = 0
         self.kept: list[Node] = []  # ids in `sizes` stay unique as long as the nodes live
+
+    def place(self, index: int) -> tuple[int, int]:
+        line = bisect_right(self.starts, index)
+        return line, index - self.starts[line - 1] + 1
 
     def document(self, events: Iterator[Event]) -> Tree:
         from yaml.events import DocumentStartEvent, StreamEndEvent
@@ -206,6 +214,8 @@ class _Builder:
         start, stop = event.start_mark, (end or event).end_mark
         assert start is not None
         assert stop is not None
+        if self.starts:
+            return Span(self.source, *self.place(start.index), *self.place(stop.index))
         if end is not None and stop.column == 0 and stop.line > start.line:
             return Span(self.source, start.line + 1, start.column + 1, stop.line, 0)
         return Span(self.source, start.line + 1, start.column + 1, stop.line + 1, stop.column + 1)

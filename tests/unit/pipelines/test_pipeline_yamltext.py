@@ -147,3 +147,10 @@ def test_an_empty_document_is_a_scalar_of_nothing() -> None:
     found = parse("--- ~\n").root
     assert isinstance(found, Scalar)
     assert found.value is None
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\r"])
+def test_lines_are_counted_as_everyone_counts_them(mark: str) -> None:
+    entry = root(f"a: 'x{mark} y'\nbb: 1\n").entries[1]
+    assert (entry.span.line, entry.span.column) == (2, 1)
+    assert (entry.value.span.line, entry.value.span.column) == (2, 5)

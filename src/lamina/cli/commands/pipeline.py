@@ -1,4 +1,4 @@
-"""`lamina pipeline lint|plan`."""
+"""`lamina pipeline lint|fix|plan`."""
 
 from __future__ import annotations
 
@@ -65,6 +65,38 @@ def lint(settings: Settings, /, path: str, file: str | None, as_json: bool, as_s
             print(render(item, colour=sys.stdout.isatty() and not settings.no_colour))
         print(f"{len(found)} finding{'s' if len(found) != 1 else ''}" if found else f"{name}: nothing to complain of", file=sys.stderr)
     return 1 if any(item.severity == "error" for item in found) else 0
+
+
+@command.command("fix")
+@click.argument("path", default=".")
+@click.option("-f", "--file", "file", metavar="FILE", help=f"The file (default: PATH/{FILE}; - is standard input).")
+@click.option("-w", "--write", is_flag=True, help="Write the file in place of showing the difference.")
+@click.pass_obj
+def fix(settings: Settings, /, path: str, file: str | None, write: bool) -> int:
+    """Rewrite a file whose parallel steps fight over the docker cache into one that keeps every step's images, on Bitbucket itself.
+
+    Prints a unified diff, which `git apply` and `patch -p1` take. Comments are kept.
+
+    \b
+    Examples:
+      lamina pipeline fix
+      lamina pipeline fix | git apply
+    """
+    from lamina.diagnostics.render import render_all
+    from lamina.pipelines.fix import fix as fixed
+
+    name, text = read_file(path, file)
+    result = fixed(text, name.removeprefix("./"))
+    if result.notes:
+        print(render_all(result.notes, colour=sys.stderr.isatty() and not settings.no_colour), file=sys.stderr)
+    if not result.diff:
+        print(f"{name}: no parallel steps share the docker cache", file=sys.stderr)
+    elif write and name != "<stdin>":
+        replace_file(Path(name), result.text)
+        print(f"{name}: rewritten", file=sys.stderr)
+    else:
+        sys.stdout.write(result.text if write else result.diff)
+    return 0
 
 
 @command.command("plan")
@@ -143,6 +175,18 @@ def read_file(path: str, file: str | None) -> tuple[str, str]:
         return str(place), _text(place.read_bytes(), str(place))
     except FileNotFoundError:
         raise inputs.BadOption(f"there is no {place}", hint="name the file with -f", exit_code=66) from None
+
+
+def replace_file(place: Path, text: str) -> None:
+    """The whole new text or the old one, with the old mode."""
+    place = place.resolve()
+    beside = place.with_name(f".{place.name}.new")
+    try:
+        beside.write_text(text, encoding="utf-8", newline="")
+        beside.chmod(place.stat().st_mode & 0o7777)
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _text(data: bytes, name: str) -> str:

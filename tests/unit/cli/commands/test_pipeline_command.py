@@ -113,3 +113,20 @@ def test_an_imported_file_is_never_read_through_a_link_to_the_outside(lamina: La
     said = lamina("pipeline", "plan")
     assert said.code == 2
     assert "not in the repository" in said.err
+
+
+def test_fix_prints_a_diff_that_git_applies(lamina: Lamina, repository: Path) -> None:
+    said = lamina("pipeline", "fix")
+    assert said.code == 0
+    subprocess.run(["git", "apply", "-"], input=said.out.encode(), check=True)
+    assert "sharing" not in lamina("pipeline", "lint").out
+    assert "no parallel steps share" in lamina("pipeline", "fix").err
+
+
+def test_fix_writes_the_file_with_its_mode(lamina: Lamina, repository: Path) -> None:
+    file = repository / "bitbucket-pipelines.yml"
+    file.chmod(0o640)
+    assert lamina("pipeline", "fix", "--write").code == 0
+    assert "docker load" in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in repository.iterdir() if path.name != ".git"] == [file.name]
