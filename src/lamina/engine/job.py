@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -274,12 +274,13 @@ class Job:
         assert root is None or isinstance(root, Filesystem)
         try:
             with self.around.layers.active() as active:
+                known: Mapping[bytes, str] = {}
                 if isinstance(node.op, ExecOp):
                     self._exec(node, node.op, root, inputs, active, cancel)
                 else:
                     assert isinstance(node.op, FileOp)
-                    self._files(node.op, root, inputs, active)
-                kept = self.around.layers.keep(active)
+                    known = self._files(node, node.op, root, inputs, active)
+                kept = self.around.layers.keep(active, known, copied=isinstance(node.op, FileOp))
         except BaseException as error:
             account.seconds = time.monotonic() - started
             if not isinstance(error, Cancelled):
@@ -321,11 +322,18 @@ class Job:
             inputs[number] = msgspec.structs.replace(inputs[number], listing=digest)
         return msgspec.structs.replace(parts, inputs=tuple(inputs))
 
-    def _files(self, op: FileOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer) -> None:
-        from lamina.engine.runners.files import run_file_op  # only where something runs
+    def _files(
+        self, node: Vertex, op: FileOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer
+    ) -> Mapping[bytes, str]:
+        """Digests of the files that were shared with an earlier layer."""
+        from lamina.engine.reuse import earlier  # only where something runs
+        from lamina.engine.runners.files import run_file_op
 
         view = self.around.layers.view
         trees = [None if i is None else view(i.layers) if isinstance(i, Filesystem) else i.tree for i in inputs]
+        place = self.account(node).place
+        last = next(iter(self.around.records.neighbours(place, 1)), None) if place is not None else None
+        before = earlier(op, self.around.layers.folder(last.layers[-1]) if last is not None and last.layers else None)
         with self.around.contexts.lock:
             run_file_op(
                 op,
@@ -333,7 +341,9 @@ class Job:
                 trees,
                 active.upper.parent,
                 self.around.layers.flavour,
+                reuse=before,
             )
+        return before.known if before is not None else {}
 
     def _exec(
         self, node: Vertex, op: ExecOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer, cancel: CancelToken

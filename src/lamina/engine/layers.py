@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +73,11 @@ class LayerKeeper:
     def view(self, layers: Sequence[LayerRef]) -> LayerView:
         return LayerView(self.folders(layers), self._store.flavour)
 
+    def folder(self, layer: LayerRef) -> Path | None:
+        """The layer's directory (`diff` and what lies beside it), None when it is not here."""
+        found = self._store.layers.path(layer.id)
+        return None if found is None else found.parent
+
     @contextmanager
     def active(self) -> Iterator[ActiveLayer]:
         """A new layer; discarded unless `keep` took it."""
@@ -83,12 +88,19 @@ class LayerKeeper:
             if active.path.exists():
                 self._store.layers.discard(active)
 
-    def keep(self, active: ActiveLayer) -> Kept:
-        """Name the layer by its normalised diff; an equal one that is here already is taken over."""
-        from lamina.layer.normal import normalise  # only where something ran
+    def keep(self, active: ActiveLayer, known: Mapping[bytes, str] | None = None, *, copied: bool = False) -> Kept:
+        """Name the layer by its normalised diff; an equal one that is here already is taken over.
+
+        `known`: digests of files that need not be read again. `copied`: a layer of COPY or ADD, whose next version may share files with it.
+        """
+        from lamina.layer import sums  # only where something ran
+        from lamina.layer.normal import normalise
 
         folder = active.upper.parent
-        normal = normalise(folder, self._store.flavour)
+        digests: dict[bytes, str] | None = {} if copied else None
+        normal = normalise(folder, self._store.flavour, known, digests)
+        if digests is not None and len(digests) >= sums.FEW:
+            sums.write(folder, digests)
         layer = LayerId("diff:" + normal.digest.rpartition(":")[2])
         self._store.layers.commit(active, layer, LayerFacts(diff=normal.digest))
         row = self._store.layers.row(layer)

@@ -156,6 +156,11 @@ class ContextTree:
 
     # -- beyond FileTree
 
+    def several_names(self, path: bytes) -> bool:
+        """Whether a regular file whose content() was asked for has other names (hard links)."""
+        node = self._node(path)
+        return node is None or node.links > 1
+
     def digest(self, path: bytes, head: bytes, mode: ModeRule | None = None) -> bytes:
         """Merkle digest of a visible folder ("" = all) whose own header is `head`.
 

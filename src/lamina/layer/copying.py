@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.layer.context import ContextTree
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.links import clean, follow
 from lamina.layer.modes import ModeRule
@@ -21,7 +22,8 @@ from lamina.layer.tree import FileTree
 
 Ids = tuple[int, int]
 Reuse = Callable[[Entry, str], bytes | None]
-"""(entry to be written, its sha256 hex) -> host path of a read-only file with the same bytes, mode, owner and xattrs, or None."""
+"""(entry to be written, its sha256 hex; "": not to be shared) -> host path of a read-only file with the same bytes, mode, owner and xattrs, or
+None. Asked for each regular file."""
 
 
 class CopyFailed(LaminaError):
@@ -220,7 +222,7 @@ class _Copier:
             return
         tree = self._selection.tree
         if self._reuse is not None:
-            known = self._reuse(made, tree.content(source))
+            known = self._reuse(made, self._sharable(tree, source))
             if known is not None:
                 target.share(made, known)
                 return
@@ -232,6 +234,13 @@ class _Copier:
                     target.put(_hard_link(made, first))
                     return
             target.put(made, data)
+
+    def _sharable(self, tree: FileTree, source: bytes) -> str:
+        """The file's digest where another layer's file may stand for it. One of several names goes the way on which the others find it."""
+        if not isinstance(tree, ContextTree):
+            return ""
+        content = tree.content(source)
+        return "" if tree.several_names(source) else content
 
     def _changed(self, entry: Entry, place: bytes) -> Entry:
         kind = Kind.FILE if entry.kind is Kind.HARDLINK else entry.kind

@@ -30,8 +30,13 @@ class NormalDiff(msgspec.Struct, frozen=True):
     entries: int
 
 
-def normalise(layer_dir: Path, flavour: Flavour, contents: Mapping[bytes, str] | None = None) -> NormalDiff:
-    """Read the layer directory. `contents`: sha256 hex of files whose bytes are known, by path; they are not read. Errors as scan."""
+def normalise(
+    layer_dir: Path, flavour: Flavour, contents: Mapping[bytes, str] | None = None, sums: dict[bytes, str] | None = None
+) -> NormalDiff:
+    """Read the layer directory. `contents`: sha256 hex of files whose bytes are known, by path; they are not read. Errors as scan.
+
+    `sums` is filled with the sha256 hex of each regular file.
+    """
     result = sha256(HEAD)
     size = entries = 0
     pool: ThreadPoolExecutor | None = None
@@ -46,6 +51,8 @@ def normalise(layer_dir: Path, flavour: Flavour, contents: Mapping[bytes, str] |
             if not isinstance(content, str):
                 open_files -= 1
                 content = content.result()
+            if sums is not None and content:
+                sums[entry.path] = content
             result.update(record(entry, content))
 
     try:
@@ -67,6 +74,8 @@ def normalise(layer_dir: Path, flavour: Flavour, contents: Mapping[bytes, str] |
                     content = pool.submit(_content_of, os.dup(fd))
                     open_files += 1
             if not waiting and isinstance(content, str):
+                if sums is not None and content:
+                    sums[entry.path] = content
                 result.update(record(entry, content))
             else:
                 waiting.append((entry, content))

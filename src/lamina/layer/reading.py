@@ -41,12 +41,13 @@ def digest_file(fd: int, node: Node) -> None:
         while data:
             hasher.update(data)
             data = os.read(fd, CHUNK)
-        now = node_now(node.name, os.fstat(fd))
+        found = os.fstat(fd)
+        now = node_now(node.name, found)
     finally:
         os.close(fd)
     if not node.same_stat(now):
         raise ContextChanged(f"{show(node.name)} was changed while it was read", hint="run the build again")
-    node.digest = hasher.digest()
+    node.digest, node.links = hasher.digest(), found.st_nlink
 
 
 def node_now(name: bytes, found: os.stat_result) -> Node:

@@ -16,11 +16,14 @@ from pathlib import Path
 import msgspec
 
 RACY = 2_000_000_000  # ns
-_MAGIC = b"lamina-statcache-1\n"
+_MAGIC = b"lamina-statcache-2\n"
 
 
 class Node(msgspec.Struct, array_like=True, gc=False):
-    """One name of a folder: stat, and what was read (`digest` raw sha256 or b"", `xattrs` None = not asked yet)."""
+    """One name of a folder: stat, and what was read (`digest` raw sha256 or b"", `xattrs` None = not asked yet).
+
+    `links`: how many names the file had when it was read; one more or less is another ctime.
+    """
 
     name: bytes
     mode: int

@@ -135,9 +135,8 @@ class EntryWriter:
                 found = os.fstat(source)
                 identity = (found.st_dev, found.st_ino)
                 if identity not in self._shared and self._same(entry, source, found):
-                    self._clear(entry.path, folder, name)
                     try:
-                        os.link(path, name, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
+                        self._link(path, entry.path, folder, name)
                     except OSError as error:
                         if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
                             raise
@@ -210,6 +209,16 @@ class EntryWriter:
         return (there.mode, there.uid, there.gid, there.xattrs) == (entry.mode, entry.uid, entry.gid, wanted)
 
     # -- one kind each
+
+    def _link(self, source: bytes, path: bytes, folder: bytes, name: bytes) -> None:
+        try:
+            os.link(source, name, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
+        except FileExistsError:
+            self._clear(path, folder, name)
+            os.link(source, name, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
+        else:
+            if self._extra.whiteouts:
+                self._extra.whiteouts.discard(path)
 
     def _file(self, entry: Entry, folder: bytes, name: bytes, data: Readable | None) -> None:
         parent = self._folders.fd(folder)

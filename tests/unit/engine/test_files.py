@@ -277,7 +277,12 @@ def test_hard_links_of_a_context_stay(tmp_path: Path) -> None:
     assert (out.entries[b"x/a"].kind, out.entries[b"x/b"].kind, out.entries[b"x/b"].link) == (Kind.FILE, Kind.HARDLINK, b"x/a")
 
 
-def test_reuse_shares_equal_files() -> None:
+def test_reuse_shares_equal_files(tmp_path: Path) -> None:
+    (tmp_path / "t" / "sub").mkdir(parents=True)
+    (tmp_path / "t" / "f1").write_bytes(b"1")
+    (tmp_path / "t" / "sub" / "s").write_bytes(b"2")
+    (tmp_path / "t" / "two").write_bytes(b"3")
+    (tmp_path / "t" / "names").hardlink_to(tmp_path / "t" / "two")
     out = MemoryTree()
     seen: list[tuple[bytes, int]] = []
 
@@ -285,9 +290,10 @@ def test_reuse_shares_equal_files() -> None:
         seen.append((entry.path, len(content)))
         return b"/store/old/f1" if entry.path == b"x/f1" else None
 
-    write_file_op(FileOp((copy("t", "/x"),)), None, (None, source()), out, now=0.0, reuse=reuse)
+    write_file_op(FileOp((copy("t", "/x"),)), None, (None, ContextTree(tmp_path)), out, now=0.0, reuse=reuse)
     assert out.shared == {b"x/f1": b"/store/old/f1"}
-    assert seen == [(b"x/f1", 64), (b"x/sub/s", 64)]
+    assert seen == [(b"x/f1", 64), (b"x/names", 0), (b"x/sub/s", 64), (b"x/two", 0)], "one of several names is not shared"
+    assert out.entries[b"x/two"].kind is Kind.HARDLINK
 
 
 def test_missing_input_tree() -> None:
