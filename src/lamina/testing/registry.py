@@ -9,7 +9,6 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -232,8 +231,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def docker_registry(root: Path) -> Iterator[str]:
-    """docker-registry with its storage under `root`; yields "127.0.0.1:PORT". FileNotFoundError where it is not installed."""
+def docker_registry(root: Path, *, auth: str = "", tls: tuple[Path, Path] | None = None) -> Iterator[str]:
+    """docker-registry with its storage under `root`; yields "127.0.0.1:PORT". FileNotFoundError where it is not installed.
+
+    `auth`: the `auth:` section of its settings (see testing/registryauth.py); `tls`: certificate and key.
+    """
     program = shutil.which("docker-registry")
     if program is None:
         raise FileNotFoundError("docker-registry is not installed")
@@ -242,31 +244,30 @@ def docker_registry(root: Path) -> Iterator[str]:
     settings.write_text(
         f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
         f"storage:\n  filesystem: {{rootdirectory: {json.dumps(str(root / 'registry'))}}}\n  delete: {{enabled: true}}\n"
-        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+        f"http:\n  addr: '127.0.0.1:{port}'\n"
+        + (f"  tls: {{certificate: {json.dumps(str(tls[0]))}, key: {json.dumps(str(tls[1]))}}}\n" if tls else "")
+        + auth
     )
     with (root / "registry.log").open("wb") as log:
         process = subprocess.Popen([program, "serve", str(settings)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            _wait_for(f"http://127.0.0.1:{port}/v2/", process)
+            _wait_for(port, process)
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait(10)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
     end = time.monotonic() + seconds
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
         try:
-            with opener.open(url, timeout=2):
+            with socket.create_connection(("127.0.0.1", port), timeout=2):
                 return
-        except urllib.error.HTTPError:
-            return
         except OSError:
             if process.poll() is not None or time.monotonic() > end:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.02)
 
 
 def push_blob(host: str, repository: str, data: bytes) -> str:
