@@ -27,7 +27,7 @@ def command(
     source: str,
     target: str,
     platform: str | None,
-    compression: Literal["gzip", "zstd", "none"],
+    compression: Literal["auto", "gzip", "zstd", "none"],
     quiet: bool,
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],

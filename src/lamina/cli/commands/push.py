@@ -30,7 +30,7 @@ def command(
     image: str,
     name: str | None,
     platform: str | None,
-    compression: Literal["gzip", "zstd", "none"],
+    compression: Literal["auto", "gzip", "zstd", "none"],
     quiet: bool,
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],

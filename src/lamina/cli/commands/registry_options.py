@@ -35,10 +35,10 @@ _OPTIONS = [
 
 compression_option = click.option(
     "--compression",
-    type=click.Choice(["gzip", "zstd", "none"]),
-    default="gzip",
+    type=click.Choice(["auto", "gzip", "zstd", "none"]),
+    default="auto",
     show_default=True,
-    help="Of layers that were built here; others stay as they came.",
+    help="Of layers that were never compressed (auto: gzip); others stay as they came.",
 )
 
 

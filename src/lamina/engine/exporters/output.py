@@ -18,7 +18,7 @@ _KEYS: dict[OutputType, tuple[str, ...]] = {
     "tar": ("dest",),
     "local": ("dest",),
 }
-_COMPRESSIONS = ("gzip", "zstd", "none")
+_COMPRESSIONS = ("auto", "gzip", "zstd", "none")
 _BOOLEANS = {"true": "true", "1": "true", "false": "false", "0": "false"}
 
 
@@ -75,7 +75,7 @@ def _checked(kind: OutputType, values: dict[str, str], terminal: bool) -> Output
         as_tar = _boolean(values["tar"], "tar") if "tar" in values else not dest.endswith("/")
         attrs.append(("tar", "true" if as_tar else "false"))
     if kind in ("image", "registry"):
-        if values.get("compression", "gzip") not in _COMPRESSIONS:
+        if values.get("compression", "auto") not in _COMPRESSIONS:
             raise BadOutput(f"compression={values['compression']} is not known", hint=f"known: {', '.join(_COMPRESSIONS)}")
         pushed = _boolean(values["push"], "push") if "push" in values else kind == "registry"
         if kind == "registry" and not pushed:

@@ -58,7 +58,7 @@ def copy(
     own: Platform,
     *,
     platform: Platform | None = None,
-    compression: Compression = "gzip",
+    compression: Compression = "auto",
     on_blob: OnBlob | None = None,
 ) -> Copied:
     """All platforms of the image, or the one of `platform`; the store and docker's archive take one: `platform`, else `own`.

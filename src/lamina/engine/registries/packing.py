@@ -34,7 +34,9 @@ from lamina.oci.selection import parse_checked
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
-Compression = Literal["gzip", "zstd", "none"]
+Compression = Literal["auto", "gzip", "zstd", "none"]
+"""auto: gzip, but plain tars that a registry was seen to have stay what they are, so that a pulled image leaves as it came."""
+
 _KINDS = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 _DOCKER_PLAIN = "application/vnd.docker.image.rootfs.diff.tar"
 
@@ -83,8 +85,10 @@ def leaving(store: LocalStore, image: Image, compression: Compression) -> Leavin
 
 
 def _layer(store: LocalStore, layer: LayerId, diff_id: DiffId, stored: Descriptor, compression: Compression) -> LeavingLayer:
-    if compression == "none" or stored.media_type not in (OCI_LAYER, _DOCKER_PLAIN):
+    plain = stored.media_type in (OCI_LAYER, _DOCKER_PLAIN)
+    if compression == "none" or not plain or (compression == "auto" and store.facts.places(stored.digest)):
         return LeavingLayer(layer, diff_id, stored, "")
+    compression = "zstd" if compression == "zstd" else "gzip"
     known = store.facts.packed(diff_id, compression)
     if known is None:
         descriptor = compress(store, layer, diff_id, compression)

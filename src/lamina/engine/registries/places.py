@@ -29,7 +29,7 @@ class Place(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         if self.path is None:
             return f"docker://{self.name}" if self.kind == "docker" else self.name
-        return f"{self.kind}:{self.path}" + (f":{self.name}" if self.name else "")
+        return f"{self.kind}:{self.path}" + (self.name if self.name.startswith("@") else f":{self.name}" if self.name else "")
 
     @property
     def file(self) -> Path:

@@ -60,7 +60,7 @@ def push(
     images: Sequence[Image],
     reference: Reference,
     *,
-    compression: Compression = "gzip",
+    compression: Compression = "auto",
     on_blob: OnBlob | None = None,
 ) -> Pushed:
     """The images (one, or one for each platform: then below an index) under `reference`.
@@ -82,8 +82,7 @@ def push_output(
 ) -> tuple[Pushed, ...]:
     """`--output type=registry`: under each of its names, else under each of the build's tags."""
     attrs = dict(output.attrs)
-    chosen = attrs.get("compression")
-    compression: Compression = "zstd" if chosen == "zstd" else "none" if chosen == "none" else "gzip"
+    compression = msgspec.convert(attrs.get("compression", "auto"), Compression)
     return tuple(push(store, client, images, name, compression=compression) for name in names_to_push(output, tags))
 
 
