@@ -8,14 +8,14 @@ from typing import Literal
 import msgspec
 
 from lamina.pipelines import globs
-from lamina.pipelines.expressions import evaluate, names
+from lamina.pipelines.expressions import ExpressionError, evaluate, names
 from lamina.pipelines.model import Condition
 
 Verdict = Literal["run", "skip", "later"]
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """`later`: the expression speaks of output variables of steps that have not run yet. `reason` in words."""
+    """`later`: the expression speaks of output variables of steps that have not run yet, or gives no boolean without a variable that is not set. `reason` in words."""
 
     verdict: Verdict
     reason: str
@@ -25,7 +25,7 @@ def decide(
     condition: Condition | None, changed: tuple[str, ...] | None, variables: Mapping[str, str], coming: frozenset[str] = frozenset()
 ) -> Decision:
     """`changed` are paths relative to the repository's root, None when nobody could tell (then paths do not hold a step back). `coming` are output
-    variables that earlier steps may still set. Raises ExpressionError."""
+    variables that earlier steps may still set. Raises ExpressionError where every variable is set and the result is no boolean."""
     if condition is None:
         return Decision("run", "")
     first = _changes(condition, changed)
@@ -34,7 +34,13 @@ def decide(
     unset = [name for name in names(condition.state.value) if name in coming]
     if unset:
         return Decision("later", f"condition {condition.state.value!r} waits for {', '.join(unset)}")
-    holds = evaluate(condition.state.value, variables)
+    try:
+        holds = evaluate(condition.state.value, variables)
+    except ExpressionError:
+        missing = [name for name in names(condition.state.value) if name not in variables]
+        if not missing:
+            raise
+        return Decision("later", f"condition {condition.state.value!r} needs {', '.join(missing)}")
     return Decision("run" if holds else "skip", f"condition {condition.state.value!r} is {'true' if holds else 'false'}")
 
 

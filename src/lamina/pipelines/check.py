@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lamina.diagnostics.errors import nearest
 from lamina.pipelines import globs
-from lamina.pipelines.model import Agent, Document, Parallel, Pipe, Pipeline, Stage, Step, Text
+from lamina.pipelines.model import Agent, Document, Pipe, Pipeline, Stage, Step, Text
 from lamina.pipelines.reading import Reader
 from lamina.pipelines.resources import memory, smallest
 
@@ -64,21 +64,15 @@ def _pipeline(document: Document, pipeline: Pipeline, reader: Reader) -> None:
 def _first(pipeline: Pipeline, reader: Reader) -> None:
     if not pipeline.items:
         return
-    first = pipeline.items[0]
-    candidates: tuple[Step | Stage, ...] = ()
-    if isinstance(first, Parallel):
-        candidates = first.steps
-    elif isinstance(first, (Step, Stage)):
-        candidates = (first,)
-    for one in candidates:
-        if one.trigger == "manual":
-            what = "stage" if isinstance(one, Stage) else "step"
-            reader.error(
-                one.path,
-                f"the first {what} of a pipeline cannot be manual",
-                one.at.get("trigger", one.span),
-                "put it after an automatic one, or make the pipeline custom: those are started by hand",
-            )
+    one = pipeline.items[0]
+    if isinstance(one, (Step, Stage)) and one.trigger == "manual":
+        what = "stage" if isinstance(one, Stage) else "step"
+        hint = (
+            "the pipeline is started by hand already"
+            if pipeline.kind == "custom"
+            else "put it after an automatic one, or make the pipeline custom"
+        )
+        reader.error(one.path, f"the first {what} of a pipeline cannot be manual", one.at.get("trigger", one.span), hint)
 
 
 def _step(document: Document, step: Step, reader: Reader) -> None:

@@ -38,6 +38,12 @@ def lint_document(document: Document) -> tuple[Diagnostic, ...]:
     return tuple(reader.found)
 
 
+def warnings(document: Document) -> tuple[Diagnostic, ...]:
+    """What a run says before it starts: the warnings of reading and of RULES, without hints of style, in the order of the text."""
+    found = (item for item in (*document.warnings, *lint_document(document)) if item.severity != "info" and item.code != "pipeline/unused")
+    return tuple(sorted(found, key=lambda item: (item.span.line, item.span.column) if item.span else (0, 0)))
+
+
 def _strict(item: Diagnostic) -> Diagnostic:
     """A key that is one slip away from a known one is an error here; a run ignores it, as Bitbucket does."""
     return replace(item, severity="error") if item.code == "pipeline/misspelt-key" else item
@@ -52,17 +58,17 @@ def unused_definitions(document: Document, reader: Reader) -> None:
     defined = document.definitions
     for service in defined.services.values():
         if service.name not in services and not (service.docker and document.options.docker) and not _pipes(steps, service.docker):
-            reader.add("info", "pipeline/unused", f"definitions.services.{service.name}", "no step uses the service", service.span)
+            reader.warn(f"definitions.services.{service.name}", "no step uses the service", service.span, code="pipeline/unused")
     for cache in defined.caches.values():
         if cache.name not in caches:
-            reader.add("info", "pipeline/unused", f"definitions.caches.{cache.name}", "no step uses the cache", cache.span)
+            reader.warn(f"definitions.caches.{cache.name}", "no step uses the cache", cache.span, code="pipeline/unused")
     for source in defined.imports.values():
         if source.name not in sources:
-            reader.add("info", "pipeline/unused", f"definitions.imports.{source.name}", "no pipeline is imported from it", source.span)
+            reader.warn(f"definitions.imports.{source.name}", "no pipeline is imported from it", source.span, code="pipeline/unused")
     if not document.export:
         for pipeline in defined.pipelines.values():
             told = "without `export: true` no other repository can import the pipeline"
-            reader.add("info", "pipeline/unused", pipeline.path, told, pipeline.span)
+            reader.warn(pipeline.path, told, pipeline.span, code="pipeline/unused")
     for anchor in document.anchors:
         if not anchor.used:
             reader.add("info", "pipeline/unused", "", f'no alias uses the anchor "&{anchor.name}"', anchor.span)

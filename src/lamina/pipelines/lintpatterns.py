@@ -41,8 +41,8 @@ def _artifact(pattern: Text, path: str, reader: Reader) -> None:
         told = f'"{pattern.value}" names a folder, which matches nothing'
         reader.warn(path, told, pattern.span, f'write "{pattern.value}**"', code="pipeline/artifact-folder")
     elif not any(char in segments[-1] for char in ".*?[{$"):
-        told = f'"{pattern.value}" matches a file of that name only; a folder\'s files need /**'
-        reader.add("info", "pipeline/artifact-folder", path, told, pattern.span, f'for a folder write "{pattern.value}/**"')
+        told = f'"{pattern.value}" matches a file of that name only; a bare folder matches nothing'
+        reader.warn(path, told, pattern.span, f'for a folder write "{pattern.value}/**"', code="pipeline/artifact-folder")
     if pattern.value.startswith("!"):
         reader.warn(
             path,

@@ -87,6 +87,9 @@ def _only_key(reader: Reader, node: Node, path: str, known: tuple[str, ...]) -> 
 
 
 def step(reader: Reader, entry: Entry, path: str, *, in_stage: bool = False, final: bool = False) -> Step | None:
+    if isinstance(entry.value, Scalar) and entry.value.value is None:
+        reader.error(path, "the step is empty: script is missing", entry.span, "a step's keys stand below `step:`, further to the right")
+        return None
     found = reader.mapping(entry.value, path)
     if found is None:
         return None

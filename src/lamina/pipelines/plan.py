@@ -15,7 +15,22 @@ from lamina.pipelines.check import PREDEFINED_CACHES, step_services
 from lamina.pipelines.choose import Start, choose
 from lamina.pipelines.errors import NotHere, StartError
 from lamina.pipelines.imports import ReadFile, nothing, resolve
-from lamina.pipelines.model import AwsAccess, Cache, Clone, Document, Final, Image, Item, Parallel, Pipeline, Runtime, Stage, Step, Text
+from lamina.pipelines.model import (
+    AwsAccess,
+    Cache,
+    Clone,
+    Document,
+    Final,
+    Image,
+    Item,
+    Parallel,
+    Pipe,
+    Pipeline,
+    Runtime,
+    Stage,
+    Step,
+    Text,
+)
 from lamina.pipelines.resources import SERVICE_DEFAULT, Memory, memory
 from lamina.pipelines.variables import Facts, Variable, Variables, answer, expand, layer, own, own_of_step
 
@@ -50,6 +65,7 @@ class PlannedService(msgspec.Struct, frozen=True):
 
 class PlannedStep(msgspec.Struct, frozen=True):
     """`number` counts from 1 over the whole run. `parallel` is (index from 0, count). `minutes` is the most that the step may take. `clone.depth` 0 is everything.
+    `fail_fast`: its failure stops the siblings of its parallel group (the group's own fail-fast is in it already). `decision` "skip" comes from the stage too.
     `child` is filled for a step of type pipeline. `span` points to the word `step`."""
 
     number: int
@@ -78,6 +94,11 @@ class PlannedStep(msgspec.Struct, frozen=True):
     @property
     def docker(self) -> bool:
         return any(service.docker for service in self.services)
+
+    @property
+    def pipes(self) -> bool:
+        """A pipe runs on a docker service too, without naming one."""
+        return any(isinstance(item, Pipe) for item in (*self.step.script, *self.step.after_script))
 
 
 class PlannedGroup(msgspec.Struct, frozen=True):

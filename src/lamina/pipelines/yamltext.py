@@ -32,6 +32,7 @@ _FLOAT = re.compile(
 )
 _CONFLICT = re.compile(r"(?:<{7}|={7}|>{7}|\|{7})(?: |$)")
 _BREAKS = re.compile("[\x85\u2028\u2029]|\r(?!\n)")
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -52,10 +53,12 @@ def parse(text: str, name: str = "bitbucket-pipelines.yml") -> Tree:
         raise YamlError("the text holds a lone surrogate, which is no character", spans=(_place(source, error.start),)) from None
     except yaml.MarkedYAMLError as error:
         raise _syntax(source, error) from None
-    except yaml.reader.ReaderError as error:
-        number = ord(error.character) if isinstance(error.character, str) else int(error.character)
-        position = error.position if isinstance(error.position, int) else 0
-        raise YamlError(f"the character U+{number:04X} is not allowed in YAML", spans=(_bytes_place(source, position),)) from None
+    except yaml.reader.ReaderError:
+        # libyaml counts bytes here; the character is easier found than its place counted.
+        wrong = _FORBIDDEN.search(text)
+        place = _place(source, 0 if wrong is None else wrong.start())
+        told = "a character" if wrong is None else f"the character U+{ord(wrong[0]):04X}"
+        raise YamlError(f"{told} is not allowed in YAML", spans=(place,)) from None
 
 
 class _Builder:
@@ -293,11 +296,6 @@ def _syntax(source: Source, error: object) -> YamlError:
 def _place(source: Source, index: int) -> Span:
     before = source.text[:index]
     return Span(source, before.count("\n") + 1, index - (before.rfind("\n") + 1) + 1)
-
-
-def _bytes_place(source: Source, position: int) -> Span:
-    """libyaml counts bytes, the parser in Python characters; they differ only behind text that is not ASCII."""
-    return _place(source, min(position, len(source.text)))
 
 
 def _tag(tag: str) -> str:

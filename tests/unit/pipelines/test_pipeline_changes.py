@@ -4,6 +4,7 @@ import pytest
 
 from lamina.diagnostics.span import Source, Span
 from lamina.pipelines.changes import decide
+from lamina.pipelines.expressions import ExpressionError
 from lamina.pipelines.model import Condition, Text
 
 HERE = Span(Source("f", ""), 1)
@@ -46,3 +47,12 @@ def test_both_must_hold() -> None:
     condition = Condition(HERE, include=texts("a"), state=Text("true", HERE))
     assert decide(condition, ("b",), {}).verdict == "skip"
     assert "includePaths" in decide(condition, ("b",), {}).reason
+
+
+def test_without_a_variable_an_expression_that_gives_no_boolean_is_decided_later() -> None:
+    for text in ("FLAG", "COUNT > 5", "!FLAG"):
+        found = decide(Condition(HERE, state=Text(text, HERE)), (), {})
+        assert found.verdict == "later"
+        assert "needs" in found.reason
+    with pytest.raises(ExpressionError):
+        decide(Condition(HERE, state=Text("FLAG", HERE)), (), {"FLAG": "maybe"})

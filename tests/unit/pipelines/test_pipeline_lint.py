@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.pipelines.lint import lint
+from lamina.pipelines.lint import lint, warnings
+from lamina.pipelines.load import load
 
 HEAD = "image: alpine:3.20\n"
 
@@ -136,7 +137,7 @@ def test_a_star_leaves_branches_with_folders_to_the_default() -> None:
 def test_unused_definitions() -> None:
     text = f"{HEAD}definitions:\n  services:\n    db: {{image: pg}}\n  caches:\n    c: x\n  pipelines:\n    p: {STEPS}\n  steps:\n    - step: &never {{script: [x]}}\npipelines: {{default: {STEPS}}}\n"
     assert codes(text) == {("unused", 4), ("unused", 6), ("unused", 8), ("unused", 10)}
-    assert {severity for severity, *_ in findings(text)} == {"info"}
+    assert [severity for severity, *_ in findings(text)] == ["warning", "warning", "warning", "info"]
 
 
 def test_custom_pipelines_that_start_themselves() -> None:
@@ -156,6 +157,11 @@ def test_no_image() -> None:
 def test_manual_steps_in_a_group() -> None:
     text = f"{HEAD}pipelines: {{default: [{{step: {{script: [x]}}}}, {{parallel: [{{step: {{script: [x], trigger: manual}}}}]}}]}}\n"
     assert ("manual-in-parallel", 2) in codes(text)
+
+
+def test_what_a_run_says_leaves_style_out() -> None:
+    text = step("        artifacts: [../x]\n        colour: red\n") + "definitions: {caches: {c: x}}\n"
+    assert [item.code for item in warnings(load(text))] == ["pipeline/artifact-outside", "pipeline/unknown-key"]
 
 
 def test_text_that_is_no_yaml_is_a_finding() -> None:

@@ -161,6 +161,7 @@ def test_what_a_step_is_refused_for(line: str, number: int, words: str) -> None:
         ("pipelines:\n  default:\n    - stepp: {script: [x]}\n", 3, '"stepp" is not an item'),
         ("pipelines:\n  default:\n    - step:\n        name: x\n", 3, "script is missing"),
         ("pipelines:\n  default:\n    - step:\n        scripts: [x]\n", 4, "script is missing"),
+        ("pipelines:\n  default:\n    - step:\n", 3, "script is missing"),
         ("pipelines:\n  default:\n    - step:\n        script: []\n", 4, "the list is empty"),
         ("pipelines:\n  default:\n    - step:\n        script:\n          - # nothing\n          - x\n", 5, "script item 1 is empty"),
         ("pipelines:\n  default:\n    - step:\n        script:\n          - echo a: b\n", 5, "neither a pipe nor an agent"),

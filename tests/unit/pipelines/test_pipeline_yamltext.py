@@ -154,3 +154,30 @@ def test_lines_are_counted_as_everyone_counts_them(mark: str) -> None:
     entry = root(f"a: 'x{mark} y'\nbb: 1\n").entries[1]
     assert (entry.span.line, entry.span.column) == (2, 1)
     assert (entry.value.span.line, entry.value.span.column) == (2, 5)
+
+
+def test_a_character_that_yaml_forbids_is_found_behind_others() -> None:
+    assert refusal("ä: ü\nb: ö\x07\n")[1:] == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [1, 'x', *b]\n",
+        "x: &x {a: 1}\ny:\n  - <<: *x\n    b: |\n      1\n      2\n  - c # d\n",
+        "a: b\na: c\n",
+        "a: \x07",
+        "\ta: b",
+        "*: x",
+    ],
+)
+def test_the_parser_in_python_gives_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def outcome() -> object:
+        try:
+            return str(parse(text).root)
+        except YamlError as error:
+            return error.spans[0].line, error.hint
+
+    fast = outcome()
+    monkeypatch.delattr("yaml.CSafeLoader", raising=False)
+    assert outcome() == fast

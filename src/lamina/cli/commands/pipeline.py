@@ -138,6 +138,7 @@ def plan(
     """
     from lamina.diagnostics.render import render_all
     from lamina.pipelines import show, worktree
+    from lamina.pipelines.lint import warnings
     from lamina.pipelines.load import load
     from lamina.pipelines.plan import Request
     from lamina.pipelines.plan import plan as planned
@@ -160,7 +161,7 @@ def plan(
     else:
         for line in show.lines(made):
             print(line)
-        notes = (*document.warnings, *made.problems)
+        notes = (*warnings(document), *made.problems)
         if notes:
             print(render_all(notes, colour=sys.stderr.isatty() and not settings.no_colour), file=sys.stderr)
     return 69 if any(item.severity == "error" for item in made.problems) else 0
