@@ -7,9 +7,13 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
 
 from lamina.diagnostics.errors import LaminaError, nearest
-from lamina.engine.request import Secret, Selector
+from lamina.engine.contextfiles import is_remote
+from lamina.engine.request import Incoming, Secret, Selector
 
 
 class BadOption(LaminaError):
@@ -160,14 +164,77 @@ def dockerfile(context: Path, given: str | None) -> tuple[str, str, str | None, 
 
 
 def context_directory(text: str) -> Path:
-    """The context as a directory; other forms are refused in words."""
-    if text == "-" or "://" in text or text.startswith("git@"):
-        raise BadOption(
-            f"the context {text!r} is not a directory", hint="this version builds from a directory; use git clone or tar -x first"
-        )
+    """The context as a directory. BadOption for what is none."""
+    if text == "-" or is_remote(text):
+        raise BadOption(f"the context {text!r} is not a directory", hint="lamina build and lamina plan take it")
     path = Path(text)
     if not path.exists():
         raise BadOption(f"there is no directory {text}")
     if not path.is_dir():
         raise BadOption(f"the context {text} is not a directory")
     return path
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What PATH and --file say together. `text` is "" where the Dockerfile comes with the context."""
+
+    folder: Path
+    name: str
+    text: str
+    ignore: str | None = None
+    ignore_name: str = ".dockerignore"
+    incoming: Incoming | None = None
+
+
+def context(path: str, file: str | None) -> Context:
+    """A directory, `-` (a Dockerfile or an archive on standard input), a repository, or a URL. BadOption, NoDockerfile.
+
+    For a remote context `--file` names a file in it, `-` standard input, an absolute path a file here (docker's rule).
+    """
+    if path == "-":
+        return _from_stdin(file)
+    if not is_remote(path):
+        folder = context_directory(path)
+        return Context(folder.absolute(), *dockerfile(folder, file))
+    if file == "-":
+        return Context(Path(), "<stdin>", sys.stdin.read(), incoming=Incoming(path))
+    if file is not None and os.path.isabs(file):
+        from lamina.engine.contextfiles import read_dockerfile
+
+        name, text, _, _ = read_dockerfile(Path(file).parent, Path(file))
+        return Context(Path(), name, text, incoming=Incoming(path))
+    return Context(Path(), file or "Dockerfile", "", incoming=Incoming(path, dockerfile=file or "Dockerfile"))
+
+
+def _from_stdin(file: str | None) -> Context:
+    from lamina.layer.unpacking import looks_packed
+
+    if file == "-":
+        raise BadOption("standard input cannot be both the context and the Dockerfile")
+    stream = sys.stdin.buffer
+    if stream.isatty():
+        raise BadOption(
+            "the context '-' is standard input, which is this terminal", hint="lamina build - < Dockerfile, or < context.tar.gz"
+        )
+    head = stream.read(512)
+    if not looks_packed(head):
+        if file is not None:
+            raise BadOption(f"standard input is a Dockerfile, and --file {file} names another", hint="leave out one of them")
+        return Context(Path(), "<stdin>", (head + stream.read()).decode("utf-8", "surrogateescape"), incoming=Incoming())
+    return Context(Path(), file or "Dockerfile", "", incoming=Incoming(archive=_spooled(head, stream), dockerfile=file or "Dockerfile"))
+
+
+def _spooled(head: bytes, stream: BinaryIO) -> int:
+    """A descriptor of a file without a name that holds the stream: nothing is left however this process ends."""
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        piece = head
+        try:
+            while piece:
+                file.write(piece)
+                piece = stream.read(1 << 20)
+            file.flush()
+        except OSError as error:
+            raise BadOption(f"cannot keep the context of standard input: {error.strerror or error}") from error
+        return os.dup(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lamina.diagnostics.errors import LaminaError, nearest
@@ -10,6 +11,12 @@ from lamina.diagnostics.errors import LaminaError, nearest
 class NoDockerfile(LaminaError):
     code = "engine/no-dockerfile"
     default_exit = 2
+
+
+def is_remote(place: str) -> bool:
+    """Whether a context's name is a URL or a repository, by its form alone (docker's rule)."""
+    schemes = ("http://", "https://", "git://", "ssh://", "file://", "github.com/")
+    return place.startswith(schemes) or re.match(r"[A-Za-z0-9._-]+@[A-Za-z0-9._-]+:", place) is not None
 
 
 def read_dockerfile(context: Path, given: Path | None, text: str | None = None) -> tuple[str, str, str | None, str]:

@@ -24,6 +24,7 @@ from lamina.dockerfile.lower import Lowered, LoweredStep, Needs, Options, Resolv
 from lamina.dockerfile.lower.stages import sources
 from lamina.engine.assemble import assemble
 from lamina.engine.bases import Bases
+from lamina.engine.contextfiles import is_remote
 from lamina.engine.identify import place_of
 from lamina.engine.job import Job
 from lamina.engine.locks import Cancelled
@@ -91,6 +92,7 @@ class Engine:
 
                 names_to_push(output, request.tags)
         with self._around(request) as around:
+            request = _received(request, around)
             lowered = self._lower(request, around)
             job = Job(request, around, report, build_id=build_id)
             self._check_selectors(job, lowered)
@@ -125,6 +127,7 @@ class Engine:
     def plan(self, request: BuildRequest, report: Report = _ignore) -> PlanResult:
         """What a build would do. Executes nothing, fetches no layer."""
         with self._around(request) as around:
+            request = _received(request, around)
             lowered = self._lower(request, around)
             job = Job(request, around, report, build_id="plan", planning=True)
             self._check_selectors(job, lowered)
@@ -147,7 +150,7 @@ class Engine:
     def _around(self, request: BuildRequest) -> Iterator[Surroundings]:
         folders = {"context": request.context}
         for name, place in request.named_contexts.items():
-            if "://" not in place:
+            if not ("://" in place or is_remote(place)):
                 folders[name] = _directory(name, place)
         scratch = self.store.layout.active / self.store.lease.name()
         around = Surroundings(
@@ -177,9 +180,9 @@ class Engine:
         for name, place in request.named_contexts.items():
             if place.startswith(("docker-image://", "oci-layout://")):
                 images[name] = place.removeprefix("docker-image://")
-            elif "://" in place:
+            elif "://" in place and not is_remote(place):
                 raise LaminaError(
-                    f"--build-context {name}={place}: only a directory, oci-layout:// and docker-image:// are known", exit_code=2
+                    f"--build-context {name}={place}: only a directory, URL, oci-layout:// and docker-image:// are known", exit_code=2
                 )
         own = own_platform()
         options = Options(
@@ -189,7 +192,7 @@ class Engine:
             platform=request.platforms[0] if request.platforms else own,
             platform_given=bool(request.platforms),
             labels=request.labels,
-            contexts=frozenset(n for n, p in request.named_contexts.items() if "://" not in p),
+            contexts=frozenset(request.named_contexts.keys() - images.keys()),
             images=images,
             network=request.network,
             extra_hosts=request.extra_hosts,
@@ -289,6 +292,18 @@ class Engine:
 
 def own_platform() -> Platform:
     return Platform("linux", host_platform.machine()).normalised()
+
+
+def _received(request: BuildRequest, around: Surroundings) -> BuildRequest:
+    """Contexts that are no directories here are brought in; the request then has the Dockerfile's text."""
+    named = [(name, place) for name, place in request.named_contexts.items() if is_remote(place)]
+    if request.incoming is None and not named:
+        return request
+    from lamina.engine.incoming import receive, receive_named
+
+    for name, place in named:
+        receive_named(name, place, request, around)
+    return request if request.incoming is None else receive(request, around)
 
 
 def _directory(name: str, place: str) -> Path:

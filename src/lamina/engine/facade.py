@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.engine.request import BuildRequest, BuildResult, BuiltImage, Output, PlanResult, Report, Secret, Selector
+from lamina.engine.request import BuildRequest, BuildResult, BuiltImage, Incoming, Output, PlanResult, Report, Secret, Selector
 
 Source = str | os.PathLike[str]
 
@@ -56,7 +56,8 @@ def build(
 ) -> BuildResult:
     """Build an image and keep it in the store.
 
-    `context` is a directory; `dockerfile` a path (default: context/Dockerfile). `secrets` values are bytes or files; `max_age` maps a
+    `context` is a directory, a git repository (URL#REF:FOLDER) or the URL of an archive; `dockerfile` a path, for a URL a name in it (default:
+    context/Dockerfile). `secrets` values are bytes or files; `max_age` maps a
     selector to seconds; `root` is the store (default: $XDG_DATA_HOME/lamina). `report` gets a ProgressEvent for each thing that happens,
     from other threads. Raises LaminaError (`code`, `hint`, `spans`).
     """
@@ -135,8 +136,11 @@ def load(source: Source, *, root: Source | None = None, sandbox: str | None = No
 
 
 def _request(context: Source, dockerfile: Source | None, **values: Any) -> BuildRequest:
-    from lamina.engine.contextfiles import read_dockerfile
+    from lamina.engine.contextfiles import is_remote, read_dockerfile
 
+    if isinstance(context, str) and is_remote(context):
+        inside = os.fspath(dockerfile) if dockerfile is not None else "Dockerfile"
+        return BuildRequest(Path(), inside, "", incoming=Incoming(context, dockerfile=inside), **values)
     folder = Path(context).absolute()
     name, text, ignore, ignore_name = read_dockerfile(folder, Path(dockerfile) if dockerfile is not None else None)
     return BuildRequest(context=folder, dockerfile_name=name, dockerfile_text=text, ignore_text=ignore, ignore_name=ignore_name, **values)

@@ -38,6 +38,17 @@ class Selector(msgspec.Struct, frozen=True):
     text: str
 
 
+class Incoming(msgspec.Struct, frozen=True):
+    """A context that is no directory here: an `archive` (descriptor of a seekable file), a `place` (repository or URL), or, with neither, nothing.
+
+    `dockerfile`: its name inside, None when the request has its text already.
+    """
+
+    place: str | None = None
+    archive: int | None = None
+    dockerfile: str | None = None
+
+
 class BuildRequest(msgspec.Struct, frozen=True):
     context: Path
     dockerfile_name: str  # as the user calls it; part of the place, not of any key
@@ -68,6 +79,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     exact_modes: bool = False
     arg_scope: Literal["declared", "named"] = "declared"
     cut_off: bool = True
+    incoming: Incoming | None = None  # then `context` is not looked at
     jobs: int = 0  # 0 = as many as the machine has processors, at least 16: steps wait more than they compute
 
 

@@ -34,9 +34,17 @@ class Contexts:
         self._ignore = ignore
         self._exact = exact_modes
         self._trees: dict[str, ContextTree] = {}
+        self._given: dict[str, Files] = {}
+
+    def give(self, name: str, tree: FileTree, label: str) -> None:
+        """Files of a context that is no directory of the user's."""
+        with self.lock:
+            self._given[name] = Files(tree, "context", label)
 
     def files(self, name: str) -> Files:
         with self.lock:
+            if name in self._given:
+                return self._given[name]
             tree = self._trees.get(name)
             if tree is None:
                 folder = self._folders[name]
@@ -50,6 +58,8 @@ class Contexts:
         """The folders of the main context that were looked at (ContextTree.certain); None where that cannot be relied upon."""
         with self.lock:
             found: list[tuple[str, list[str | Facts]]] = []
+            if self._given:
+                return None
             for name, tree in self._trees.items():
                 folders = tree.certain() if name == "context" else None
                 if folders is None:
@@ -131,7 +141,7 @@ class Sources:
                 else:
                     from lamina.engine.runners import git
 
-                    folder = self._folder() / "checkout"
+                    folder = self._next_folder() / "checkout"
                     git.checkout(_git_url(op), self._ids[op], folder, keep_git_dir=op.keep_git_dir, submodules=op.submodules)
                     self._trees[op] = ContextTree(folder, exact_modes=True)
             return self._trees[op]
@@ -142,7 +152,7 @@ class Sources:
         answers = _Answers(self._store)
         known = answers.get(op.url)
         have = known is not None and not self._store.blobs.missing([known.digest])
-        folder = self._folder()
+        folder = self._next_folder()
         path = folder / op.filename
         got = http.fetch(op.url, path, checksum=op.checksum, answers=answers, have=have)
         if got.path is None:
@@ -159,9 +169,14 @@ class Sources:
         self._trees[op] = ContextTree(folder, exact_modes=True)
         self._ids[op] = got.digest
 
-    def _folder(self) -> Path:
+    def folder(self, name: str) -> Path:
+        """A new folder of this build, for what a source is unpacked to."""
+        with self._lock:
+            return self._next_folder(name)
+
+    def _next_folder(self, name: str = "source") -> Path:
         self._number += 1
-        folder = self._scratch / f"source{self._number}"
+        folder = self._scratch / f"{name}{self._number}"
         folder.mkdir(parents=True)
         return folder
 

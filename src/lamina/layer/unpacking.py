@@ -35,6 +35,11 @@ def is_archive(data: BinaryIO) -> bool:
         return False
 
 
+def looks_packed(head: bytes) -> bool:
+    """Whether a stream that begins with these 512 bytes is an archive, good or damaged, and not a text."""
+    return bool(_compression(head)) or _tar_header(head)
+
+
 def unpack(target: Target, data: BinaryIO, where: bytes) -> None:
     """Unpack into `where`, an existing folder without links. CopyFailed for a damaged or hostile archive."""
     with _tar(data) as archive:

@@ -66,11 +66,16 @@ def command(
     insecure_registries: tuple[str, ...],
     **options: Any,
 ) -> int:
-    """Build an image from the Dockerfile in PATH (a directory, the build's context).
+    """Build an image from the Dockerfile in PATH, the build's context.
+
+    PATH is a directory; a git repository as URL#REF:FOLDER; the URL of an archive or of a Dockerfile; or - for an archive or a Dockerfile on
+    standard input. --file names the Dockerfile inside an archive or a repository.
 
     \b
     Examples:
       lamina build -t app:1 .
+      lamina build - < Dockerfile
+      lamina build https://host.example/app.git#v1:service
       lamina build --target prod --build-arg V=2 --secret id=tok,src=tok .
       lamina build --refresh deps --output type=oci,dest=app.tar .
     """
@@ -97,7 +102,9 @@ def command(
         view.report(event)
 
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
-        if _short(settings, mode, options, quiet=quiet, files=(report, iidfile, metadata_file), as_json=as_json):
+        if request.incoming is None and _short(
+            settings, mode, options, quiet=quiet, files=(report, iidfile, metadata_file), as_json=as_json
+        ):
             engine.on_receipt = receipts.append
         try:
             result = engine.build(request, seen)

@@ -23,7 +23,7 @@ _OPTIONS = [
         "contexts",
         multiple=True,
         metavar="NAME=PLACE",
-        help="DIR, oci-layout://PATH or docker-image://REF under a name.",
+        help="DIR, URL, oci-layout://PATH or docker-image://REF under a name.",
     ),
     click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="A secret for RUN --mount=type=secret."),
     click.option("--ssh", "ssh", multiple=True, metavar="ID[=SOCKET|KEY]", help="An ssh agent for RUN --mount=type=ssh."),
@@ -94,17 +94,17 @@ def request_from(
             raise inputs.BadOption(
                 f"--{name.replace('_', '-')}: shared caches are not in this version", hint="the local store is always used"
             )
-    context = inputs.context_directory(path)
-    name, text, ignore, ignore_name = inputs.dockerfile(context, options["file"])
     platforms = tuple(Platform.parse(item) for item in (options["platforms"] or "").split(",") if item)
     if len(platforms) > 1:
         raise inputs.BadOption("--platform: one platform at a time in this version")
+    context = inputs.context(path, options["file"])
     return BuildRequest(
-        context=Path(context).absolute(),
-        dockerfile_name=name,
-        dockerfile_text=text,
-        ignore_text=ignore,
-        ignore_name=ignore_name,
+        context=context.folder,
+        dockerfile_name=context.name,
+        dockerfile_text=context.text,
+        ignore_text=context.ignore,
+        ignore_name=context.ignore_name,
+        incoming=context.incoming,
         target=options["target"] or None,
         args=inputs.build_args(options["args"], settings.environment),
         platforms=platforms,

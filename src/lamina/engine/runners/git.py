@@ -236,7 +236,14 @@ def _git(arguments: Sequence[str], *, cwd: Path | None = None, timeout: float) -
         command = ["git", *[word for setting in settings for word in ("-c", setting)], *arguments]
         try:
             done = subprocess.run(
-                command, cwd=cwd or home, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False
+                command,
+                cwd=cwd or home,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+                umask=0o022,  # a checkout's modes are the same everywhere
             )
         except FileNotFoundError as error:
             raise GitFailed("git is not installed", hint="install git, or copy the files from the context") from error
