@@ -135,6 +135,24 @@ def load(source: Source, *, root: Source | None = None, sandbox: str | None = No
     return found
 
 
+def push(image: BuiltImage | BuildResult | str, name: str, *, root: Source | None = None, sandbox: str | None = None) -> str:
+    """Send an image to the registry of `name`; returns the digest that the name has there now. What the registry has is not sent.
+
+    Logins and settings are those of the command line (docs/how-to/registries.md). Raises LaminaError.
+    """
+    which = image if isinstance(image, str) else image.images[0].id if isinstance(image, BuildResult) else image.id
+    digest = _perform("push", (which, name), root, sandbox, None)
+    assert isinstance(digest, str)
+    return digest
+
+
+def pull(name: str, *, platform: str | None = None, root: Source | None = None, sandbox: str | None = None) -> str:
+    """Fetch an image with its layers into the store; returns its id. Raises LaminaError."""
+    identifier = _perform("pull", (name, platform), root, sandbox, None)
+    assert isinstance(identifier, str)
+    return identifier
+
+
 def _request(context: Source, dockerfile: Source | None, **values: Any) -> BuildRequest:
     from lamina.engine.contextfiles import is_remote, read_dockerfile
 
@@ -177,7 +195,8 @@ def perform(what: str, subject: Any, root: Path, sandbox: str | None, report: Re
     """One call, in this process."""
     from lamina.engine.opening import open_engine
 
-    with open_engine(root, rung=sandbox, clock=time.time, host=socket.gethostname(), proxies={}, uid=os.geteuid()) as engine:
+    host, uid = socket.gethostname(), os.geteuid()
+    with open_engine(root, rung=sandbox, clock=time.time, host=host, proxies={}, uid=uid, registry_environment=os.environ) as engine:
         match what:
             case "build":
                 return engine.build(subject, report or (lambda event: None))
@@ -191,6 +210,22 @@ def perform(what: str, subject: Any, root: Path, sandbox: str | None, report: Re
                 with replacing(dest) as out:
                     save_images(engine.store, [(engine.store.images.find(name), None)], out)
                 return None
+            case "push":
+                from lamina.engine.images.finding import find_image
+                from lamina.engine.registries.pushing import push as push_images
+                from lamina.oci.reference import Reference
+
+                which, name = subject
+                return push_images(engine.store, engine.registry(), [find_image(engine.store, which)], Reference.parse(name)).digest
+            case "pull":
+                from lamina.engine.engine import own_platform
+                from lamina.engine.images.importing import pull as pull_image
+                from lamina.oci.platform import Platform
+                from lamina.oci.reference import Reference
+
+                name, text = subject
+                wanted = Platform.parse(text) if text else own_platform()
+                return pull_image(engine.store, engine.registry(), Reference.parse(name), wanted).id
             case "load":
                 from lamina.engine.engine import own_platform
                 from lamina.engine.images.importing import load as load_images

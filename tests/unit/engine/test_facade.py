@@ -130,3 +130,19 @@ def test_who_works_in_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     ):
         monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
         assert facade._perform("plan", None, tmp_path, sandbox, None) == where
+
+
+def test_push_and_pull(context: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lamina.testing.fakeregistry import FakeRegistry
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "LAMINA_REGISTRIES"):
+        monkeypatch.delenv(name, raising=False)
+    root = tmp_path / "store"
+    built = lamina.build(context, root=root, sandbox="none")
+    with FakeRegistry() as registry:
+        digest = lamina.push(built, f"{registry.host}/app:1", root=root, sandbox="none")
+        assert registry.tags["app"]["1"] == digest
+        assert lamina.pull(f"{registry.host}/app:1", root=tmp_path / "other", sandbox="none") == built.images[0].id
+        with pytest.raises(LaminaError, match="no such manifest"):
+            lamina.pull(f"{registry.host}/none", root=root, sandbox="none")
