@@ -220,13 +220,16 @@ def daemons_end_with_the_workload(b: Bench) -> None:
     assert time.monotonic() - started < 60
 
 
+_OWN = 1000 + os.getpid()  # seconds of sleep that no other run of this suite on the machine sleeps
+
+
 def cancelled_runs_end_as_a_tree(b: Bench) -> None:
     token = CancelToken()
     timer = threading.Timer(0.3, token.cancel)
     timer.start()
-    done = b.start(b.spec("sh", "-c", "sleep 297 & sleep 297"), token)
+    done = b.start(b.spec("sh", "-c", f"sleep {_OWN}1 & sleep {_OWN}1"), token)
     assert done.code in (137, 143)
-    assert "sleep\x00297" not in _command_lines()
+    assert f"sleep\x00{_OWN}1" not in _command_lines()
 
 
 def term_comes_before_kill(b: Bench) -> None:
@@ -237,9 +240,9 @@ def term_comes_before_kill(b: Bench) -> None:
 
 
 def timeouts_end_the_tree(b: Bench) -> None:
-    done = b.run("sleep 298 & sleep 298", timeout=0.3)
+    done = b.run(f"sleep {_OWN}2 & sleep {_OWN}2", timeout=0.3)
     assert done.report.timed_out
-    assert "sleep\x00298" not in _command_lines()
+    assert f"sleep\x00{_OWN}2" not in _command_lines()
 
 
 def kill_of_the_zygote_leaves_nothing(b: Bench) -> None:
@@ -251,18 +254,18 @@ def kill_of_the_zygote_leaves_nothing(b: Bench) -> None:
 
     def run() -> None:
         try:
-            zygote.run(b.spec("sleep", "299"), lambda stream, data: None, CancelToken())
+            zygote.run(b.spec("sleep", f"{_OWN}3"), lambda stream, data: None, CancelToken())
         except SandboxSetupFailed as error:
             errors.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
-    _wait_for(lambda: "sleep\x00299" in _command_lines())
+    _wait_for(lambda: f"sleep\x00{_OWN}3" in _command_lines())
     assert zygote._process is not None
     zygote._process.kill()
     thread.join(20)
     assert errors
-    _wait_for(lambda: "sleep\x00299" not in _command_lines())
+    _wait_for(lambda: f"sleep\x00{_OWN}3" not in _command_lines())
     mounts = Path("/proc/self/mountinfo").read_text()
     assert str(b.folder) not in mounts
     assert b.run("true").code == 0
