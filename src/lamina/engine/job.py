@@ -171,7 +171,7 @@ class Job:
     def _hit(self, node: Vertex, record: Record, inputs: tuple[Result | None, ...], *, shared_with: str | None = None) -> Filesystem:
         account = self.account(node)
         tainted = [i for i in inputs if isinstance(i, Filesystem) and i.tainted]
-        how: Literal["same-key", "cut-off", "shared"] = "shared" if shared_with else "cut-off" if tainted else "same-key"
+        how: Literal["same-key", "cut-off", "shared"] = "shared" if shared_with else "cut-off" if tainted and self.request.cut_off else "same-key"
         because = shared_with
         if tainted and not shared_with:
             because = next((s.name for s in self._sources(node, inputs)), None)
