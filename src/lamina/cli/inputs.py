@@ -46,6 +46,16 @@ def build_args(values: tuple[str, ...], environment: Mapping[str, str]) -> dict[
     return result
 
 
+def epoch(args: Mapping[str, str | None], environment: Mapping[str, str], *, reproducible: bool) -> int | None:
+    """Seconds of SOURCE_DATE_EPOCH: the build argument's, else the environment's, else 0 where a reproducible image is asked for."""
+    text = args.get("SOURCE_DATE_EPOCH") or environment.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return 0 if reproducible else None
+    if not (text.isascii() and text.isdecimal()) or len(text) > 11:
+        raise BadOption(f"SOURCE_DATE_EPOCH={text} is not a number of seconds", hint="for example $(git log -1 --format=%ct)")
+    return int(text)
+
+
 def fields(value: str, option: str, known: tuple[str, ...]) -> dict[str, str]:
     """Comma-separated key=value fields (csv quoting), with did-you-mean for keys."""
     import csv

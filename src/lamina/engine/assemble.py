@@ -12,19 +12,32 @@ from lamina.dockerfile.lower import Lowered
 from lamina.engine.results import Filesystem
 from lamina.engine.surroundings import Surroundings
 from lamina.oci.config import History, ImageConfig, RootFs, encode_config
-from lamina.oci.digest import sha256
+from lamina.oci.digest import DiffId, LayerId, sha256
 from lamina.store.refs import Image
 
 
 def assemble(
-    lowered: Lowered, result: Filesystem | None, times: Sequence[float | None], around: Surroundings, names: Sequence[str]
+    lowered: Lowered,
+    result: Filesystem | None,
+    times: Sequence[float | None],
+    around: Surroundings,
+    names: Sequence[str],
+    epoch: int | None = None,
 ) -> Image:
     """Record the image under `names`. Its bytes follow from the steps alone: times are those of the records, so a build that is all
-    cached gives the same image id. `times[i]`: when history entry i (after the base's) was made, None for one without a layer."""
+    cached gives the same image id. `times[i]`: when history entry i (after the base's) was made, None for one without a layer.
+    With `epoch` (seconds) that is the time of everything that is made here."""
     layers: tuple[LayerRef, ...] = result.layers if result is not None else ()
-    diff_ids = around.layers.diff_ids(layers)
+    named: list[tuple[LayerId, DiffId]]
+    if epoch is None:
+        named = [(layer.id, diff_id) for layer, diff_id in zip(layers, around.layers.diff_ids(layers))]
+    else:
+        from lamina.engine.reproducible import redated
+
+        named = redated(around.store, around.layers, layers, epoch)
+        times = [float(epoch)] * len(times)
     config = _dated(lowered.config, times)
-    config = msgspec.structs.replace(config, rootfs=RootFs(diff_ids=tuple(diff_ids)))
+    config = msgspec.structs.replace(config, rootfs=RootFs(diff_ids=tuple(diff_id for _, diff_id in named)))
     raw = encode_config(config)
     known = around.store.images.by_id(sha256(raw))
     if known is not None:
@@ -35,7 +48,7 @@ def assemble(
     return record_built(
         around.store,
         raw,
-        [(layer.id, d) for layer, d in zip(layers, diff_ids)],
+        named,
         names,
         stored=around.bases.descriptors(),
         sizes=around.layers.packed_sizes(layers),

@@ -109,7 +109,7 @@ class Engine:
             result = ended[id(lowered.target)].result if lowered.target is not None else None
             assert result is None or isinstance(result, Filesystem)
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
-            image = assemble(lowered, result, _times(lowered, ended), around, names)
+            image = assemble(lowered, result, _times(lowered, ended), around, names, request.epoch)
             pushed = self._export(image, request, job)
             built = BuiltImage(image.id, image.manifest, Platform.parse(image.platform), image.size, names)
             built_result = BuildResult(

@@ -50,6 +50,7 @@ def build(
     exact_modes: bool = False,
     arg_scope: Literal["declared", "named"] = "declared",
     jobs: int = 0,
+    epoch: int | None = None,
     root: Source | None = None,
     sandbox: str | None = None,
     report: Report | None = None,
@@ -57,9 +58,9 @@ def build(
     """Build an image and keep it in the store.
 
     `context` is a directory, a git repository (URL#REF:FOLDER) or the URL of an archive; `dockerfile` a path, for a URL a name in it (default:
-    context/Dockerfile). `secrets` values are bytes or files; `max_age` maps a
-    selector to seconds; `root` is the store (default: $XDG_DATA_HOME/lamina). `report` gets a ProgressEvent for each thing that happens,
-    from other threads. Raises LaminaError (`code`, `hint`, `spans`).
+    context/Dockerfile). `secrets` values are bytes or files; `max_age` maps a selector to seconds; `root` is the store (default:
+    $XDG_DATA_HOME/lamina). `epoch` (seconds) is the time of everything that is made, in config and layers: the same image on every machine.
+    `report` gets a ProgressEvent for each thing that happens, from other threads. Raises LaminaError (`code`, `hint`, `spans`).
     """
     request = _request(
         context,
@@ -81,6 +82,7 @@ def build(
         exact_modes=exact_modes,
         arg_scope=arg_scope,
         jobs=jobs,
+        epoch=epoch,
     )
     result = _perform("build", request, root, sandbox, report)
     assert isinstance(result, BuildResult)

@@ -7,6 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from lamina.diagnostics.errors import LaminaError
 from lamina.layer.entry import Kind
 from lamina.layer.flavour import Flavour
@@ -28,13 +30,16 @@ class Sink(Protocol):
     def write(self, data: bytes, /) -> object: ...
 
 
-def pack(layer_dir: Path, flavour: Flavour, out: Sink) -> int:
-    """Write the tar to `out`, in pieces of about 1 MiB; returns its size. Errors as scan, and LayerChanged."""
+def pack(layer_dir: Path, flavour: Flavour, out: Sink, epoch: int | None = None) -> int:
+    """Write the tar to `out`, in pieces of about 1 MiB; returns its size. With `epoch` that is the time of every entry.
+
+    Errors as scan, and LayerChanged.
+    """
     total = 0
     parts: list[bytes] = []
     ready = 0
     for entry, fd in scan(layer_dir, flavour):
-        head = header(entry)
+        head = header(entry if epoch is None else msgspec.structs.replace(entry, mtime=float(epoch)))
         parts.append(head)
         ready += len(head)
         if entry.kind is Kind.FILE and entry.size:

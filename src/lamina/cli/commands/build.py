@@ -102,7 +102,7 @@ def command(
         view.report(event)
 
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
-        if request.incoming is None and _short(
+        if request.incoming is None and request.epoch is None and _short(
             settings, mode, options, quiet=quiet, files=(report, iidfile, metadata_file), as_json=as_json
         ):
             engine.on_receipt = receipts.append

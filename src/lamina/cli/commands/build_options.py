@@ -70,6 +70,9 @@ _OPTIONS = [
     click.option(
         "--arg-scope", type=click.Choice(["declared", "named"]), default="declared", show_default=True, help="Which RUNs an ARG counts for."
     ),
+    click.option(
+        "--reproducible", is_flag=True, help="Every time in the image is SOURCE_DATE_EPOCH's (0 without it), as it is when that is set."
+    ),
     click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Steps that may run at once."),
     click.option("--cache-from", multiple=True, metavar="PLACE", hidden=True),
     click.option("--cache-to", multiple=True, metavar="PLACE", hidden=True),
@@ -98,6 +101,10 @@ def request_from(
     if len(platforms) > 1:
         raise inputs.BadOption("--platform: one platform at a time in this version")
     context = inputs.context(path, options["file"])
+    args = inputs.build_args(options["args"], settings.environment)
+    epoch = inputs.epoch(args, settings.environment, reproducible=options["reproducible"])
+    if epoch is not None:
+        args["SOURCE_DATE_EPOCH"] = str(epoch)
     return BuildRequest(
         context=context.folder,
         dockerfile_name=context.name,
@@ -106,7 +113,8 @@ def request_from(
         ignore_name=context.ignore_name,
         incoming=context.incoming,
         target=options["target"] or None,
-        args=inputs.build_args(options["args"], settings.environment),
+        args=args,
+        epoch=epoch,
         platforms=platforms,
         tags=tags,
         labels=inputs.pairs(options["labels"], "--label"),
