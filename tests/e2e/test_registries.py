@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from lamina.registry.errors import RegistryError
+from lamina.registry.session import Session
+from lamina.registry.transport import Transport, TransportSettings
 from lamina.testing.registry import docker_registry
 from lamina.testing.registryauth import PASSWORD, USER, TokenService, authority, certificate, htpasswd
 
@@ -135,6 +138,18 @@ def test_private_authority(here: Machine, room: Path, trust: Path) -> None:
         assert "certificate" in refused.stderr
         here.run("push", "--registry-ca", str(trust / "ca.crt"), f"{host}/app:1")
         here.run("pull", "--registry-ca", str(trust / "ca.crt"), f"{host}/app:1")
+
+
+def test_certificates_of_a_host(room: Path, trust: Path, tmp_path: Path) -> None:
+    with docker_registry(room, tls=(trust / "server.pem", trust / "server.key")) as host:
+        place = tmp_path / "certs.d" / host
+        place.mkdir(parents=True)
+        shutil.copy(trust / "ca.crt", place / "ca.crt")
+        with_ = Session(Transport(TransportSettings(certificates=(tmp_path / "certs.d",))))
+        with_.check(host)
+        assert with_.base(host).startswith("https://")
+        with pytest.raises(RegistryError):
+            Session(Transport(TransportSettings(attempts=1))).check(host)
 
 
 def test_tokens(here: Machine, there: Machine, room: Path, trust: Path) -> None:

@@ -30,6 +30,7 @@ _PRIVATE = ("authorization", "cookie", "proxy-authorization")
 _MAX_REDIRECTS = 5
 _MAX_WAIT = 30.0  # seconds; a registry that asks for more is reported, not waited for
 _CHUNK = 1 << 18
+_SLOWEST = 1 << 10  # bytes in a second
 
 Body = bytes | Callable[[], Iterable[bytes]]
 """What is sent: bytes, or pieces that can be asked for again when a request has to be repeated (the caller gives Content-Length)."""
@@ -60,8 +61,9 @@ class Torn(RegistryUnreachable):
 class Response:
     """An open answer. Header names are matched without case; the body is read once, as it was sent (no decoding)."""
 
-    def __init__(self, raw: BaseHTTPResponse, url: str) -> None:
+    def __init__(self, raw: BaseHTTPResponse, url: str, patience: float = 60.0) -> None:
         self._raw = raw
+        self._patience = patience
         self.url = url
         self.status = raw.status
 
@@ -72,13 +74,27 @@ class Response:
         return list(self._raw.headers.getlist(name))
 
     def chunks(self) -> Iterator[bytes]:
-        """The body in pieces; raises Torn when it ends early. The caller limits the sum."""
+        """The body in pieces; raises Torn when it ends early, or trickles on: less than 1 KiB for each second that it was waited for.
+
+        The caller limits the sum.
+        """
         from urllib3.exceptions import HTTPError
 
-        try:
-            yield from self._raw.stream(_CHUNK, decode_content=False)
-        except HTTPError as error:
-            raise Torn(f"the connection to {shown(self.url)} broke: {_plain(error)}") from error
+        waited, got = 0.0, 0
+        while True:
+            begun = time.monotonic()
+            try:
+                piece = self._raw.read1(_CHUNK, decode_content=False)
+            except HTTPError as error:
+                raise Torn(f"the connection to {shown(self.url)} broke: {_plain(error)}") from error
+            if not piece:
+                return
+            waited, got = waited + time.monotonic() - begun, got + len(piece)
+            if waited > self._patience:
+                if got < waited * _SLOWEST:
+                    raise Torn(f"{shown(self.url)} sends less than {_SLOWEST} bytes in a second")
+                waited, got = 0.0, 0
+            yield piece
 
     def read(self, limit: int) -> bytes:
         """The whole body, at most `limit` bytes; a longer one is a RegistryProtocolError."""
@@ -123,7 +139,7 @@ class Transport:
         attempts = self.settings.attempts if retry else 1
         raw, final = self._follow(method, url, dict(headers or {}), body, attempts, redirects=redirects)
         try:
-            yield Response(raw, final)
+            yield Response(raw, final, self.settings.read_timeout)
         finally:
             # An unread body may be endless: closing the socket is cheaper than draining it.
             if raw.closed:

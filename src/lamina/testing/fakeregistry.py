@@ -36,6 +36,7 @@ class Wrongs:
     """What the registry does wrong; lists are used up from the front."""
 
     answers: list[tuple[str, int, dict[str, str]]] = field(default_factory=list)  # (method, status, headers): the next such request
+    nth: tuple[int, int] | None = None  # (number, status): the answer to that request from now on, counted from 0
     cut_uploads: list[int] = field(default_factory=list)  # the next PATCH or PUT of a blob: read so many bytes and hang up
     cut_after: list[str] = field(default_factory=list)  # the next request of this method is carried out, its answer never sent
     lose_uploads: bool = False  # an upload that was cut is forgotten
@@ -127,6 +128,11 @@ class _Handler(BaseHTTPRequestHandler):
             wrong = next((w for w in wrongs.answers if w[0] == self.command), None)
             if wrong:
                 wrongs.answers.remove(wrong)
+            if wrongs.nth is not None:
+                left, status = wrongs.nth
+                wrongs.nth = (left - 1, status) if left else None
+                if not left:
+                    wrong = (self.command, status, {})
         path = urlsplit(self.path).path
         if wrong:
             self._body()

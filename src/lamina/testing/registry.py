@@ -29,6 +29,8 @@ class Faults:
     wrong_header: str = ""  # Docker-Content-Digest of every manifest
     no_digest_header: bool = False
     no_range: bool = False
+    stated_length: dict[str, int] = field(default_factory=dict)  # Content-Length of these blobs, whatever they have
+    trickle: set[str] = field(default_factory=set)  # sent byte by byte, with pauses
     token: str = ""  # needed for everything but the token service
     redirect_blobs: str = ""  # base URL that blob GETs are sent to
     redirect_loop: bool = False
@@ -184,6 +186,15 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(wanted[6:].split("-")[0])
             status, headers = 206, {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
             data = data[start:]
+        if digest in faults.trickle and self.command == "GET":
+            self._head(status, len(data), headers)
+            self._trickle(data)
+            return
+        if digest in faults.stated_length and self.command == "GET":
+            self._head(status, faults.stated_length[digest], headers)
+            self.wfile.write(data)
+            self.close_connection = True
+            return
         if faults.tear and self.command == "GET":
             keep = faults.tear.pop(0)
             self._head(status, len(data), headers)
@@ -191,6 +202,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self._answer(status, data, headers)
+
+    def _trickle(self, data: bytes) -> None:
+        try:
+            for at in range(len(data)):
+                self.wfile.write(data[at : at + 1])
+                time.sleep(0.01)
+        except OSError:
+            self.close_connection = True
 
     def _endless(self) -> None:
         self.send_response(200)
