@@ -37,6 +37,7 @@ from lamina.store.refs import Image
 Compression = Literal["auto", "gzip", "zstd", "none"]
 """auto: gzip, but plain tars that a registry was seen to have stay what they are, so that a pulled image leaves as it came."""
 
+_PARALLEL = 4
 _KINDS = {"gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 _DOCKER_PLAIN = "application/vnd.docker.image.rootfs.diff.tar"
 
@@ -70,7 +71,7 @@ def leaving(store: LocalStore, image: Image, compression: Compression) -> Leavin
     manifest = parse_checked(raw)
     if not isinstance(manifest, Manifest) or len(parsed.diff_ids) != len(manifest.layers):
         raise ImageNotFound(f"the manifest {image.manifest} does not fit its image", hint="`lamina check` examines the store")
-    layers = tuple(_layer(store, *each, compression) for each in zip(image.layers, parsed.diff_ids, manifest.layers))
+    layers = _layers(store, list(zip(image.layers, parsed.diff_ids, manifest.layers)), compression)
     media_type = manifest.media_type or OCI_MANIFEST
     if any(one.descriptor != old for one, old in zip(layers, manifest.layers)):
         manifest = Manifest(
@@ -82,6 +83,22 @@ def leaving(store: LocalStore, image: Image, compression: Compression) -> Leavin
         )
         raw, media_type = encode_manifest(manifest), OCI_MANIFEST
     return LeavingImage(raw, media_type, manifest, config, parsed, layers)
+
+
+def _layers(store: LocalStore, parts: list[tuple[LayerId, DiffId, Descriptor]], compression: Compression) -> tuple[LeavingLayer, ...]:
+    """Compressors leave the interpreter's lock: several layers at a time use several processors."""
+    if len(parts) < 2:
+        return tuple(_layer(store, *each, compression) for each in parts)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(_PARALLEL, len(parts)), thread_name_prefix="pack") as pool:
+        waiting = [pool.submit(_layer, store, *each, compression) for each in parts]
+        try:
+            return tuple(each.result() for each in waiting)
+        except BaseException:
+            for each in waiting:
+                each.cancel()
+            raise
 
 
 def _layer(store: LocalStore, layer: LayerId, diff_id: DiffId, stored: Descriptor, compression: Compression) -> LeavingLayer:
