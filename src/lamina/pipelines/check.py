@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lamina.diagnostics.errors import nearest
 from lamina.pipelines import globs
 from lamina.pipelines.model import Agent, Document, Pipe, Pipeline, Stage, Step, Text
 from lamina.pipelines.reading import Reader
@@ -50,7 +49,7 @@ def _pipeline(document: Document, pipeline: Pipeline, reader: Reader) -> None:
     if pipeline.imported is not None and "@" in pipeline.imported.reference:
         source = pipeline.imported.reference.partition("@")[2]
         if source not in document.definitions.imports:
-            near = nearest(source, tuple(document.definitions.imports))
+            near = reader.near(source, tuple(document.definitions.imports))
             reader.error(
                 f"{pipeline.path}.import",
                 f'no import source named "{source}" under definitions.imports',
@@ -83,7 +82,7 @@ def _step(document: Document, step: Step, reader: Reader) -> None:
     services = document.definitions.services
     for index, name in enumerate(step.services):
         if name.value != DOCKER and name.value not in services:
-            near = nearest(name.value, (*services, DOCKER))
+            near = reader.near(name.value, (*services, DOCKER))
             told = f' (did you mean "{near}"?)' if near else ""
             reader.error(
                 f"{step.path}.services[{index}]",
@@ -92,7 +91,7 @@ def _step(document: Document, step: Step, reader: Reader) -> None:
             )
     for index, name in enumerate(step.caches):
         if name.value not in PREDEFINED_CACHES and name.value not in document.definitions.caches:
-            near = nearest(name.value, (*document.definitions.caches, *PREDEFINED_CACHES))
+            near = reader.near(name.value, (*document.definitions.caches, *PREDEFINED_CACHES))
             told = f' (did you mean "{near}"?)' if near else ""
             reader.error(
                 f"{step.path}.caches[{index}]",
@@ -105,7 +104,7 @@ def _step(document: Document, step: Step, reader: Reader) -> None:
             if isinstance(item, Pipe):
                 _pipe(item, f"{step.path}.{key}[{index}]", reader)
             elif isinstance(item, Agent) and item.name not in document.definitions.agents:
-                near = nearest(item.name, tuple(document.definitions.agents))
+                near = reader.near(item.name, tuple(document.definitions.agents))
                 reader.error(
                     f"{step.path}.{key}[{index}]",
                     f'no agent named "{item.name}" under definitions.agents',
@@ -154,7 +153,7 @@ def _memory(document: Document, step: Step, reader: Reader) -> None:
 def _custom(document: Document, name: Text, path: str, tail: str, reader: Reader) -> None:
     if name.value in document.custom:
         return
-    near = nearest(name.value, tuple(document.custom))
+    near = reader.near(name.value, tuple(document.custom))
     told = f' (did you mean "{near}"?)' if near else ""
     if tail:
         reader.error(f"{path}.{tail}", f'no pipeline named "{name.value}" under pipelines.custom{told}', name.span)

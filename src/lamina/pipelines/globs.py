@@ -16,6 +16,7 @@ from lamina.diagnostics.errors import LaminaError
 
 MAX_ALTERNATIVES = 256
 MAX_PATTERN = 4096
+MAX_COMPARED = 200  # matching patterns; they are compared in pairs
 
 
 class GlobError(LaminaError):

@@ -13,7 +13,7 @@ from lamina.diagnostics.diagnostic import Diagnostic
 from lamina.pipelines import lintdocker, lintpatterns
 from lamina.pipelines.check import PREDEFINED_CACHES
 from lamina.pipelines.load import examine
-from lamina.pipelines.model import Document, Parallel, Pipeline, Stage, Step
+from lamina.pipelines.model import Document, Parallel, Stage, Step
 from lamina.pipelines.reading import Reader
 from lamina.pipelines.tree import YamlError
 
@@ -139,23 +139,34 @@ def fail_fast_alone(document: Document, reader: Reader) -> None:
 
 
 def child_cycles(document: Document, reader: Reader) -> None:
-    """Custom pipelines that start each other without end."""
-
-    def reaches(pipeline: Pipeline, target: str, seen: set[str]) -> bool:
-        for step in pipeline.steps():
-            if step.custom is None or step.type != "pipeline" or step.custom.value in seen:
-                continue
-            if step.custom.value == target:
-                return True
-            seen.add(step.custom.value)
-            inner = document.custom.get(step.custom.value)
-            if inner is not None and reaches(inner, target, seen):
-                return True
-        return False
-
-    for name, pipeline in document.custom.items():
-        if reaches(pipeline, name, set()):
-            reader.error(pipeline.path, "the pipeline starts itself as its own child", pipeline.span, code="pipeline/child-cycle")
+    """Custom pipelines that start each other without end; each circle is told where it closes."""
+    children = {
+        name: [step.custom for step in pipeline.steps() if step.custom is not None and step.type == "pipeline"]
+        for name, pipeline in document.custom.items()
+    }
+    done: set[str] = set()
+    for start in children:
+        path: list[str] = []
+        waiting = [(start, iter(children[start]))] if start not in done else []
+        while waiting:
+            name, rest = waiting[-1]
+            if len(path) < len(waiting):
+                path.append(name)
+            child = next(rest, None)
+            if child is None:
+                done.add(name)
+                waiting.pop()
+                path.pop()
+            elif child.value in path:
+                circle = " -> ".join((*path[path.index(child.value) :][-8:], child.value))
+                reader.error(
+                    f"pipelines.custom.{name}",
+                    f"the pipelines start each other without end: {circle}",
+                    child.span,
+                    code="pipeline/child-cycle",
+                )
+            elif child.value not in done and child.value in children:
+                waiting.append((child.value, iter(children[child.value])))
 
 
 def clone_options(document: Document, reader: Reader) -> None:
@@ -170,9 +181,11 @@ def repeated_names(document: Document, reader: Reader) -> None:
     """One cache or service twice in a step."""
     for step in _steps(document):
         for what, names in (("cache", step.caches), ("service", step.services)):
-            for index, name in enumerate(names):
-                if any(other.value == name.value for other in names[:index]):
+            seen: set[str] = set()
+            for name in names:
+                if name.value in seen:
                     reader.warn(step.path, f'the {what} "{name.value}" is listed twice', name.span, code="pipeline/listed-twice")
+                seen.add(name.value)
 
 
 def default_image(document: Document, reader: Reader) -> None:

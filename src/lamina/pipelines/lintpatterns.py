@@ -6,6 +6,8 @@ from lamina.pipelines import globs
 from lamina.pipelines.model import Document, Pipeline, Text
 from lamina.pipelines.reading import Reader
 
+MAX_COMPARED = 200  # patterns; they are compared in pairs
+
 
 def artifact_paths(document: Document, reader: Reader) -> None:
     """Artifact globs are relative to the clone directory, without . and .. segments; a bare folder matches nothing."""
@@ -98,6 +100,8 @@ def unreachable(document: Document, reader: Reader) -> None:
 
 
 def _unreachable(group: tuple[Pipeline, ...], reader: Reader) -> None:
+    if len(group) > MAX_COMPARED:
+        return
     compiled = [globs.compile_glob(one.name) for one in group]
     exact = {one.name for one, glob in zip(group, compiled) if glob.literal}
     for index, (one, glob) in enumerate(zip(group, compiled)):

@@ -6,10 +6,11 @@ and surely was not meant is a warning of the document; `lint` has more of those.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import partial
+from itertools import zip_longest
 
 from lamina.diagnostics.diagnostic import Diagnostic
-from lamina.diagnostics.errors import nearest
 from lamina.diagnostics.span import Source
 from lamina.pipelines import loadparts, loadsteps
 from lamina.pipelines.check import check
@@ -98,13 +99,17 @@ def _document(reader: Reader, tree: Tree, source: Source) -> Document | None:
 
 def _unknown_roots(reader: Reader, root: Mapping, anchors: tuple[Anchor, ...]) -> None:
     """The root is open, so that anchors can be parked in it; a key that holds no anchor in use is a mistake."""
-    for index, entry in enumerate(root.entries):
+    used = sorted(anchor.span.line for anchor in anchors if anchor.used)
+    end = root.span.source.text.count("\n") + 2
+    for entry, after in zip_longest(root.entries, root.entries[1:]):
         if entry.key in ROOT_KEYS or entry.key.startswith("x-"):
             continue
-        end = root.entries[index + 1].span.line if index + 1 < len(root.entries) else entry.value.span.source.text.count("\n") + 2
-        if any(anchor.used and entry.span.line <= anchor.span.line < end for anchor in anchors):
+        last = end if after is None else after.span.line
+        if bisect_left(used, entry.span.line) < bisect_left(used, last):
             continue
-        near = nearest(entry.key, ROOT_KEYS)
+        if reader.full:
+            return
+        near = reader.near(entry.key, ROOT_KEYS)
         hint = (
             f'did you mean "{near}"?'
             if near
@@ -184,7 +189,7 @@ def _unknown_definitions(reader: Reader, found: Mapping, path: str) -> None:
                 entry.span,
                 f"services belong under definitions.services.{entry.key}",
             )
-        elif near := nearest(entry.key, _DEFINITIONS):
+        elif near := reader.near(entry.key, _DEFINITIONS):
             told = f'the key "{entry.key}" is not known and has no effect (did you mean "{near}"?)'
             reader.warn(path, told, entry.span, code="pipeline/unknown-key")
 
@@ -269,7 +274,7 @@ def _pipelines(
     entry = root.entry("pipelines")
     if entry is None:
         if not (export and definitions.pipelines):
-            near = next((item for item in root if item.key not in ROOT_KEYS and nearest(item.key, ("pipelines",))), None)
+            near = next((item for item in root if item.key not in ROOT_KEYS and reader.near(item.key, ("pipelines",))), None)
             hint = (
                 f'did you mean "pipelines" instead of "{near.key}"?'
                 if near
@@ -334,7 +339,7 @@ def _triggers(reader: Reader, node: Node, path: str) -> tuple[Trigger, ...]:
     for entry in found or ():
         at = f"{path}.{entry.key}"
         if entry.key not in EVENTS:
-            near = nearest(entry.key, EVENTS)
+            near = reader.near(entry.key, EVENTS)
             reader.warn(
                 path, f'"{entry.key}" is not an event that Bitbucket names', entry.span, f'did you mean "{near}"?' if near else None
             )

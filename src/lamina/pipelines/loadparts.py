@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from lamina.diagnostics.errors import nearest
 from lamina.pipelines.expressions import ExpressionError, compile_expression
 from lamina.pipelines.model import (
     Agent,
@@ -221,7 +220,7 @@ def _changesets(reader: Reader, node: Node, path: str) -> tuple[tuple[Text, ...]
     known = ("includePaths", "excludePaths")
     for entry in found:
         if entry.key not in known:
-            near = nearest(entry.key, known)
+            near = reader.near(entry.key, known)
             reader.error(
                 path, f'"{entry.key}" is not one of {" and ".join(known)}', entry.span, f'did you mean "{near}"?' if near else None
             )
@@ -327,7 +326,7 @@ def _script_item(reader: Reader, node: Node, path: str, index: int) -> ScriptIte
         prompt = take(node, "prompt", at, reader.string)
         provider = take(node, "provider", at, lambda inner, where: reader.choice(inner, where, ("rovodev", "claude")))
         return None if name is None else Agent(name.value, name.span, prompt, provider)
-    near = next((nearest(entry.key, ("pipe", "agent")) for entry in node if nearest(entry.key, ("pipe", "agent"))), None)
+    near = next((reader.near(entry.key, ("pipe", "agent")) for entry in node if reader.near(entry.key, ("pipe", "agent"))), None)
     hint = reader.colon_hint(node) or (f'did you mean "{near}"?' if near else "a text that holds `: ` must be quoted as a whole")
     reader.error(at, f"script item {index + 1} is a mapping that is neither a pipe nor an agent", node.span, hint)
     return None

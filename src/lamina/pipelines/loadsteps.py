@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import cast
 
-from lamina.diagnostics.errors import nearest
 from lamina.pipelines import loadparts
 from lamina.pipelines.model import CustomVariable, Final, Import, Item, Manual, Parallel, Stage, Step, Text
 from lamina.pipelines.reading import Reader, places, take
@@ -31,6 +30,7 @@ def items(reader: Reader, nodes: tuple[Node, ...], path: str, *, custom: bool) -
     """The items of a pipeline, and the variables that a custom one begins with."""
     found: list[Item] = []
     variables: list[CustomVariable] = []
+    finals = 0
     for index, node in enumerate(nodes):
         at = f"{path}[{index}]"
         entry = _only_key(reader, node, at, ITEM_KEYS)
@@ -46,7 +46,8 @@ def items(reader: Reader, nodes: tuple[Node, ...], path: str, *, custom: bool) -
             part = stage(reader, entry, f"{at}.stage")
             found += () if part is None else (part,)
         elif entry.key == "final":
-            last = _final(reader, entry, f"{at}.final", last=index == len(nodes) - 1, again=any(isinstance(item, Final) for item in found))
+            last = _final(reader, entry, f"{at}.final", last=index == len(nodes) - 1, again=bool(finals))
+            finals += 1
             found += () if last is None else (last,)
             if custom:
                 reader.warn(at, "the published schema does not name final among the items of a custom pipeline", entry.span)
@@ -70,7 +71,7 @@ def _only_key(reader: Reader, node: Node, path: str, known: tuple[str, ...]) -> 
     others = [entry for entry in node if entry.key not in known]
     if not named:
         entry = node.entries[0] if node.entries else None
-        near = nearest(entry.key, known) if entry is not None else None
+        near = reader.near(entry.key, known) if entry is not None else None
         told = f'"{entry.key}" is not an item of a pipeline' if entry is not None else "the item has no key"
         hint = f'did you mean "{near}"?' if near else f"an item is one of {', '.join(known)}"
         if entry is not None and entry.key in STEP_KEYS:
@@ -101,8 +102,8 @@ def step(reader: Reader, entry: Entry, path: str, *, in_stage: bool = False, fin
         for key in ("deployment", "fail-fast"):
             if wrong := found.entry(key):
                 reader.error(path, f"{key} is not allowed on the final step", wrong.span)
-    if not child and found.get("script") is None and not any(item.severity == "error" and item.span == found.span for item in reader.found):
-        wrong_key = next((item.key for item in found if item.key not in STEP_KEYS and nearest(item.key, ("script",))), None)
+    if not child and found.get("script") is None:
+        wrong_key = next((item.key for item in found if item.key not in STEP_KEYS and reader.near(item.key, ("script",))), None)
         hint = f'did you mean "script" instead of "{wrong_key}"?' if wrong_key else "a step needs `script:` with at least one command"
         place = next((item.span for item in found if item.key == wrong_key), entry.span)
         reader.error(path, "script is missing", place, hint)
@@ -208,9 +209,11 @@ def _scopes(reader: Reader, node: Node, path: str) -> tuple[Text, ...]:
     if system is None:
         return ()
     scopes = take(system, "scopes", f"{path}.system", lambda inner, at: reader.texts(inner, at, least=0)) or ()
+    seen: set[str] = set()
     for index, scope in enumerate(scopes):
-        if any(scope.value == other.value for other in scopes[:index]):
+        if scope.value in seen:
             reader.error(f"{path}.system.scopes[{index}]", f'"{scope.value}" is listed twice', scope.span)
+        seen.add(scope.value)
     return scopes
 
 
@@ -291,6 +294,7 @@ def _final(reader: Reader, entry: Entry, path: str, *, last: bool, again: bool) 
 
 def custom_variables(reader: Reader, node: Node, path: str) -> tuple[CustomVariable, ...]:
     found: list[CustomVariable] = []
+    seen: set[str] = set()
     for index, item in enumerate(reader.items(node, path)):
         at = f"{path}[{index}]"
         mapping = reader.mapping(item, at)
@@ -303,7 +307,7 @@ def custom_variables(reader: Reader, node: Node, path: str) -> tuple[CustomVaria
         default = take(mapping, "default", at, lambda inner, where: reader.text(inner, where, blank=True))
         allowed = take(mapping, "allowed-values", at, lambda inner, where: tuple(text.value for text in reader.texts(inner, where))) or ()
         if default is not None and allowed and default.value not in allowed:
-            near = nearest(default.value, allowed)
+            near = reader.near(default.value, allowed)
             reader.error(
                 at,
                 f'the default "{default.value}" is not among the allowed-values',
@@ -312,8 +316,9 @@ def custom_variables(reader: Reader, node: Node, path: str) -> tuple[CustomVaria
             )
         description = take(mapping, "description", at, lambda inner, where: reader.string(inner, where, blank=True))
         if name is not None:
-            if any(other.name == name.value for other in found):
+            if name.value in seen:
                 reader.warn(at, f'the variable "{name.value}" is declared twice', name.span)
+            seen.add(name.value)
             found.append(CustomVariable(name.value, name.span, None if default is None else default.value, description, allowed))
     return tuple(found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TypeVar
 
 from lamina.diagnostics.diagnostic import Diagnostic, Severity
@@ -13,6 +14,9 @@ from lamina.pipelines.tree import Entry, Mapping, Node, Scalar, Sequence, kind
 
 T = TypeVar("T")
 MAX_FINDINGS = 200
+MAX_HINTS = 40  # different words that are looked up in a file
+MAX_CANDIDATES = 100
+MAX_NAME = 40  # letters
 
 
 class Reader:
@@ -21,6 +25,7 @@ class Reader:
     def __init__(self) -> None:
         self.found: list[Diagnostic] = []
         self._seen: set[tuple[str, str, int, int]] = set()
+        self._near: dict[tuple[str, tuple[str, ...]], str | None] = {}
 
     def add(self, severity: Severity, code: str, path: str, message: str, span: Span, hint: str | None = None) -> None:
         """One finding; the same one about the same text (an anchor used many times) is kept once."""
@@ -34,6 +39,20 @@ class Reader:
 
     def warn(self, path: str, message: str, span: Span, hint: str | None = None, code: str = "pipeline/doubtful") -> None:
         self.add("warning", code, path, message, span, hint)
+
+    @property
+    def full(self) -> bool:
+        """Nothing more is kept: work that only makes findings can stop."""
+        return len(self.found) >= MAX_FINDINGS
+
+    def near(self, word: str, candidates: Iterable[str]) -> str | None:
+        """`nearest`, with bounds: a hostile file has many long names. A question that was answered before costs nothing."""
+        most = len(word) // 3 + 1
+        few = tuple(one for one in islice(candidates, MAX_CANDIDATES) if abs(len(one) - len(word)) <= most)
+        asked = (word, few)
+        if asked not in self._near and len(word) <= MAX_NAME and len(self._near) < MAX_HINTS:
+            self._near[asked] = nearest(word, few)
+        return self._near.get(asked)
 
     def mapping(self, node: Node, path: str, *, empty: bool = False) -> Mapping | None:
         """A mapping with at least one key, unless `empty`."""
@@ -101,7 +120,7 @@ class Reader:
         if isinstance(node, Scalar) and node.value is not None and node.text in allowed:
             return node.text
         word = node.text if isinstance(node, Scalar) else kind(node)
-        near = nearest(word, allowed)
+        near = self.near(word, allowed)
         self.error(path, f'"{word}" is not one of {", ".join(allowed)}', node.span, f'did you mean "{near}"?' if near else None)
         return None
 
@@ -129,7 +148,9 @@ class Reader:
         for entry in found:
             if entry.key in names:
                 continue
-            near = nearest(entry.key, names)
+            if self.full:
+                return
+            near = self.near(entry.key, names)
             message = f'the key "{entry.key}" {ignored}' + (f' (did you mean "{near}"?)' if near else "")
             self.warn(
                 path,

@@ -6,6 +6,7 @@ from lamina.pipelines.lint import lint, warnings
 from lamina.pipelines.load import load
 
 HEAD = "image: alpine:3.20\n"
+STEPS = "[{step: {script: [x]}}]"
 
 
 def findings(text: str) -> list[tuple[str, str, int, str]]:
@@ -113,9 +114,6 @@ def test_docker_without_the_service() -> None:
     assert codes("options: {docker: true}\n" + step("").replace("[make]", "[docker build .]")) == set()
 
 
-STEPS = "[{step: {script: [x]}}]"
-
-
 @pytest.mark.parametrize(
     ("branches", "line"),
     [
@@ -141,8 +139,36 @@ def test_unused_definitions() -> None:
 
 
 def test_custom_pipelines_that_start_themselves() -> None:
-    text = HEAD + "pipelines:\n  custom:\n    a: [{step: {type: pipeline, custom: b}}]\n    b: [{step: {type: pipeline, custom: a}}]\n"
-    assert {("child-cycle", 4), ("child-cycle", 5)} <= codes(text)
+    text = (
+        HEAD
+        + "pipelines:\n  custom:\n    a: [{step: {type: pipeline, custom: b}}]\n    b: [{step: {type: pipeline, custom: a}}]\n    c: [{step: {type: pipeline, custom: c}}]\n"
+    )
+    assert [(line, message.partition(": ")[2]) for _, code, line, message in findings(text) if code == "child-cycle"] == [
+        (5, "the pipelines start each other without end: a -> b -> a"),
+        (6, "the pipelines start each other without end: c -> c"),
+    ]
+
+
+def test_long_rows_of_children_are_no_circle() -> None:
+    rows = "".join(
+        f"    c{n}: [{{step: {{type: pipeline, custom: c{n + 1}}}}}, {{step: {{type: pipeline, custom: c{n + 1}}}}}]\n" for n in range(1500)
+    )
+    assert codes(f"{HEAD}pipelines:\n  custom:\n{rows}    c1500: {STEPS}\n") == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"k{n}: &a{n} [*a{n - 1}]\n" if n else "k0: &a0 x\n" for n in range(60)),
+        step("".join(f"        scrpt{n}: x\n" for n in range(8000))),
+        "pipelines:\n  branches:\n" + "".join(f"    '{'*' * (n % 2 + 1)}{{a,b}}{n}': {STEPS}\n" for n in range(2000)),
+        step("        caches: [" + ", ".join(["node"] * 20000) + "]\n"),
+        "definitions:\n  services:\n" + "".join(f"    {'s' * 60}{n}: {{image: x}}\n" for n in range(3000)) + "pipelines:\n  default:\n" + f"    - step: {{script: [x], services: [{'t' * 60}]}}\n" * 300,
+        "".join(f"root{n}: &r{n} x\n" for n in range(9000)) + f"pipelines: {{default: {STEPS}}}\n",
+    ],
+)  # fmt: skip
+def test_hostile_files_end_in_findings(text: str) -> None:
+    assert findings(text)
 
 
 def test_cache_paths() -> None:
