@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from lamina.registry.errors import RegistryError
 from lamina.registry.session import Session
 from lamina.registry.transport import Transport, TransportSettings
+from lamina.testing import ordinary
 from lamina.testing.registry import docker_registry
 from lamina.testing.registryauth import PASSWORD, USER, TokenService, authority, certificate, htpasswd
 
@@ -164,3 +167,30 @@ def test_tokens(here: Machine, there: Machine, room: Path, trust: Path) -> None:
         scopes = [query["scope"] for _, query in service.asked]
         assert ["repository:other/app:pull,push", "repository:team/app:pull"] in scopes
         there.run("pull", f"{host}/other/app:1")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(ordinary.why_not() is not None, reason=ordinary.why_not() or "")
+def test_an_ordinary_user(room: Path) -> None:
+    """The process is in a user namespace then: logins are read and written there too, and stay the user's."""
+    ordinary.make_user()
+    with tempfile.TemporaryDirectory(prefix="lamina-registries-", dir="/tmp") as made, docker_registry(room, auth=htpasswd(room)) as host:
+        home = Path(made)
+        home.chmod(0o755)
+        (home / "Dockerfile").write_text("FROM scratch\nCOPY data /data\n")
+        (home / "data").write_bytes(os.urandom(100_000))
+        (home / ".docker").mkdir()
+        packed = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        (home / ".docker" / "config.json").write_text(json.dumps({"auths": {host: {"auth": packed}}}))
+        for arguments in (
+            ("build", "-q", "--push", "-t", f"{host}/a:1", "."),
+            ("push", "--compression", "zstd", f"{host}/a:1", f"{host}/b:1"),
+            ("pull", f"{host}/b:1"),
+            ("copy", f"docker://{host}/b:1", "oci:layout:1"),
+            ("logout", host),
+        ):
+            done = ordinary.run(["-m", "lamina", *arguments], home)
+            assert done.returncode == 0, done.stderr
+        file = home / ".docker" / "config.json"
+        assert (file.stat().st_uid, stat.S_IMODE(file.stat().st_mode)) == (ordinary.UID, 0o600)
+        assert json.loads(file.read_text()) == {"auths": {}}

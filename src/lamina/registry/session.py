@@ -50,6 +50,11 @@ class Session:
         """Ask only the registry itself from now on: a mirror sent wrong bytes. False when there is no mirror to blame."""
         return bool(self._mirrors.pop(registry, ()))
 
+    def _leave(self, registry: str, mirror: str) -> None:
+        """A mirror that is down costs one time-out, not one for each blob."""
+        with self._lock:
+            self._mirrors[registry] = tuple(each for each in self._mirrors.get(registry, ()) if each != mirror)
+
     @contextmanager
     def read(self, method: str, reference: Reference, path: str, headers: Mapping[str, str] | None = None) -> Iterator[Response]:
         """GET or HEAD of `/v2/REPOSITORY/path`: from the first mirror that has it, else from the registry."""
@@ -60,6 +65,9 @@ class Session:
                 attempt = ExitStack()
                 try:
                     answer = attempt.enter_context(self.ask(method, there, path, headers, retry=False))
+                except RegistryUnreachable:
+                    self._leave(reference.registry, mirror)
+                    continue
                 except RegistryError:
                     continue
                 if answer.status in (200, 206):

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,13 @@ def test_login_where_there_is_no_file(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert not log_out(tmp_path / "other" / "config.json", "r.example")
+
+
+def test_logins_at_once_all_stay(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: log_in(file, f"r{number}.example", Credentials("me", "x")), range(24)))
+    assert len(json.loads(file.read_text())["auths"]) == 24
 
 
 def test_a_linked_file_stays_a_link(tmp_path: Path) -> None:

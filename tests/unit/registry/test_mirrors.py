@@ -58,8 +58,10 @@ def test_what_mirrors_lack_the_registry_has(registry: MemoryRegistry, mirror: Me
     made = image()
     serve(registry, "app", "1", made)
     reference = Reference.parse(f"{registry.host}/app:1")
-    assert fetch(client(registry, f"127.0.0.1:{free_port()}", mirror.host), reference) == made.layers[0].blob
+    with_ = client(registry, f"127.0.0.1:{free_port()}", mirror.host)
+    assert fetch(with_, reference) == made.layers[0].blob
     assert mirror.seen
+    assert with_.session.mirrors(registry.host) == (mirror.host,), "who does not answer is not asked again"
 
 
 def test_a_mirror_that_lies_is_left(registry: MemoryRegistry, mirror: MemoryRegistry) -> None:
