@@ -52,10 +52,18 @@ def located(*spans: Span) -> Iterator[None]:
         raise
 
 
+_LONGEST = 200  # letters of a word that is looked up; nobody mistypes longer ones
+
+
 def nearest(word: str, candidates: list[str] | tuple[str, ...]) -> str | None:
     """The candidate that a user most likely meant (at most a third of the letters wrong, swapped neighbours count once), or None."""
-    found = min(((_distance(word, candidate), candidate) for candidate in candidates), default=None)
-    return found[1] if found is not None and found[0] <= max(1, len(word) // 3) else None
+    most = max(1, len(word) // 3)
+    if len(word) > _LONGEST:
+        return None
+    # The distance is at least the difference in length: what is too long is not measured.
+    close = (candidate for candidate in candidates if abs(len(candidate) - len(word)) <= most)
+    found = min(((_distance(word, candidate), candidate) for candidate in close), default=None)
+    return found[1] if found is not None and found[0] <= most else None
 
 
 def _distance(one: str, other: str) -> int:
