@@ -10,10 +10,15 @@ from lamina.pipelines.plan import Plan, PlannedGroup, PlannedItem, PlannedStage,
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """What would run, for a reader."""
-    yield plan.reason
+    """What would run, for a reader. Names and commands of the file cannot drive the terminal."""
+    yield visible(plan.reason)
     for item in plan.items:
-        yield from _lines(item, "")
+        yield from (visible(line) for line in _lines(item, ""))
+
+
+def visible(text: str) -> str:
+    """Control characters, direction marks and undecodable bytes of file names as escapes."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _lines(item: PlannedItem, margin: str) -> Iterator[str]:
@@ -84,7 +89,7 @@ def _script(item: ScriptItem) -> str:
 
 def document_of(plan: Plan) -> Json:
     """Plain values. `steps` of groups and stages are nested as in the file; `line` is the file's."""
-    result: Json = {"reason": plan.reason, "pipeline": None, "items": [_item(item) for item in plan.items]}
+    result: Json = {"reason": visible(plan.reason), "pipeline": None, "items": [_item(item) for item in plan.items]}
     if plan.pipeline is not None:
         result["pipeline"] = {"kind": plan.pipeline.kind, "name": plan.pipeline.name, "line": plan.pipeline.span.line}
     result["problems"] = [as_json(item) for item in plan.problems]
@@ -108,7 +113,7 @@ def _step(step: PlannedStep) -> Json:
         "name": step.name,
         "line": step.span.line,
         "verdict": step.decision.verdict,
-        "reason": step.decision.reason,
+        "reason": visible(step.decision.reason),
         "image": step.image.name,
         "size": step.size,
         "max_time": step.minutes,
