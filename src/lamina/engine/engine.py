@@ -109,8 +109,9 @@ class Engine:
             result = ended[id(lowered.target)].result if lowered.target is not None else None
             assert result is None or isinstance(result, Filesystem)
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
-            image = assemble(lowered, result, _times(lowered, ended), around, names, request.epoch)
-            pushed = self._export(image, request, job)
+            kept = names if not request.outputs or any(output.type == "image" for output in request.outputs) else ()
+            image = assemble(lowered, result, _times(lowered, ended), around, kept, request.epoch)
+            pushed = self._export(msgspec.structs.replace(image, names=names), request, job)
             built = BuiltImage(image.id, image.manifest, Platform.parse(image.platform), image.size, names)
             built_result = BuildResult(
                 build_id, self._steps(lowered, job, ended), (built,), time.monotonic() - started, tuple(job.warnings), pushed
@@ -176,6 +177,7 @@ class Engine:
         document = parse(request.dockerfile_text, request.dockerfile_name)
         if document.errors:
             raise DockerfileError(document.errors)
+        _check(document, request)
         images = {}
         for name, place in request.named_contexts.items():
             if place.startswith(("docker-image://", "oci-layout://")):
@@ -288,6 +290,20 @@ class Engine:
                 error=error,
             )
         )
+
+
+def _check(document: Document, request: BuildRequest) -> None:
+    """`# check=error=true` in the file: what the checks find ends the build, as in docker. DockerfileError."""
+    if not any(name == "check" for name, _, _ in document.directives):
+        return
+    from lamina.dockerfile.ignore import IgnoreRules
+    from lamina.dockerfile.lint import check_options, lint
+
+    if check_options(document)[0].error:
+        ignore = IgnoreRules.parse(request.ignore_text) if request.ignore_text is not None else None
+        found = tuple(item for item in lint(document, ignore=ignore) if item.severity == "error")
+        if found:
+            raise DockerfileError(found)
 
 
 def own_platform() -> Platform:
