@@ -22,6 +22,7 @@ import traceback
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)) + "/standalone")
 
 import kernel
+import owners
 import rootfs
 import workload
 
@@ -94,21 +95,26 @@ def helper(out, err, run):
     except OSError:
         pass  # an old kernel; the cgroup file system is not shown anyway
     created = os.path.join(spec["scratch"], "made")
+    heard = teller = None
+    if spec["single"]:
+        heard, teller = socket.socketpair()
     child = os.fork()
     if child == 0:
         connection.close()
         os.close(read_error)
-        first_process(spec, out, err, write_error, created)
+        first_process(spec, out, err, write_error, created, teller)
+    if teller is not None:
+        teller.close()
     os.close(write_error)
     os.close(out)
     os.close(err)
     spec["secrets"] = []
-    report = wait(child, read_error, connection, spec["timeout"])
+    report = wait(child, read_error, connection, spec["timeout"], heard, spec["upper"])
     rootfs.remove_made(spec["upper"], created)
     answer(connection, report)
 
 
-def first_process(spec, out, err, write_error, created):
+def first_process(spec, out, err, write_error, created, teller):
     """PID 1 of the new namespaces: never returns."""
     stage = "start"
     try:
@@ -118,7 +124,7 @@ def first_process(spec, out, err, write_error, created):
         stage = "mounts"
         rootfs.build(spec, created)
         stage = "process"
-        workload.start(spec, out, err, write_error)
+        workload.start(spec, out, err, write_error, None if teller is None else teller.fileno())
     except workload.CannotExecute as problem:
         os.write(2, (str(problem) + "\n").encode("utf-8", "surrogateescape"))
         os._exit(problem.code)
@@ -130,13 +136,17 @@ def first_process(spec, out, err, write_error, created):
     os._exit(125)
 
 
-def wait(child, read_error, connection, timeout):
-    """The report. Kills the whole tree (PID 1 takes all with it) when asked to, when nobody listens, or when time is over."""
+def wait(child, read_error, connection, timeout, heard, upper):
+    """The report. `heard`: where the listener of the supervisor of owners comes from. Kills the whole tree (PID 1 takes all with it) when asked to, when nobody listens, or when time is over."""
     pidfd = os.pidfd_open(child)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(connection, select.POLLIN)
     poll.register(read_error, select.POLLIN)
+    supervisor = listener = None
+    user = (0, 0)
+    if heard is not None:
+        poll.register(heard, select.POLLIN)
     deadline = None if timeout is None else time.monotonic() + timeout
     kill_at = None
     timed_out = False
@@ -153,8 +163,20 @@ def wait(child, read_error, connection, timeout):
         pending = [t for t in (deadline, kill_at) if t is not None]
         events = poll.poll(max(1, int((min(pending) - now) * 1000) + 1) if pending else None)
         ended = False
-        for number, _ in events:
-            if number == read_error:
+        for number, event in events:
+            if supervisor is not None and number == listener:
+                if not event & select.POLLIN or not supervisor.answer():
+                    poll.unregister(listener)
+            elif heard is not None and number == heard.fileno():
+                said, descriptors, _, _ = socket.recv_fds(heard, 9, 1)
+                poll.unregister(heard)
+                if said[:1] == b"U":
+                    user = struct.unpack("=II", said[1:])
+                if descriptors:
+                    listener = descriptors[0]
+                    supervisor = owners.Supervisor(listener, upper)
+                    poll.register(listener, select.POLLIN)
+            elif number == read_error:
                 data = os.read(read_error, 4096)
                 message += data
                 if not data:
@@ -188,6 +210,8 @@ def wait(child, read_error, connection, timeout):
         "timed_out": timed_out,
         "max_rss": usage.ru_maxrss * 1024,
         "cpu": usage.ru_utime + usage.ru_stime,
+        "user": user,
+        **(supervisor.found(upper) if supervisor is not None else {}),
     }
 
 

@@ -33,7 +33,7 @@ class NamespaceSandbox:
         self._flavour = flavour
         from lamina.sandbox.zygote import Zygote  # only where something runs
 
-        self._zygote = Zygote(userxattr=flavour.whiteouts == "user")
+        self._zygote = Zygote(userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single")
 
     @property
     def name(self) -> str:

@@ -53,7 +53,7 @@ def _single() -> Finding:
         return Finding("userns-single", False, "for ordinary users; this is root")
     return _tried(
         "userns-single",
-        "user namespace with a single id: RUN cannot change owners or users (the kernel refuses); COPY --chown works",
+        "user namespace with a single id: the layers carry true owners; a RUN itself sees root only",
         _namespace_remedy(),
     )
 

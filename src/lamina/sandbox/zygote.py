@@ -21,8 +21,9 @@ Stream = Literal["stdout", "stderr"]
 class Zygote:
     """Thread-safe. The process starts with the first run and ends with `close`, or with us: its control socket reaches EOF."""
 
-    def __init__(self, *, userxattr: bool) -> None:
+    def __init__(self, *, userxattr: bool, single: bool = False) -> None:
         self._userxattr = userxattr
+        self._single = single
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,7 +47,7 @@ class Zygote:
             pump.start()
         withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
         try:
-            body = json.dumps(document(spec, self._userxattr)).encode()
+            body = json.dumps(document(spec, self._userxattr, self._single)).encode()
             ours.sendall(struct.pack("!I", len(body)) + body)
             answer = _line(ours)
         except OSError as error:
@@ -61,6 +62,10 @@ class Zygote:
         found: dict[str, Any] = json.loads(answer)
         if "setup_error" in found:
             raise SandboxSetupFailed(f"the sandbox could not be set up: {found['setup_error']}", hint="lamina doctor tells what works here")
+        if self._single:
+            from lamina.sandbox import ownership
+
+            ownership.complete(spec, found.get("owners", ()), found.get("devices", ()), tuple(found["user"]))
         return SandboxReport(found["exit_code"], found["signal"], found["timed_out"], False, found["max_rss"], found["cpu"])
 
     def close(self) -> None:
@@ -115,7 +120,7 @@ def _line(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def document(spec: SandboxSpec, userxattr: bool) -> dict[str, Any]:
+def document(spec: SandboxSpec, userxattr: bool, single: bool = False) -> dict[str, Any]:
     """The spec as child.py reads it."""
 
     def overlay(value: Overlay) -> dict[str, Any]:
@@ -127,6 +132,7 @@ def document(spec: SandboxSpec, userxattr: bool) -> dict[str, Any]:
         **overlay(spec.root),
         "scratch": str(spec.root.work.parent),
         "userxattr": userxattr,
+        "single": single,
         "argv": list(spec.argv),
         "env": list(spec.env),
         "cwd": spec.cwd,

@@ -88,3 +88,22 @@ def test_arguments_decide(machine: str, seccomp: ModuleType) -> None:
 def test_x32_is_unknown(seccomp: ModuleType) -> None:
     program = seccomp.program("x86_64")
     assert answer(program, seccomp.AUDIT_ARCH["x86_64"], seccomp.X32 | 1) == seccomp.ERRNO | seccomp.ENOSYS
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("deny", [True, False])
+def test_with_one_id_owners_go_to_the_supervisor(machine: str, deny: bool, seccomp: ModuleType) -> None:
+    program, arch = seccomp.program(machine, deny, True), seccomp.AUDIT_ARCH[machine]
+    for number in seccomp.notified(machine).values():
+        assert answer(program, arch, number) == seccomp.NOTIFY
+    for number in seccomp.numbers(seccomp.PRETENDED, machine).values():
+        assert answer(program, arch, number) == seccomp.ERRNO, "success, and nothing is done"
+    mount = seccomp.numbers(seccomp.DENIED, machine)["mount"]
+    assert answer(program, arch, mount) == (seccomp.ERRNO | seccomp.EPERM if deny else seccomp.ALLOW)
+    assert answer(program, arch, 0) == seccomp.ALLOW
+
+
+def test_no_number_stands_twice(seccomp: ModuleType) -> None:
+    for machine in ("x86_64", "aarch64"):
+        found = [n for table in (seccomp.DENIED, seccomp.NOTIFIED, seccomp.PRETENDED) for n in seccomp.numbers(table, machine).values()]
+        assert len(found) == len(set(found))

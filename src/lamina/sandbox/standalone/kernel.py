@@ -27,11 +27,12 @@ PR_SET_NO_NEW_PRIVS, PR_SET_DUMPABLE = 38, 4
 # The newer calls have the same number everywhere.
 OPEN_TREE, MOVE_MOUNT, FSOPEN, FSCONFIG, FSMOUNT, OPENAT2, MOUNT_SETATTR = 428, 429, 430, 431, 432, 437, 442
 _OWN = {
-    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317},
-    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277},
+    "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317, "fchownat": 260},
+    "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277, "fchownat": 54},
 }
 MACHINE = platform.machine()
 NUMBERS = _OWN.get(MACHINE, {})
+FCHOWNAT = NUMBERS.get("fchownat", -1)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -51,7 +52,7 @@ def _bytes(path):
 
 def call(number, *arguments):
     """A system call; integers are passed as 64-bit values. OSError."""
-    values = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    values = [ctypes.c_long(a) if isinstance(a, int) else ctypes.c_char_p(a) if isinstance(a, bytes) else a for a in arguments]
     return _check(_libc.syscall(ctypes.c_long(number), *values), "system call %d" % number)
 
 

@@ -6,7 +6,8 @@ import struct
 import kernel
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+ALLOW, KILL, ERRNO, NOTIFY = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
+NEW_LISTENER, WAIT_KILLABLE = 8, 32
 EPERM, ENOSYS = 1, 38
 X32 = 0x40000000
 
@@ -24,6 +25,15 @@ DENIED = {
     "settimeofday": (164, 170), "swapoff": (168, 225), "swapon": (167, 224), "_sysctl": (156, None), "sysfs": (139, None), "umount2": (166, 39),
     "unshare": (272, 97), "uselib": (134, None), "userfaultfd": (323, 282), "ustat": (136, None), "vhangup": (153, 58),
 }  # fmt: skip
+# Where one id is mapped: answered by owners.py …
+NOTIFIED = {
+    "chown": (92, None), "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54), "mknod": (133, None), "mknodat": (259, 33),
+}  # fmt: skip
+# … and answered with success though nothing happens: there is no other id to become.
+PRETENDED = {
+    "setuid": (105, 146), "setgid": (106, 144), "setreuid": (113, 145), "setregid": (114, 143), "setgroups": (116, 159),
+    "setresuid": (117, 147), "setresgid": (119, 149), "setfsuid": (122, 151), "setfsgid": (123, 152),
+}  # fmt: skip
 CLONE = {"x86_64": 56, "aarch64": 220}
 CLONE3 = 435
 PERSONALITY = {"x86_64": 135, "aarch64": 92}
@@ -35,9 +45,18 @@ AF_VSOCK = 40
 LD, JEQ, JGE, JSET, RET, AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 
 
-def program(machine):
-    """The filter as a list of (code, jump if true, jump if false, value)."""
+def numbers(table, machine):
+    """name -> number, of what the machine has."""
     column = 0 if machine == "x86_64" else 1
+    return {name: row[column] for name, row in table.items() if row[column] is not None}
+
+
+def notified(machine):
+    return numbers(NOTIFIED, machine)
+
+
+def program(machine, deny=True, single=False):
+    """The filter as a list of (code, jump if true, jump if false, value). `single`: owners are kept by a supervisor."""
     out = [
         (LD, 0, 0, 4),
         (JEQ, 1, 0, AUDIT_ARCH[machine]),
@@ -46,15 +65,25 @@ def program(machine):
     ]
     if machine == "x86_64":
         out += [(JGE, 0, 1, X32), (RET, 0, 0, ERRNO | ENOSYS)]
-    out += [(JEQ, 0, 1, CLONE3), (RET, 0, 0, ERRNO | ENOSYS)]  # glibc then uses clone, whose flags can be looked at
+    if deny:
+        out += _denied(machine)
+    if single:
+        for number in sorted(notified(machine).values()):
+            out += [(JEQ, 0, 1, number), (RET, 0, 0, NOTIFY)]
+        for number in sorted(numbers(PRETENDED, machine).values()):
+            out += [(JEQ, 0, 1, number), (RET, 0, 0, ERRNO)]
+    out.append((RET, 0, 0, ALLOW))
+    return out
+
+
+def _denied(machine):
+    out = [(JEQ, 0, 1, CLONE3), (RET, 0, 0, ERRNO | ENOSYS)]  # glibc then uses clone, whose flags can be looked at
     out += _argument(CLONE[machine], 0, [(JSET, 0, 1, NAMESPACES), (RET, 0, 0, ERRNO | EPERM)])
     out += _argument(SOCKET[machine], 0, [(JEQ, 0, 1, AF_VSOCK), (RET, 0, 0, ERRNO | EPERM)])
     allowed = [(JEQ, len(PERSONALITIES) - n, 0, value) for n, value in enumerate(PERSONALITIES)]
     out += _argument(PERSONALITY[machine], 0, [*allowed, (RET, 0, 0, ERRNO | EPERM)])
-    numbers = sorted(row[column] for row in DENIED.values() if row[column] is not None)
-    for number in numbers:
+    for number in sorted(numbers(DENIED, machine).values()):
         out += [(JEQ, 0, 1, number), (RET, 0, 0, ERRNO | EPERM)]
-    out.append((RET, 0, 0, ALLOW))
     return out
 
 
@@ -64,9 +93,12 @@ def _argument(number, index, test):
     return [(JEQ, 0, len(body), number), *body]
 
 
-def install(machine):
-    """For this process and its children. Needs CAP_SYS_ADMIN in its user namespace (no_new_privs stays off, so that sudo works)."""
-    instructions = program(machine)
+def install(machine, deny=True, single=False):
+    """For this process and its children. Needs CAP_SYS_ADMIN in its user namespace (no_new_privs stays off, so that sudo works).
+
+    With `single` returns the descriptor by which the supervisor hears of calls.
+    """
+    instructions = program(machine, deny, single)
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(code)
 
@@ -74,4 +106,9 @@ def install(machine):
         _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
     value = Program(len(instructions), ctypes.addressof(buffer))
-    kernel.call(kernel.NUMBERS["seccomp"], 1, 0, ctypes.byref(value))
+    if not single:
+        return kernel.call(kernel.NUMBERS["seccomp"], 1, 0, ctypes.byref(value))
+    try:
+        return kernel.call(kernel.NUMBERS["seccomp"], 1, NEW_LISTENER | WAIT_KILLABLE, ctypes.byref(value))
+    except OSError:
+        return kernel.call(kernel.NUMBERS["seccomp"], 1, NEW_LISTENER, ctypes.byref(value))

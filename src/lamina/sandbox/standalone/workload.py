@@ -1,10 +1,10 @@
 """From PID 1 inside the image to the workload: user, limits, capabilities, filter, exec. Stands alone; imports nothing after pivot_root."""
 
 import ctypes
-import errno
 import os
 import resource
 import signal
+import socket
 import stat
 import struct
 import sys
@@ -24,8 +24,8 @@ class CannotExecute(Exception):
         self.code = code
 
 
-def start(spec, out, err, write_error):
-    """Never returns. What is raised before exec is a set-up error, but for CannotExecute."""
+def start(spec, out, err, write_error, teller=None):
+    """Never returns. What is raised before exec is a set-up error, but for CannotExecute. `teller`: socket to the supervisor of owners."""
     sys.path.clear()
     sys.meta_path.clear()
     kernel.sethostname(spec["hostname"])
@@ -39,26 +39,25 @@ def start(spec, out, err, write_error):
     os.dup2(out, 1)
     os.dup2(err, 2)
     keep = spec["error_fd"] = os.dup2(write_error, 3, inheritable=False)
-    os.closerange(4, 1 << 16)
+    if teller is not None:
+        os.dup2(teller, 4, inheritable=False)
+    os.closerange(5 if teller is not None else 4, 1 << 16)
     os.chdir("/")
-    if not spec["insecure"]:
-        if kernel.MACHINE in seccomp.AUDIT_ARCH:
+    other = spec["single"] and (uid or gid)
+    if other:
+        tell(4, struct.pack("=cII", b"U", uid, gid))
+        become(uid, gid)
+    if kernel.MACHINE in seccomp.AUDIT_ARCH:
+        if spec["single"] and not other:
+            tell(4, b"L", seccomp.install(kernel.MACHINE, not spec["insecure"], True))
+        elif not spec["insecure"]:
             seccomp.install(kernel.MACHINE)
+    if not spec["insecure"]:
         drop_bounding(DOCKER_CAPABILITIES)
-    try:
-        try:
-            os.setgroups(groups)
-        except PermissionError:
-            if any(groups):
-                raise OSError(errno.EINVAL, "setgroups") from None
+    if not other:
+        os.setgroups(groups)
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        raise ValueError(
-            "user %d:%d is not mapped here: only one id is (a range in /etc/subuid and newuidmap would help)" % (uid, gid)
-        ) from None
     if not spec["insecure"]:
         set_capabilities(DOCKER_CAPABILITIES if uid == 0 else 0)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -70,6 +69,26 @@ def start(spec, out, err, write_error):
         os.close(keep)
         raise CannotExecute(126, "cannot enter the working directory %s: %s" % (spec["cwd"], error.strerror)) from None
     execute(spec["argv"], environment, keep)
+
+
+def become(uid, gid):
+    """Where one id is mapped: be this user in a namespace of its own, whose only id is again ours. No supplementary groups."""
+    kernel.unshare(kernel.CLONE_NEWUSER)
+    for name, text in (("setgroups", "deny"), ("uid_map", "%d 0 1" % uid), ("gid_map", "%d 0 1" % gid)):
+        descriptor = os.open("/proc/self/" + name, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+
+
+def tell(teller, message, listener=None):
+    """Hand the listener over, before any call that it hears of; or say who the workload is."""
+    with socket.socket(fileno=teller) as connection:
+        rights = [] if listener is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", listener))]
+        connection.sendmsg([message], rights)
+    if listener is not None:
+        os.close(listener)
 
 
 def execute(argv, environment, keep):
