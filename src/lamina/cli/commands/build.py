@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--metadata-file", type=click.Path(path_type=Path), metavar="FILE", help="Write digests and names as JSON to FILE.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write each step's verdict and reason as JSON to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
-@click.option("--check", is_flag=True, help="Only check the Dockerfile, as `lamina lint` does.")
+@click.option("--check", is_flag=True, help="Only check the Dockerfile, as `lamina lint` does; exit code 1 also for warnings.")
 @shared_options
 @click.pass_obj
 def command(
@@ -82,7 +82,8 @@ def command(
     if check:
         from lamina.cli.commands.lint import lint_file
 
-        return lint_file(path, options["file"], as_json=as_json)
+        found = lint_file(path, options["file"], "json" if as_json else "text")
+        return 1 if any(item.severity != "info" for item in found) else 0
     wanted = _outputs(outputs, load=load, push=push)
     request = request_from(settings, path, options, tags=tags, outputs=wanted)
     to_stdout = any(output.dest is None and output.type in ("tar", "oci", "docker") for output in wanted)
@@ -102,8 +103,10 @@ def command(
         view.report(event)
 
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
-        if request.incoming is None and request.epoch is None and _short(
-            settings, mode, options, quiet=quiet, files=(report, iidfile, metadata_file), as_json=as_json
+        if (
+            request.incoming is None
+            and request.epoch is None
+            and _short(settings, mode, options, quiet=quiet, files=(report, iidfile, metadata_file), as_json=as_json)
         ):
             engine.on_receipt = receipts.append
         try:
@@ -156,7 +159,7 @@ def _outputs(values: tuple[str, ...], *, load: bool, push: bool) -> tuple[Output
         found = [parse_output(value) for value in values]
     if push:
         found.append(Output("registry"))
-    if load or not found:
+    if load or push or not found:  # as `docker build --push`: the image is kept here, too
         found.append(Output("image"))
     return tuple(found)
 
