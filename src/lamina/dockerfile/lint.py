@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from lamina.diagnostics.diagnostic import Diagnostic
+from lamina.diagnostics.diagnostic import Diagnostic, Severity
 from lamina.diagnostics.errors import nearest
 from lamina.diagnostics.span import Span
 from lamina.dockerfile.ignore import IgnoreRules
@@ -26,11 +26,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What rules look at. `base_names` gives the variables of a base image by its reference as written, where they are known."""
+    """What rules look at. What is known of base images goes by their references as written: `base_names` their variables,
+    `base_platforms` what they are for ("linux/arm64"); `platform` is the one that is built for."""
 
     document: Document
     ignore: IgnoreRules | None = None
     base_names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    base_platforms: Mapping[str, str] = field(default_factory=dict)
+    platform: str = ""
 
 
 Rule = Callable[[Subject], Iterator[Finding]]
@@ -88,27 +91,30 @@ def lint(
     *,
     ignore: IgnoreRules | None = None,
     base_names: Mapping[str, frozenset[str]] | None = None,
+    base_platforms: Mapping[str, str] | None = None,
+    platform: str = "",
     skip: frozenset[str] = frozenset(),
 ) -> tuple[Diagnostic, ...]:
     """What the rules say, in the order of lines; errors of the document itself are not repeated.
 
-    `ignore` are the rules of the context's .dockerignore, `base_names` the names of the variables that base images set. The
-    severity is "warning", or "error" after `# check=error=true`.
+    `ignore` are the rules of the context's .dockerignore, `base_names` the names of the variables that base images set,
+    `base_platforms` what they are for where `platform` is built for. The severity is "warning", or "error" after `# check=error=true`;
+    advice is always "info".
     """
-    from lamina.dockerfile.lintrules import EXPERIMENTAL, RULES
+    from lamina.dockerfile.lintrules import ADVICE, EXPERIMENTAL, RULES
 
     options, problems = check_options(document)
     skipped = skip | options.skip
     if "all" in skipped:
         return problems
-    subject = Subject(document, ignore, base_names or {})
+    subject = Subject(document, ignore, base_names or {}, base_platforms or {}, platform)
     found: list[Diagnostic] = list(problems)
-    severity: str = "error" if options.error else "warning"
+    severity: Severity = "error" if options.error else "warning"
     for name, rule in RULES.items():
         wanted = name not in EXPERIMENTAL or name in options.experimental or "all" in options.experimental
         if name in skipped or not wanted:
             continue
         for item in rule(subject):
-            found.append(Diagnostic("error" if severity == "error" else "warning", name, item.message, item.span, item.hint))
+            found.append(Diagnostic("info" if name in ADVICE else severity, name, item.message, item.span, item.hint))
     found.sort(key=lambda item: (item.span.line if item.span else 0, item.span.column if item.span else 0))
     return tuple(found)

@@ -19,6 +19,7 @@ from lamina.dockerfile.instructions import (
     Shell,
 )
 from lamina.dockerfile.lint import Finding, Rule, Subject, place
+from lamina.dockerfile.lintcache import arg_in_many_keys, copy_before_install, latest_base, private_key_in_arg, secret_hint
 from lamina.dockerfile.lintscopes import (
     copy_ignored_file,
     invalid_default_arg_in_from,
@@ -168,7 +169,7 @@ def secrets_in_arg_or_env(subject: Subject) -> Iterator[Finding]:
         for key, _ in item.pairs:
             if _SECRET.search(key) and not _PUBLIC.search(key):
                 message = f'Do not use ARG or ENV instructions for sensitive data ({kind} "{key}")'
-                yield Finding(message, place(item, key), "RUN --mount=type=secret,id=… keeps it out of the image")
+                yield Finding(message, place(item, key), secret_hint(key))
 
 
 def invalid_definition_description(subject: Subject) -> Iterator[Finding]:
@@ -205,6 +206,15 @@ def expose_invalid_format(subject: Subject) -> Iterator[Finding]:
                     yield Finding(message, place(item, port), port.rpartition(":")[2])
 
 
+def invalid_base_image_platform(subject: Subject) -> Iterator[Finding]:
+    for stage in subject.document.stages:
+        base = stage.from_.base
+        own, wanted = subject.base_platforms.get(base), subject.platform
+        if own and wanted and own != wanted and not stage.from_.platform:
+            message = f'Base image {base} was pulled with platform "{own}", expected "{wanted}" for current build'
+            yield Finding(message, place(stage.from_, base), f"a base for {wanted}, or FROM --platform={own} if that is meant")
+
+
 RULES: dict[str, Rule] = {
     "StageNameCasing": stage_name_casing,
     "FromAsCasing": from_as_casing,
@@ -219,6 +229,7 @@ RULES: dict[str, Rule] = {
     "UndefinedVar": undefined_var,
     "MultipleInstructionsDisallowed": multiple_instructions,
     "LegacyKeyValueFormat": legacy_key_value_format,
+    "InvalidBaseImagePlatform": invalid_base_image_platform,
     "RedundantTargetPlatform": redundant_target_platform,
     "SecretsUsedInArgOrEnv": secrets_in_arg_or_env,
     "InvalidDefaultArgInFrom": invalid_default_arg_in_from,
@@ -227,5 +238,11 @@ RULES: dict[str, Rule] = {
     "InvalidDefinitionDescription": invalid_definition_description,
     "ExposeProtoCasing": expose_proto_casing,
     "ExposeInvalidFormat": expose_invalid_format,
+    "PrivateKeyInArg": private_key_in_arg,
+    "LatestBase": latest_base,
+    "ArgInManyKeys": arg_in_many_keys,
+    "CopyBeforeInstall": copy_before_install,
 }
+ADVICE = frozenset({"LatestBase", "ArgInManyKeys", "CopyBeforeInstall"})
+"""lamina's own rules about what is legal and costs: they are "info", and `error=true` leaves them so."""
 EXPERIMENTAL = frozenset({"InvalidDefinitionDescription"})

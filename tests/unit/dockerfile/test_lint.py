@@ -13,7 +13,9 @@ IGNORE = IgnoreRules.parse("*.tmp\nsecret")
 def found(text: str, rule: str) -> list[int]:
     document = parse(text)
     assert document.errors == ()
-    return [item.span.line for item in lint(document, ignore=IGNORE) if item.code == rule and item.span]
+    platforms = {"arm": "linux/arm64", "a": "linux/amd64"}
+    items = lint(document, ignore=IGNORE, base_platforms=platforms, platform="linux/amd64")
+    return [item.span.line for item in items if item.code == rule and item.span]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,16 @@ def found(text: str, rule: str) -> list[int]:
         ("InvalidDefinitionDescription", "# check=experimental=all\n# about\nARG V\nFROM a:$V\n", [3]),
         ("ExposeProtoCasing", "FROM a\nEXPOSE 80/TCP\n", [2]),
         ("ExposeInvalidFormat", "FROM a\nEXPOSE 127.0.0.1:80:80 8080:80\n", [2, 2]),
+        ("InvalidBaseImagePlatform", "FROM arm\nFROM a\n", [1]),
+        ("PrivateKeyInArg", "FROM a\nARG id_rsa\nENV K='-----BEGIN RSA PRIVATE KEY-----x'\n", [2, 3]),
+        ("PrivateKeyInArg", 'FROM a\nARG DEPLOY\nRUN mkdir /root/.ssh && echo "$DEPLOY" > /root/.ssh/id\n', [2]),
+        ("LatestBase", "FROM a\nFROM r.io:5000/b:latest\nFROM c:1\n", [1, 2]),
+        ("ArgInManyKeys", "FROM a\nARG SHA\nRUN x\nRUN y\nRUN z $SHA\n", [2]),
+        ("ArgInManyKeys", "FROM a\nARG SHA\nRUN x\nRUN y $SHAPE\n", [2]),
+        ("CopyBeforeInstall", "FROM a\nWORKDIR /app\nCOPY . .\nRUN npm ci\nRUN make\n", [3]),
+        ("CopyBeforeInstall", "FROM a\nCOPY src /src\nRUN apt-get update && apt-get install -y gcc && rm -rf /var/lib/apt/lists/*\n", [2]),
+        ("CopyBeforeInstall", "FROM a\nCOPY . .\nRUN pip install -r requirements.txt\n", [2]),
+        ("CopyBeforeInstall", "FROM a\nCOPY . .\nRUN pip install flask\n", [2]),
     ],
 )
 def test_bad(rule: str, bad: str, lines: list[int]) -> None:
@@ -75,6 +87,17 @@ def test_bad(rule: str, bad: str, lines: list[int]) -> None:
         ("InvalidDefinitionDescription", "# about\nARG V\nFROM a:$V\n"),
         ("ExposeProtoCasing", "FROM a\nEXPOSE 80/tcp $P/$Q\n"),
         ("ExposeInvalidFormat", "FROM a\nEXPOSE 80 ${P:-80}\n"),
+        ("InvalidBaseImagePlatform", "FROM --platform=linux/arm64 arm\nFROM unknown\n"),
+        ("PrivateKeyInArg", "FROM a\nARG DEPLOY_KEY\nARG PEMBROKE\nARG PUBLIC_RSA\n"),
+        ("LatestBase", "ARG V\nFROM a:1 AS b\nFROM b\nFROM scratch\nFROM a@sha256:00\nFROM a$V\n"),
+        ("ArgInManyKeys", "FROM a\nRUN x\nRUN y\nARG SHA\nRUN z $SHA\nRUN w\n"),
+        ("ArgInManyKeys", "FROM a\nARG SHA\nENV SHA=1\nRUN x\nRUN y\n"),
+        ("CopyBeforeInstall", "FROM a\nCOPY package*.json ./\nRUN npm ci\nCOPY . .\nRUN make\n"),
+        ("CopyBeforeInstall", "FROM a\nCOPY sources.list /etc/apt/\nRUN apt-get update\n"),
+        ("CopyBeforeInstall", "FROM a\nCOPY . .\nRUN make && npm ci\n"),
+        ("CopyBeforeInstall", "FROM a\nCOPY . .\nRUN make\nRUN npm ci\n"),
+        ("CopyBeforeInstall", "FROM a\nCOPY . .\nRUN pip install .\nRUN apt-get install ./x.deb\n"),
+        ("CopyBeforeInstall", "FROM a\nCOPY --from=b / /\nADD https://x/y /y\nRUN npm ci\n"),
     ],
 )
 def test_good(rule: str, good: str) -> None:
@@ -87,7 +110,7 @@ def test_every_rule_has_a_bad_case_here() -> None:
 
 
 def test_the_check_directive() -> None:
-    text = "FROM a AS B\n"
+    text = "FROM a:1 AS B\n"
     assert lint(parse("# check=skip=all\n" + text)) == ()
     assert [item.severity for item in lint(parse("# check=error=true\n" + text))] == ["error"]
     assert [item.severity for item in lint(parse(text))] == ["warning"]
@@ -96,9 +119,9 @@ def test_the_check_directive() -> None:
 
 
 def test_places_and_hints() -> None:
-    (item,) = lint(parse("FROM a AS Big\n"))
+    (item,) = lint(parse("FROM a:1 AS Big\n"))
     assert item.span is not None
-    assert (item.span.column, item.span.end_column, item.hint) == (11, 14, "big")
+    assert (item.span.column, item.span.end_column, item.hint) == (13, 16, "big")
 
 
 def test_known_variables_of_a_base() -> None:
@@ -106,3 +129,24 @@ def test_known_variables_of_a_base() -> None:
     assert [item.message for item in lint(document, base_names={"a": frozenset({"X"})}) if item.code == "UndefinedVar"] == [
         "Usage of undefined variable '$Y'"
     ]
+
+
+def test_advice_stays_advice() -> None:
+    items = lint(parse("# check=error=true\nFROM a AS B\n"))
+    assert {item.code: item.severity for item in items} == {"LatestBase": "info", "StageNameCasing": "error"}
+
+
+def test_a_private_key_gets_its_way_out() -> None:
+    (item,) = lint(parse("FROM a:1\nARG SSH_PRIVATE_KEY\n"))
+    assert item.code == "SecretsUsedInArgOrEnv"
+    assert item.hint is not None
+    assert "--mount=type=ssh" in item.hint
+    assert "--mount=type=secret" in item.hint
+    (item,) = lint(parse("FROM a:1\nARG NPM_TOKEN\n"))
+    assert item.hint is not None
+    assert item.hint.startswith("RUN --mount=type=secret,id=npm_token,env=NPM_TOKEN")
+
+
+def test_the_order_that_would_have_helped() -> None:
+    (item,) = lint(parse("FROM a:1\nCOPY . .\nRUN npm ci --omit=dev\n"))
+    assert item.hint == "better order: COPY package.json package-lock.json ./ → RUN npm ci --omit=dev → COPY . ."

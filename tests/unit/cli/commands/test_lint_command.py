@@ -34,3 +34,38 @@ def test_from_standard_input(lamina: Lamina, app: Path) -> None:
 
 def test_a_mistake(lamina: Lamina, app: Path) -> None:
     assert "none" in lamina("lint", "none").err
+
+
+def test_sarif_and_skip(lamina: Lamina, app: Path) -> None:
+    (app / "other").write_text("from scratch as a\nCOPY a /a\nCMD x\n")
+    document = json.loads(lamina("lint", "-f", "other", "--sarif").out)
+    assert {item["ruleId"] for item in document["runs"][0]["results"]} >= {"ConsistentInstructionCasing", "JSONArgsRecommended"}
+    left = lamina("lint", "-f", "other", "--skip", "ConsistentInstructionCasing,JSONArgsRecommended", "--json", ".")
+    assert json.loads(left.out) == []
+    assert "did you mean LatestBase?" in lamina("lint", "--skip", "LatestBas").err
+
+
+def test_check_fails_for_warnings_and_not_for_advice(lamina: Lamina, app: Path) -> None:
+    (app / "other").write_text("FROM scratch\nCOPY a /a\nCMD x\n")
+    said = lamina("build", "--check", "-f", "other", ".")
+    assert said.code == 1
+    assert "rule: JSONArgsRecommended" in said.out
+    (app / "other").write_text('FROM base\nCMD ["x"]\n')
+    said = lamina("build", "--check", "-f", "other", ".")
+    assert said.code == 0
+    assert "rule: LatestBase" in said.out
+
+
+def test_a_dockerfile_from_standard_input_as_context(lamina: Lamina) -> None:
+    assert lamina("lint", "-", stdin=b"FROM scratch\nCPOY a /a\n").code == 1
+    assert "can be checked" in lamina("lint", "https://host.example/app.git").err
+
+
+def test_error_true_ends_a_build(lamina: Lamina, app: Path) -> None:
+    (app / "other").write_text("# check=error=true\nFROM scratch\nCOPY a /a\nCMD x\n")
+    said = lamina("build", "-f", "other", ".")
+    assert said.code == 2
+    assert "JSON arguments recommended" in said.err
+    assert "START" not in said.err
+    (app / "other").write_text("# check=skip=all;error=true\nFROM scratch\nCOPY a /a\nCMD x\n")
+    assert lamina("build", "-q", "-f", "other", ".").code == 0
