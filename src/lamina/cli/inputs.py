@@ -194,6 +194,7 @@ class Context(msgspec.Struct, frozen=True):
     ignore: str | None = None
     ignore_name: str = ".dockerignore"
     incoming: Incoming | None = None
+    path: Path | None = None  # of the Dockerfile, where it is a file here
 
 
 def context(path: str, file: str | None) -> Context:
@@ -205,14 +206,15 @@ def context(path: str, file: str | None) -> Context:
         return _from_stdin(file)
     if not is_remote(path):
         folder = context_directory(path)
-        return Context(folder.absolute(), *dockerfile(folder, file))
+        where = None if file == "-" else Path(file).absolute() if file else folder.absolute() / "Dockerfile"
+        return Context(folder.absolute(), *dockerfile(folder, file), path=where)
     if file == "-":
         return Context(Path(), "<stdin>", sys.stdin.read(), incoming=Incoming(path))
     if file is not None and os.path.isabs(file):
         from lamina.engine.contextfiles import read_dockerfile
 
         name, text, _, _ = read_dockerfile(Path(file).parent, Path(file))
-        return Context(Path(), name, text, incoming=Incoming(path))
+        return Context(Path(), name, text, incoming=Incoming(path), path=Path(file))
     return Context(Path(), file or "Dockerfile", "", incoming=Incoming(path, dockerfile=file or "Dockerfile"))
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "copy": ("copy", "Copy an image between registries, layouts and archives"),
     "login": ("login", "Log in to a registry"),
     "logout": ("logout", "Forget a login"),
+    "outdated": ("outdated", "List images whose bases have moved, and rebuild them"),
     "save": ("save", "Write images to an archive"),
     "load": ("load", "Read images from an archive"),
     "import": ("import_", "Make an image from a root file system"),

@@ -15,7 +15,7 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.dockerfile.lower import ResolvedBase
 from lamina.engine.results import Filesystem
 from lamina.graph.ops import ImageOp
-from lamina.oci.config import parse_config
+from lamina.oci.config import ImageConfig, parse_config
 from lamina.oci.digest import DiffId, Digest, LayerId, chain
 from lamina.oci.manifest import Descriptor, InvalidDocument, Manifest
 from lamina.oci.platform import Platform
@@ -50,6 +50,7 @@ class Bases:
         self._lock = threading.Lock()
         self._known: dict[Digest, _Known] = {}
         self.made_here: set[str] = set()  # references whose image was built, loaded or imported here: nobody is asked about it
+        self.used: dict[tuple[str, Platform], tuple[Image, ImageConfig]] = {}  # what each reference came to
         self.unanswered: dict[str, str] = {}  # references whose registry did not answer: the local image was used
         self._origins: dict[LayerId, tuple[Descriptor, Reference | None]] = {}
 
@@ -115,6 +116,7 @@ class Bases:
         known = _Known(image, config.diff_ids, manifest, reference)
         with self._lock:
             self._known[image.manifest] = known
+            self.used[text, platform] = (image, config)
             for layer, descriptor in zip(image.layers, manifest.layers):
                 self._origins.setdefault(layer, (descriptor, reference))
         return ResolvedBase(text, image.manifest, config)

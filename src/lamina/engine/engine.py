@@ -113,9 +113,11 @@ class Engine:
             image = assemble(lowered, result, _times(lowered, ended), around, kept, request.epoch)
             pushed = self._export(msgspec.structs.replace(image, names=names), request, job)
             built = BuiltImage(image.id, image.manifest, Platform.parse(image.platform), image.size, names)
-            built_result = BuildResult(
-                build_id, self._steps(lowered, job, ended), (built,), time.monotonic() - started, tuple(job.warnings), pushed
-            )
+            steps = self._steps(lowered, job, ended)
+            from lamina.engine.freshness.origins import remember
+
+            remember(self.store, image, names, request, around, lowered, steps)
+            built_result = BuildResult(build_id, steps, (built,), time.monotonic() - started, tuple(job.warnings), pushed)
             self._remember(built_result, request, None)
             if self.on_receipt is not None and not any(step.verdict == "ran" for step in built_result.steps):
                 from lamina.engine.receipt import take

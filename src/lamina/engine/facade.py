@@ -163,7 +163,16 @@ def _request(context: Source, dockerfile: Source | None, **values: Any) -> Build
         return BuildRequest(Path(), inside, "", incoming=Incoming(context, dockerfile=inside), **values)
     folder = Path(context).absolute()
     name, text, ignore, ignore_name = read_dockerfile(folder, Path(dockerfile) if dockerfile is not None else None)
-    return BuildRequest(context=folder, dockerfile_name=name, dockerfile_text=text, ignore_text=ignore, ignore_name=ignore_name, **values)
+    path = Path(dockerfile).absolute() if dockerfile is not None else folder / "Dockerfile"
+    return BuildRequest(
+        context=folder,
+        dockerfile_name=name,
+        dockerfile_text=text,
+        dockerfile_path=path,
+        ignore_text=ignore,
+        ignore_name=ignore_name,
+        **values,
+    )
 
 
 def _platforms(text: str | None) -> tuple[Any, ...]:

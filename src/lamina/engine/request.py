@@ -80,6 +80,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     arg_scope: Literal["declared", "named"] = "declared"
     cut_off: bool = True
     epoch: int | None = None  # seconds: the time of all that is made here, in config and layers (--reproducible)
+    dockerfile_path: Path | None = None  # where the text was read from, so that the build can be repeated
     incoming: Incoming | None = None  # then `context` is not looked at
     jobs: int = 0  # 0 = as many as the machine has processors, at least 16: steps wait more than they compute
 

@@ -129,6 +129,11 @@ class Sources:
             kept = f":{op.ref}" if op.keep_git_dir else ""
             return Files(cast(FileTree, _Late(self, op)), "git", op.url, f"{commit}:{op.subdir}:{op.submodules}{kept}")
 
+    def used(self) -> dict[HttpOp | GitOp, str]:
+        """What was asked for, and the digest or commit that it came to."""
+        with self._lock:
+            return dict(self._ids)
+
     def load(self, files: Files) -> None:
         if isinstance(files.tree, _Late):
             files.tree.load()

@@ -20,6 +20,7 @@ from lamina.store.layers import Layers
 from lamina.store.layout import FORMAT, Layout
 from lamina.store.leases import Lease
 from lamina.store.locks import Locks, exclusive
+from lamina.store.origins import Origins
 from lamina.store.recovery import recover, sweep
 from lamina.store.refs import Images
 
@@ -53,6 +54,7 @@ class LocalStore:
         self.images = Images(layout, self.database, self.blobs, self.lease, now)
         self.facts = Facts(self.database, now)
         self.builds = Builds(self.database)
+        self.origins = Origins(self.database)
         self.locks = Locks(layout)
         self._mutex = threading.Lock()
         self._scratch: Path | None = None

@@ -56,7 +56,8 @@ def test_defaults_are_those_of_the_command_line(context: Path, monkeypatch: pyte
     for function in (lamina.build, lamina.plan):
         with pytest.raises(Exception, match=r"^$"):
             function(context)
-    default = BuildRequest(context=context, dockerfile_name="Dockerfile", dockerfile_text="FROM scratch AS only\nCOPY a /a\n")
+    text = "FROM scratch AS only\nCOPY a /a\n"
+    default = BuildRequest(context=context, dockerfile_name="Dockerfile", dockerfile_text=text, dockerfile_path=context / "Dockerfile")
     assert requests == [default, default]
 
 

@@ -109,6 +109,7 @@ def request_from(
         context=context.folder,
         dockerfile_name=context.name,
         dockerfile_text=context.text,
+        dockerfile_path=context.path,
         ignore_text=context.ignore,
         ignore_name=context.ignore_name,
         incoming=context.incoming,

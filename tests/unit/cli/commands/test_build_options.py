@@ -34,7 +34,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_nothing_given(folder: Path) -> None:
-    assert request(folder) == BuildRequest(context=folder, dockerfile_name="Dockerfile", dockerfile_text="FROM scratch\n")
+    assert request(folder) == BuildRequest(
+        context=folder, dockerfile_name="Dockerfile", dockerfile_text="FROM scratch\n", dockerfile_path=folder / "Dockerfile"
+    )
 
 
 def test_everything_given(folder: Path) -> None:
