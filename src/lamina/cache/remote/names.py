@@ -1,0 +1,158 @@
+"""Names of objects: the one namespace that all backends keep (docs/dev/shared-cache.md). Pure.
+
+    records/<key>/<scope>/<digest>    a signed record; <digest>: sha256 of the object's bytes
+    blobs/<algorithm>/<hex>           a blob
+    uses/<seconds>-<random>           names that a build used, one a line
+    places/<place>/<seconds>-<key>    an empty object: then a record with this key was made at this place, or from this text
+
+Names are lower-case ASCII but for the scope's component, have no empty, `.` or `..` component and are at most 400 characters long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal
+
+from lamina.cache.record import CacheKey, Place, Record
+from lamina.cache.remote.errors import BadCacheSpec, CacheError
+from lamina.oci.digest import Digest
+
+Kind = Literal["records", "blobs", "uses", "places"]
+KINDS: tuple[Kind, ...] = ("records", "blobs", "uses", "places")
+
+_HEX = "[0-9a-f]{64}"
+_SCOPE = r"[A-Za-z0-9_+=-][A-Za-z0-9_+=.-]{0,199}"
+_NAME = re.compile(
+    rf"(?P<records>records/(?P<key>{_HEX})/(?P<scope>{_SCOPE})/(?P<digest>{_HEX}))"
+    r"|(?P<blobs>blobs/(?P<algorithm>sha256|sha384|sha512)/(?P<hex>[0-9a-f]{64,128}))"
+    r"|(?P<uses>uses/[0-9]{10}-[0-9a-f]{16})"
+    rf"|(?P<places>places/[0-9a-f]{{32}}/[0-9]{{10}}-{_HEX})",
+    re.ASCII,
+)
+_PREFIX = re.compile(rf"(records/({_HEX}/({_SCOPE}/)?)?|blobs/((sha256|sha384|sha512)/)?|uses/|places/([0-9a-f]{{32}}/)?)?", re.ASCII)
+_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_LONGEST_SCOPE = 100  # characters
+
+
+def known(name: str) -> bool:
+    """Whether `name` is one of the forms above. Everything else in a backend is foreign and left alone."""
+    found = _NAME.fullmatch(name)
+    return found is not None and (found["blobs"] is None or _LENGTHS[found["algorithm"]] == len(found["hex"]))
+
+
+def checked(name: str) -> str:
+    """`name`; CacheError when it is none: nothing else is ever made into a path, tag or URL."""
+    if not known(name):
+        raise CacheError(f"{name[:80]!r} is no name of a cache object")
+    return name
+
+
+def checked_prefix(prefix: str) -> str:
+    """Prefixes end at a component: `records/<key>/`, `blobs/`, or nothing for all."""
+    if not _PREFIX.fullmatch(prefix):
+        raise CacheError(f"{prefix[:80]!r} is no prefix of cache objects")
+    return prefix
+
+
+def kind_of(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def blob_name(digest: Digest) -> str:
+    return checked("blobs/" + digest.replace(":", "/", 1))
+
+
+def digest_of_blob(name: str) -> Digest:
+    _, algorithm, text = checked(name).split("/")
+    return Digest(f"{algorithm}:{text}")
+
+
+def key_prefix(key: CacheKey) -> str:
+    return checked_prefix(f"records/{key.removeprefix('sha256:')}/")
+
+
+def record_name(key: CacheKey, scope: str, data: bytes) -> str:
+    return checked(f"{key_prefix(key)}{encode_scope(scope)}/{hashlib.sha256(data).hexdigest()}")
+
+
+class RecordName:
+    """A record's name taken apart."""
+
+    __slots__ = ("digest", "key", "name", "scope")
+
+    def __init__(self, name: str) -> None:
+        _, key, scope, digest = checked(name).split("/")
+        self.name = name
+        self.key = CacheKey(f"sha256:{key}")
+        self.scope = decode_scope(scope)
+        self.digest = digest
+
+
+def place_prefixes(place: Place) -> tuple[str, str]:
+    """Where records of the same spot are told, and where those of the same text. Hashed: names of Dockerfiles are not for everybody."""
+    return _place("spot", place.dockerfile, place.stage, str(place.position)), _place("text", place.text)
+
+
+def _place(*words: str) -> str:
+    return f"places/{hashlib.sha256(chr(0).join(words).encode('utf-8', 'surrogateescape')).hexdigest()[:32]}/"
+
+
+def place_names(record: Record) -> tuple[str, str]:
+    spot, text = place_prefixes(record.place)
+    made = f"{min(9_999_999_999, max(0, int(record.created))):010d}-{record.key.removeprefix('sha256:')}"
+    return checked(spot + made), checked(text + made)
+
+
+def placed_key(name: str) -> CacheKey:
+    return CacheKey(f"sha256:{checked(name).rpartition('-')[2]}")
+
+
+def uses_name(now: float, random: str) -> str:
+    return checked(f"uses/{int(now):010d}-{random}")
+
+
+def used_at(name: str) -> float:
+    """Seconds since the epoch, of a `uses/` name."""
+    return float(checked(name).removeprefix("uses/").partition("-")[0])
+
+
+def check_scope(scope: str) -> str:
+    """`scope`; BadCacheSpec when it is empty, too long or not printable. `main`, `pr/17`, any name of a branch."""
+    if not scope or len(scope) > _LONGEST_SCOPE or not scope.isprintable() or len(encode_scope(scope)) > 200:
+        raise BadCacheSpec(f"{scope[:40]!r} is not a scope", hint="for example scope=main or scope=pr/17, at most 100 characters")
+    return scope
+
+
+def encode_scope(scope: str) -> str:
+    """One component: `/` becomes `+`, a dot stays except at the beginning, other bytes outside of A-Za-z0-9_- become `=XX`."""
+    letters = []
+    for index, letter in enumerate(scope):
+        if letter in _PLAIN or (letter == "." and index):
+            letters.append(letter)
+        elif letter == "/":
+            letters.append("+")
+        else:
+            letters += [f"={byte:02X}" for byte in letter.encode("utf-8", "surrogateescape")]
+    return "".join(letters)
+
+
+def decode_scope(text: str) -> str:
+    """CacheError when `text` is not what `encode_scope` makes: one scope has one name."""
+    data = bytearray()
+    index = 0
+    while index < len(text):
+        if text[index] == "=":
+            pair = text[index + 1 : index + 3]
+            if not re.fullmatch("[0-9A-F]{2}", pair):
+                raise CacheError(f"{text!r} is no scope")
+            data.append(int(pair, 16))
+            index += 3
+        else:
+            data += b"/" if text[index] == "+" else text[index].encode("ascii", "replace")
+            index += 1
+    scope = data.decode("utf-8", "surrogateescape")
+    if encode_scope(scope) != text:
+        raise CacheError(f"{text!r} is no scope")
+    return scope
