@@ -7,7 +7,7 @@ import os
 import platform as host_platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from lamina.engine.identify import place_of
 from lamina.engine.job import Job
 from lamina.engine.locks import Cancelled
 from lamina.engine.reporting import step_documents
-from lamina.engine.request import BuildRequest, BuildResult, BuiltImage, Notice, PlanResult, Report, StepReport
+from lamina.engine.request import BuildRequest, BuildResult, BuiltImage, ListedStep, Notice, PlanResult, Report, StepReport
 from lamina.engine.results import Filesystem, Result
 from lamina.engine.sources import Contexts
 from lamina.engine.surroundings import Surroundings
@@ -77,12 +77,19 @@ class Engine:
         self.now = now
         self.host = host
         self.on_receipt: Callable[[Receipt], None] | None = None  # told of a build that found everything and can be told unchanged later
+        self.on_steps: Callable[[tuple[ListedStep, ...]], None] | None = (
+            None  # told of a build's instructions before the first one is looked at
+        )
         self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
         self._sandbox = sandbox
         self.registry = registry
 
     def build(self, request: BuildRequest, report: Report = _ignore, cancel: CancelToken | None = None) -> BuildResult:
         """Build, keep, export. Raises LaminaError with spans; then `failed` has what became of each step."""
+        if len(request.platforms) > 1:
+            from lamina.engine.platforms import build_each
+
+            return build_each(self, request, report, cancel)
         started = time.monotonic()
         self.failed = None
         build_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(self.now())) + os.urandom(3).hex()
@@ -97,6 +104,8 @@ class Engine:
             job = Job(request, around, report, build_id=build_id)
             self._check_selectors(job, lowered)
             self._notices(lowered, job)
+            if self.on_steps is not None:
+                self.on_steps(tuple(_listed(row, job) for row in lowered.steps))
             outcome = self._solve(lowered, job, request, cancel)
             ended = {id(e.node): e for e in outcome.ended}
             if not outcome.ok:
@@ -111,12 +120,12 @@ class Engine:
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
             kept = names if not request.outputs or any(output.type == "image" for output in request.outputs) else ()
             image = assemble(lowered, result, _times(lowered, ended), around, kept, request.epoch)
-            pushed = self._export(msgspec.structs.replace(image, names=names), request, job)
+            pushed = self.export([msgspec.structs.replace(image, names=names)], request, job.report, job.warn)
             built = BuiltImage(image.id, image.manifest, Platform.parse(image.platform), image.size, names)
             steps = self._steps(lowered, job, ended)
             from lamina.engine.freshness.origins import remember
 
-            remember(self.store, image, names, request, around, lowered, steps)
+            remember(self.store, image, kept, request, around, lowered, steps)
             built_result = BuildResult(build_id, steps, (built,), time.monotonic() - started, tuple(job.warnings), pushed)
             self._remember(built_result, request, None)
             if self.on_receipt is not None and not any(step.verdict == "ran" for step in built_result.steps):
@@ -129,6 +138,10 @@ class Engine:
 
     def plan(self, request: BuildRequest, report: Report = _ignore) -> PlanResult:
         """What a build would do. Executes nothing, fetches no layer."""
+        if len(request.platforms) > 1:
+            from lamina.engine.platforms import plan_each
+
+            return plan_each(self, request, report)
         with self._around(request) as around:
             request = _received(request, around)
             lowered = self._lower(request, around)
@@ -225,8 +238,10 @@ class Engine:
             return Outcome(())
         return driver.run(targets, present=not planning)
 
-    def _export(self, image: Image, request: BuildRequest, job: Job) -> tuple[tuple[str, Digest], ...]:
-        """What was pushed: (name, digest)."""
+    def export(
+        self, images: Sequence[Image], request: BuildRequest, report: Report, warn: Callable[[str], None]
+    ) -> tuple[tuple[str, Digest], ...]:
+        """Carry out the request's outputs; one image for each platform. What was pushed: (name, digest)."""
         outputs = [output for output in request.outputs if output.type != "image"]
         if not outputs:
             return ()
@@ -237,12 +252,12 @@ class Engine:
             if output.type == "registry":
                 from lamina.engine.registries.pushing import push_output
 
-                for done in push_output(self.store, self.registry(), [image], output, request.tags):
+                for done in push_output(self.store, self.registry(), images, output, request.tags):
                     pushed.append((str(done.reference), done.digest))
-                    job.report(Notice("info", f"pushed {done.reference.familiar} {done.digest}", "pushed"))
+                    report(Notice("info", f"pushed {done.reference.familiar} {done.digest}", "pushed"))
                 continue
-            for warning in export(self.store, [image], output, sys.stdout.buffer):
-                job.warn(warning)
+            for warning in export(self.store, images, output, sys.stdout.buffer):
+                warn(warning)
         return tuple(pushed)
 
     def _check_selectors(self, job: Job, lowered: Lowered) -> None:
@@ -306,6 +321,12 @@ def _check(document: Document, request: BuildRequest) -> None:
         found = tuple(item for item in lint(document, ignore=ignore) if item.severity == "error")
         if found:
             raise DockerfileError(found)
+
+
+def _listed(row: LoweredStep, job: Job) -> ListedStep:
+    step = row.step
+    number = job.account(row.vertex).number if row.vertex is not None and row.needed else 0
+    return ListedStep(step.stage, step.stage_name, step.line, step.text, row.kind, row.needed, number)
 
 
 def own_platform() -> Platform:

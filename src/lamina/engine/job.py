@@ -171,7 +171,9 @@ class Job:
     def _hit(self, node: Vertex, record: Record, inputs: tuple[Result | None, ...], *, shared_with: str | None = None) -> Filesystem:
         account = self.account(node)
         tainted = [i for i in inputs if isinstance(i, Filesystem) and i.tainted]
-        how: Literal["same-key", "cut-off", "shared"] = "shared" if shared_with else "cut-off" if tainted and self.request.cut_off else "same-key"
+        how: Literal["same-key", "cut-off", "shared"] = (
+            "shared" if shared_with else "cut-off" if tainted and self.request.cut_off else "same-key"
+        )
         because = shared_with
         if tainted and not shared_with:
             because = next((s.name for s in self._sources(node, inputs)), None)
@@ -348,8 +350,10 @@ class Job:
     def _exec(
         self, node: Vertex, op: ExecOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer, cancel: CancelToken
     ) -> None:
+        from lamina.engine.platforms import check_runs_here
         from lamina.engine.runners.exec import RunFailed, run_exec  # only where something runs
 
+        check_runs_here(op.platform)
         number = self.account(node).number
         report = run_exec(
             op,

@@ -131,7 +131,8 @@ def command(
 
         sys.stdout.write(report_bytes(result).decode() + "\n")
     elif result.images and not to_stdout:
-        print(result.images[0].id)
+        for image in result.images:
+            print(image.id if len(result.images) == 1 else f"{image.id} {image.platform}")
     if receipts:
         from lamina.cli.receipts import write
 

@@ -27,7 +27,7 @@ _OPTIONS = [
     ),
     click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="A secret for RUN --mount=type=secret."),
     click.option("--ssh", "ssh", multiple=True, metavar="ID[=SOCKET|KEY]", help="An ssh agent for RUN --mount=type=ssh."),
-    click.option("--platform", "platforms", metavar="OS/ARCH", help="Build for this platform (default: this machine's)."),
+    click.option("--platform", "platforms", metavar="OS/ARCH[,...]", help="Build for these platforms (default: this machine's)."),
     click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Add a label to the image."),
     click.option("--pull", is_flag=True, help="Ask the registries for newer base images."),
     click.option(
@@ -98,8 +98,6 @@ def request_from(
                 f"--{name.replace('_', '-')}: shared caches are not in this version", hint="the local store is always used"
             )
     platforms = tuple(Platform.parse(item) for item in (options["platforms"] or "").split(",") if item)
-    if len(platforms) > 1:
-        raise inputs.BadOption("--platform: one platform at a time in this version")
     context = inputs.context(path, options["file"])
     args = inputs.build_args(options["args"], settings.environment)
     epoch = inputs.epoch(args, settings.environment, reproducible=options["reproducible"])

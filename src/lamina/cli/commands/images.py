@@ -65,7 +65,8 @@ def command(
         for row in rows:
             print(render(template, row))
     else:
-        columns = ["Repository", "Tag", *(["Digest"] if digests else []), "ID", "CreatedSince", "Size"]
+        several = len({row["Platform"] for row in rows}) > 1
+        columns = ["Repository", "Tag", *(["Digest"] if digests else []), "ID", *(["Platform"] if several else []), "CreatedSince", "Size"]
         titles = {"ID": "IMAGE ID", "CreatedSince": "CREATED"}
         print(table([titles.get(c, c.upper()) for c in columns], [[row[c] for c in columns] for row in rows]))
     return 0

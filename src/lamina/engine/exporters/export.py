@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from lamina.cache.index import LocalRecords
+from lamina.engine.attest.attached import Attest
 from lamina.engine.exporters.output import BadOutput
 from lamina.engine.exporters.place import new_folder, replacing
 from lamina.engine.exporters.rootfs import write_local, write_rootfs_tar
 from lamina.engine.images.exporting import Form, outgoing
+from lamina.engine.images.indexing import IndexEntry, index_over
 from lamina.engine.images.layers import ensure_layers
-from lamina.engine.images.outgoing import OutgoingImage, write_docker, write_oci, write_oci_folder
+from lamina.engine.images.outgoing import OutgoingImage, OutgoingIndex, write_docker, write_oci, write_oci_folder
 from lamina.engine.request import Output
 from lamina.layer.view import LayerView
+from lamina.oci.digest import sha256
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
 
-def export(store: LocalStore, images: Sequence[Image], output: Output, stdout: BinaryIO) -> tuple[str, ...]:
+def export(store: LocalStore, images: Sequence[Image], output: Output, stdout: BinaryIO, attest: Attest | None = None) -> tuple[str, ...]:
     """Write `images` as `output` says; `stdout` is used when it has no dest. Returns warnings (paths that could not be made).
 
     Files and OCI directories appear complete or not at all. type=image has nothing to do: the store has it already; type=registry is
@@ -45,13 +49,35 @@ def export(store: LocalStore, images: Sequence[Image], output: Output, stdout: B
             names = attrs["name"].split(",") if attrs.get("name") else None
             form: Form = "plain" if output.type == "docker" else "stored"
             leaving = [outgoing(store, image, form, None if names is None else [full_name(n) for n in names]) for image in images]
-            _write(leaving, output, stdout, folder=attrs.get("tar") == "false")
+            index = _index(images, leaving, attest) if output.type == "oci" else None
+            _write(leaving, output, stdout, folder=attrs.get("tar") == "false", index=index)
     return ()
 
 
-def save(store: LocalStore, images: Sequence[tuple[Image, Sequence[str] | None]], out: BinaryIO) -> None:
-    """docker's archive of several images, each with these full names (None: all that it has)."""
-    write_docker([outgoing(store, image, "plain", names) for image, names in images], out)
+def _index(images: Sequence[Image], leaving: Sequence[OutgoingImage], attest: Attest | None) -> OutgoingIndex | None:
+    """One index over several platforms, or over what has attestations; None where the layout's own index is enough."""
+    beside = [found for image, each in zip(images, leaving) if attest and (found := attest(image, sha256(each.manifest))) is not None]
+    if len(leaving) == 1 and not beside:
+        return None
+    blobs = {descriptor.digest: data for attached in beside for descriptor, data in attached.blobs}
+    blobs |= {attached.descriptor.digest: attached.raw for attached in beside}
+    entries = [IndexEntry(each.manifest, each.media_type, each.platform) for each in leaving]
+    return OutgoingIndex(index_over(entries, [attached.descriptor for attached in beside]), blobs)
+
+
+def save(
+    store: LocalStore, images: Sequence[tuple[Image, Sequence[str] | None]], out: BinaryIO, records: LocalRecords | None = None
+) -> None:
+    """docker's archive of several images, each with these full names (None: all that it has). With `records` it carries the cache of the builds
+    that made them (images/carried.py)."""
+    from lamina.engine.images.carried import ENTRY, pack_records
+
+    cargo = pack_records(store, records, [image for image, _ in images]) if records is not None else None
+    leaving = [outgoing(store, image, "plain", names) for image, names in images]
+    if cargo is None:
+        write_docker(leaving, out)
+    else:
+        write_docker(leaving, out, cargo.layers, {ENTRY: cargo.entry})
 
 
 def full_name(text: str) -> str:
@@ -61,17 +87,23 @@ def full_name(text: str) -> str:
     return str(Reference.parse(text.strip()).with_default_tag())
 
 
-def _write(leaving: Sequence[OutgoingImage], output: Output, stdout: BinaryIO, *, folder: bool) -> None:
+def _write(leaving: Sequence[OutgoingImage], output: Output, stdout: BinaryIO, *, folder: bool, index: OutgoingIndex | None) -> None:
     if folder:
         with new_folder(_dest(output)) as made:
-            write_oci_folder(leaving, made)
+            write_oci_folder(leaving, made, index)
         return
-    write = write_docker if output.type == "docker" else write_oci
+
+    def write(out: BinaryIO) -> None:
+        if output.type == "docker":
+            write_docker(leaving, out)
+        else:
+            write_oci(leaving, out, index)
+
     if output.dest is None:
-        write(leaving, stdout)
+        write(stdout)
         return
     with replacing(output.dest) as out:
-        write(leaving, out)
+        write(out)
 
 
 def _dest(output: Output) -> Path:

@@ -7,7 +7,7 @@ reader (docker load with either image store, podman, skopeo) finds what it expec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -32,6 +32,13 @@ class OutgoingLayer(msgspec.Struct, frozen=True):
     size: int
     media_type: str
     copy: Callable[[Sink], None]
+
+
+class OutgoingIndex(msgspec.Struct, frozen=True):
+    """One index over the images, with what stands beside them: the layout then lists it in their place. `blobs`: small ones, by digest."""
+
+    raw: bytes
+    blobs: dict[Digest, bytes]
 
 
 class OutgoingImage(msgspec.Struct, frozen=True):
@@ -60,8 +67,13 @@ def plain_manifest(config: bytes, layers: Sequence[OutgoingLayer]) -> bytes:
     )
 
 
-def write_docker(images: Sequence[OutgoingImage], out: BinaryIO) -> None:
-    """docker's archive. All layers must be plain (media type …layer.v1.tar), so that digest and diffID are one."""
+def write_docker(
+    images: Sequence[OutgoingImage], out: BinaryIO, more: Sequence[OutgoingLayer] = (), documents: Mapping[str, bytes] | None = None
+) -> None:
+    """docker's archive. All layers must be plain (media type …layer.v1.tar), so that digest and diffID are one.
+
+    `more` blobs and `documents` go in beside what the images need; other readers pass over them.
+    """
     for image in images:
         if any(layer.media_type != OCI_LAYER for layer in image.layers):
             raise ValueError("docker's archive takes plain layers")
@@ -79,47 +91,60 @@ def write_docker(images: Sequence[OutgoingImage], out: BinaryIO) -> None:
                 "Layers": [_blob(layer.digest) for layer in image.layers],
             }
         )
-    documents = {"manifest.json": canonical(entries), "repositories": canonical(repositories)}
-    _write_tar(images, out, documents)
+    own = {"manifest.json": canonical(entries), "repositories": canonical(repositories)}
+    _write_tar(images, out, {**(documents or {}), **own}, more)
 
 
-def write_oci(images: Sequence[OutgoingImage], out: BinaryIO) -> None:
+def write_oci(images: Sequence[OutgoingImage], out: BinaryIO, index: OutgoingIndex | None = None) -> None:
     """An OCI layout in a tar; layers in the form that the manifests name."""
-    _write_tar(images, out, {})
+    _write_tar(images, out, {}, _small(index), index)
 
 
-def write_oci_folder(images: Sequence[OutgoingImage], folder: Path) -> None:
+def write_oci_folder(images: Sequence[OutgoingImage], folder: Path, index: OutgoingIndex | None = None) -> None:
     """An OCI layout into an existing empty folder."""
     blobs = folder / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    for digest, _, write in _blobs(images):
+    for digest, _, write in _blobs(images, _small(index)):
         with (blobs / digest.partition(":")[2]).open("xb") as file:
             write(file)
     (folder / "oci-layout").write_bytes(OCI_LAYOUT)
-    (folder / "index.json").write_bytes(_index(images))
+    (folder / "index.json").write_bytes(_index(images, index))
 
 
-def _write_tar(images: Sequence[OutgoingImage], out: BinaryIO, documents: dict[str, bytes]) -> None:
+def _write_tar(
+    images: Sequence[OutgoingImage],
+    out: BinaryIO,
+    documents: Mapping[str, bytes],
+    more: Sequence[OutgoingLayer] = (),
+    index: OutgoingIndex | None = None,
+) -> None:
     tar = TarOut(out)
     tar.folder("blobs")
     tar.folder("blobs/sha256")
-    for digest, size, write in _blobs(images):
+    for digest, size, write in _blobs(images, more):
         with tar.member(_blob(digest), size) as member:
             write(member)
-    for name, data in sorted({**documents, "index.json": _index(images), "oci-layout": OCI_LAYOUT}.items()):
+    for name, data in sorted({**documents, "index.json": _index(images, index), "oci-layout": OCI_LAYOUT}.items()):
         tar.data(name, data)
     tar.close()
 
 
-def _blobs(images: Sequence[OutgoingImage]) -> list[tuple[Digest, int, Callable[[Sink], None]]]:
+def _blobs(images: Sequence[OutgoingImage], more: Sequence[OutgoingLayer] = ()) -> list[tuple[Digest, int, Callable[[Sink], None]]]:
     """Every blob once, sorted by digest."""
-    out: dict[Digest, tuple[int, Callable[[Sink], None]]] = {}
+    out: dict[Digest, tuple[int, Callable[[Sink], None]]] = {layer.digest: (layer.size, layer.copy) for layer in more}
     for image in images:
         for layer in image.layers:
             out[layer.digest] = (layer.size, layer.copy)
         for data in (image.config, image.manifest):
             out[sha256(data)] = (len(data), _writer(data))
     return [(digest, *out[digest]) for digest in sorted(out)]
+
+
+def _small(index: OutgoingIndex | None) -> tuple[OutgoingLayer, ...]:
+    """The index and what stands beside its images."""
+    if index is None:
+        return ()
+    return tuple(OutgoingLayer(sha256(data), len(data), "", _writer(data)) for data in (index.raw, *index.blobs.values()))
 
 
 def _writer(data: bytes) -> Callable[[Sink], None]:
@@ -129,8 +154,11 @@ def _writer(data: bytes) -> Callable[[Sink], None]:
     return write
 
 
-def _index(images: Sequence[OutgoingImage]) -> bytes:
+def _index(images: Sequence[OutgoingImage], index: OutgoingIndex | None = None) -> bytes:
     entries: list[dict[str, object]] = []
+    if index is not None:
+        # One entry for each name; platforms stand in the index itself.
+        images = (OutgoingImage(b"", index.raw, OCI_INDEX, (), images[0].names, {}),)
     for image in images:
         entry: dict[str, object] = {"mediaType": image.media_type, "digest": sha256(image.manifest), "size": len(image.manifest)}
         if image.platform:

@@ -8,21 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from lamina.engine.attest.attached import Attached, Attest
 from lamina.engine.exporters.output import BadOutput
 from lamina.engine.images.incoming import CHUNK
+from lamina.engine.images.indexing import IndexEntry, index_over
 from lamina.engine.registries.packing import Compression, LeavingImage, LeavingLayer, ensure_blob, leaving
 from lamina.engine.request import Output
 from lamina.oci.digest import Digest, sha256
-from lamina.oci.manifest import (
-    DOCKER_LIST,
-    DOCKER_MANIFEST,
-    OCI_INDEX,
-    OCI_MANIFEST,
-    Descriptor,
-    Index,
-    PlatformDocument,
-    encode_manifest,
-)
+from lamina.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
 from lamina.oci.reference import Reference
 from lamina.registry.client import RegistryClient, is_foreign
 from lamina.registry.errors import RegistryError
@@ -62,15 +55,16 @@ def push(
     *,
     compression: Compression = "auto",
     on_blob: OnBlob | None = None,
+    attest: Attest | None = None,
 ) -> Pushed:
-    """The images (one, or one for each platform: then below an index) under `reference`.
+    """The images (one, or one for each platform: then below an index) under `reference`. With `attest`, what it gives goes into the index.
 
     The tag moves last, when everything that it names is there. Raises registry errors, ImageNotFound, LayerMismatch.
     """
     reference = reference.with_default_tag()
     for attempt in range(3):
         try:
-            return _Push(store, client, reference, compression, on_blob).run(images)
+            return _Push(store, client, reference, compression, on_blob, attest).run(images)
         except _Changed:
             if attempt == 2:
                 raise RegistryError(f"{reference}: a layer is compressed to other bytes each time") from None
@@ -78,12 +72,17 @@ def push(
 
 
 def push_output(
-    store: LocalStore, client: RegistryClient, images: Sequence[Image], output: Output, tags: Sequence[str]
+    store: LocalStore,
+    client: RegistryClient,
+    images: Sequence[Image],
+    output: Output,
+    tags: Sequence[str],
+    attest: Attest | None = None,
 ) -> tuple[Pushed, ...]:
     """`--output type=registry`: under each of its names, else under each of the build's tags."""
     attrs = dict(output.attrs)
     compression = msgspec.convert(attrs.get("compression", "auto"), Compression)
-    return tuple(push(store, client, images, name, compression=compression) for name in names_to_push(output, tags))
+    return tuple(push(store, client, images, name, compression=compression, attest=attest) for name in names_to_push(output, tags))
 
 
 def names_to_push(output: Output, tags: Sequence[str]) -> tuple[Reference, ...]:
@@ -100,7 +99,13 @@ def names_to_push(output: Output, tags: Sequence[str]) -> tuple[Reference, ...]:
 
 class _Push:
     def __init__(
-        self, store: LocalStore, client: RegistryClient, reference: Reference, compression: Compression, on_blob: OnBlob | None
+        self,
+        store: LocalStore,
+        client: RegistryClient,
+        reference: Reference,
+        compression: Compression,
+        on_blob: OnBlob | None,
+        attest: Attest | None = None,
     ) -> None:
         self._store = store
         self._client = client
@@ -108,23 +113,35 @@ class _Push:
         self._reference = reference
         self._compression = compression
         self._on_blob = on_blob
+        self._attest = attest
         self._lock = threading.Lock()
         self._counts: Counter[Outcome] = Counter()
         self._bytes = 0
 
     def run(self, images: Sequence[Image]) -> Pushed:
         going = [leaving(self._store, image, self._compression) for image in images]
-        raw, media_type = (going[0].raw, going[0].media_type) if len(going) == 1 else (_index(going), OCI_INDEX)
+        beside = self._beside(images, going)
+        single = len(going) == 1 and not beside
+        raw, media_type = (going[0].raw, going[0].media_type) if single else (_index(going, beside), OCI_INDEX)
         digest = sha256(raw)
         if self._publisher.manifest_digest(self._reference, _ACCEPT) == digest:
             return Pushed(self._reference, digest, unchanged=True)
         self._blobs(going)
-        if len(going) > 1:
-            for each in going:
-                there = Reference(self._reference.registry, self._reference.repository, digest=sha256(each.raw))
-                self._publisher.put_manifest(there, each.raw, each.media_type)
+        for attached in beside:
+            for descriptor, data in attached.blobs:
+                self._note(descriptor, self._publisher.push_blob(self._reference, descriptor, lambda data=data: (data,)))  # type: ignore[misc]  # as below
+        if not single:
+            for data, kind in (*((each.raw, each.media_type) for each in going), *((each.raw, OCI_MANIFEST) for each in beside)):
+                there = Reference(self._reference.registry, self._reference.repository, digest=sha256(data))
+                self._publisher.put_manifest(there, data, kind)
         self._publisher.put_manifest(self._reference, raw, media_type)
         return Pushed(self._reference, digest, self._counts["sent"], self._bytes, self._counts["mounted"], self._counts["there"])
+
+    def _beside(self, images: Sequence[Image], going: Sequence[LeavingImage]) -> list[Attached]:
+        if self._attest is None:
+            return []
+        found = [self._attest(image, sha256(each.raw)) for image, each in zip(images, going)]
+        return [each for each in found if each is not None]
 
     def _blobs(self, going: Sequence[LeavingImage]) -> None:
         """Layers in parallel, then configs. The first failure stops the others."""
@@ -192,10 +209,10 @@ class _Push:
             self._on_blob(descriptor, outcome)
 
 
-def _index(images: Sequence[LeavingImage]) -> bytes:
+def _index(images: Sequence[LeavingImage], beside: Sequence[Attached]) -> bytes:
     entries = []
     for image in images:
         config = image.parsed
-        platform = PlatformDocument(architecture=config.architecture, os=config.os or "linux", variant=config.variant)
-        entries.append(Descriptor(media_type=image.media_type, digest=sha256(image.raw), size=len(image.raw), platform=platform))
-    return encode_manifest(Index(schema_version=2, media_type=OCI_INDEX, manifests=tuple(entries)))
+        platform = {"architecture": config.architecture, "os": config.os or "linux", "variant": config.variant}
+        entries.append(IndexEntry(image.raw, image.media_type, platform))
+    return index_over(entries, [each.descriptor for each in beside])
