@@ -10,6 +10,7 @@ COMMANDS = {
     "build": ("build", "Build an image from a Dockerfile"),
     "plan": ("plan", "Say what a build would do and why; nothing runs"),
     "why": ("why", "Give the reason for each step of an earlier build"),
+    "replay": ("replay", "Say what the cache would have done over the last commits"),
     "diff": ("diff", "Compare two builds step by step"),
     "cache": ("cache", "List, measure, forget and prune cache records"),
     "images": ("images", "List images"),
