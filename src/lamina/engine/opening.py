@@ -45,7 +45,7 @@ def open_engine(
 
     def sandbox() -> Sandbox:
         if not made:
-            made.append(rungs.make(chosen, tried))
+            made.append(rungs.make(chosen, tried, store.scratch() / "roots"))
         return made[0]
 
     def registry() -> RegistryClient:

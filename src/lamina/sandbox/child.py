@@ -82,18 +82,10 @@ def helper(out, err, run):
     connection = socket.socket(fileno=run)
     spec = json.loads(read_exactly(connection, struct.unpack("!I", read_exactly(connection, 4))[0]))
     read_error, write_error = os.pipe2(os.O_CLOEXEC)
-    flags = kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
-    if spec["network"] == "none":
-        flags |= kernel.CLONE_NEWNET
-    try:
-        kernel.unshare(flags)
-    except OSError as error:
-        answer(connection, {"setup_error": "new namespaces: " + error.strerror})
+    if spec["tree"] is None and not isolate(spec, connection):
         return
-    try:
-        kernel.unshare(kernel.CLONE_NEWCGROUP)
-    except OSError:
-        pass  # an old kernel; the cgroup file system is not shown anyway
+    if spec["tree"] is not None:
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     created = os.path.join(spec["scratch"], "made")
     heard = teller = None
     if spec["single"]:
@@ -110,8 +102,28 @@ def helper(out, err, run):
     os.close(err)
     spec["secrets"] = []
     report = wait(child, read_error, connection, spec["timeout"], heard, spec["upper"])
-    rootfs.remove_made(spec["upper"], created)
+    if spec["tree"] is None:
+        rootfs.remove_made(spec["upper"], created)
+    else:
+        end_descendants()
     answer(connection, report)
+
+
+def isolate(spec, connection):
+    """The next child is PID 1 of new namespaces. False: they were refused, and that is answered."""
+    flags = kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
+    if spec["network"] == "none":
+        flags |= kernel.CLONE_NEWNET
+    try:
+        kernel.unshare(flags)
+    except OSError as error:
+        answer(connection, {"setup_error": "new namespaces: " + error.strerror})
+        return False
+    try:
+        kernel.unshare(kernel.CLONE_NEWCGROUP)
+    except OSError:
+        pass  # an old kernel; the cgroup file system is not shown anyway
+    return True
 
 
 def first_process(spec, out, err, write_error, created, teller):
@@ -122,7 +134,8 @@ def first_process(spec, out, err, write_error, created, teller):
         for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         stage = "mounts"
-        rootfs.build(spec, created)
+        if spec["tree"] is None:
+            rootfs.build(spec, created)
         stage = "process"
         workload.start(spec, out, err, write_error, None if teller is None else teller.fileno())
     except workload.CannotExecute as problem:
@@ -213,6 +226,29 @@ def wait(child, read_error, connection, timeout, heard, upper):
         "user": user,
         **(supervisor.found(upper) if supervisor is not None else {}),
     }
+
+
+def end_descendants():
+    """Without a pid namespace: what the workload left running comes to us, one generation after the other."""
+    while True:
+        for entry in os.listdir("/proc"):
+            if entry.isdigit() and parent_of(entry) == os.getpid():
+                try:
+                    os.kill(int(entry), signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        try:
+            os.wait()
+        except ChildProcessError:
+            return
+
+
+def parent_of(process):
+    try:
+        with open("/proc/%s/stat" % process, "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def send(pidfd, number):

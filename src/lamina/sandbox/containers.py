@@ -98,10 +98,12 @@ class Containers:
         self._control: socket.socket | None = None
         self._zygote: subprocess.Popen[bytes] | None = None
 
-    def start(self, spec: SandboxSpec, process: ProcessSpec, streams: tuple[int, int, int], *, readonly: bool = False) -> Process:
+    def start(
+        self, spec: SandboxSpec, process: ProcessSpec, streams: tuple[int, int, int], *, readonly: bool = False, resolv_conf: str = ""
+    ) -> Process:
         """The first process of a container. `streams` (stdin, stdout, stderr) stay the caller's. CannotStart, SandboxSetupFailed."""
-        body = document(spec, self._userxattr) | _process(process) | {"kind": "start", "readonly": readonly}
-        return self._begin(body, streams)
+        body = document(spec, self._userxattr) | _process(process)
+        return self._begin(body | {"kind": "start", "readonly": readonly, "resolv_conf": resolv_conf}, streams)
 
     def exec(self, pid: int, process: ProcessSpec, streams: tuple[int, int, int]) -> Process:
         """A process in the namespaces of the process `pid`, which is a container's first."""

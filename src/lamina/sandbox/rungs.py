@@ -22,7 +22,8 @@ from lamina.sandbox.protocols import (
     SandboxUnavailable,
 )
 
-RUNGS = ("root", "userns", "userns-single", "none")
+RUNGS = ("root", "userns", "userns-single", "chroot", "proot", "none")
+WEAK = ("chroot", "proot")  # a RUN sees the machine's processes and network
 
 
 class NamespaceSandbox:
@@ -44,29 +45,32 @@ class NamespaceSandbox:
         return self._flavour
 
     def probe(self) -> tuple[str, ...]:
-        """Runs a program of the host in an overlay whose lower has a folder that is removed and made again ."""
-        import tempfile
-
-        if sys.platform != "linux":
-            return ("namespaces need Linux",)
-        with tempfile.TemporaryDirectory(prefix="lamina-probe-") as text:
-            folder = Path(text)
-            lower, upper, work = folder / "lower", folder / "upper", folder / "work"
-            for part in (lower / "d" / "inner", upper, work):
-                part.mkdir(parents=True)
-            # A program that is not there must end with 127: everything up to exec has worked.
-            spec = SandboxSpec(Overlay((lower,), upper, work), ("/lamina-probe",), ())
-            try:
-                report = self._zygote.run(spec, lambda stream, data: None, _Never())
-            except SandboxSetupFailed as error:
-                return (error.message,)
-        return () if report.exit_code == 127 else (f"the probe ended with {report.exit_code}",)
+        return probe(self)
 
     def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken) -> SandboxReport:
         return self._zygote.run(spec, on_output, cancel)
 
     def close(self) -> None:
         self._zygote.close()
+
+
+def probe(sandbox: Sandbox) -> tuple[str, ...]:
+    """Reasons why a sandbox cannot run anything here: everything up to exec is done for a program that is not there."""
+    import tempfile
+
+    if sys.platform != "linux":
+        return ("namespaces need Linux",)
+    with tempfile.TemporaryDirectory(prefix="lamina-probe-") as text:
+        folder = Path(text)
+        lower, upper, work = folder / "below" / "diff", folder / "above" / "diff", folder / "work"
+        for part in (lower / "d" / "inner", upper, work):
+            part.mkdir(parents=True)
+        spec = SandboxSpec(Overlay((lower,), upper, work), ("/lamina-probe",), ())
+        try:
+            report = sandbox.run(spec, lambda stream, data: None, _Never())
+        except SandboxSetupFailed as error:
+            return (error.message,)
+    return () if report.exit_code == 127 else (f"the probe ended with {report.exit_code}",)
 
 
 class NoSandbox:
@@ -122,6 +126,10 @@ def flavour_of(rung: str) -> Flavour:
             return Flavour("user")
         case "userns-single":
             return Flavour("user", IdMap("single"))
+        case "chroot":
+            return Flavour("plain")
+        case "proot":
+            return Flavour("plain", IdMap("single"))
         case _:
             return Flavour("plain" if os.geteuid() else "trusted", IdMap("single" if os.geteuid() else "real"))
 
@@ -135,9 +143,13 @@ def check_name(rung: str | None) -> None:
         )
 
 
-def make(rung: str, tried: tuple[str, ...] = ()) -> Sandbox:
-    """The sandbox of a rung, not probed."""
+def make(rung: str, tried: tuple[str, ...] = (), folder: Path | None = None) -> Sandbox:
+    """The sandbox of a rung, not probed. `folder`: where rungs that cannot mount keep root file systems."""
     check_name(rung)
+    if rung in WEAK:
+        from lamina.sandbox.plain import PlainSandbox
+
+        return PlainSandbox(rung, flavour_of(rung), folder)
     if rung == "none":
         return NoSandbox(flavour_of(rung), tried)
     return NamespaceSandbox(rung, flavour_of(rung))

@@ -10,12 +10,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lamina.sandbox.protocols import CancelToken, OnOutput, Overlay, SandboxReport, SandboxSetupFailed, SandboxSpec
 
 _CHILD = Path(__file__).with_name("child.py")
 Stream = Literal["stdout", "stderr"]
+
+
+class Plain(NamedTuple):
+    """A root that is a plain folder; `proot` is that program's path, None for chroot."""
+
+    root: Path
+    proot: str | None = None
 
 
 class Zygote:
@@ -28,7 +35,8 @@ class Zygote:
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken) -> SandboxReport:
+    def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken, plain: Plain | None = None) -> SandboxReport:
+        """`plain`: without namespaces, over a folder that has everything (chroot, proot)."""
         ours, theirs = socket.socketpair()
         pipes: list[tuple[Stream, int, int]] = [("stdout", *os.pipe()), ("stderr", *os.pipe())]
         try:
@@ -47,7 +55,7 @@ class Zygote:
             pump.start()
         withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
         try:
-            body = json.dumps(document(spec, self._userxattr, self._single)).encode()
+            body = json.dumps(document(spec, self._userxattr, self._single and plain is None, plain)).encode()
             ours.sendall(struct.pack("!I", len(body)) + body)
             answer = _line(ours)
         except OSError as error:
@@ -62,7 +70,7 @@ class Zygote:
         found: dict[str, Any] = json.loads(answer)
         if "setup_error" in found:
             raise SandboxSetupFailed(f"the sandbox could not be set up: {found['setup_error']}", hint="lamina doctor tells what works here")
-        if self._single:
+        if self._single and plain is None:
             from lamina.sandbox import ownership
 
             ownership.complete(spec, found.get("owners", ()), found.get("devices", ()), tuple(found["user"]))
@@ -120,7 +128,7 @@ def _line(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def document(spec: SandboxSpec, userxattr: bool, single: bool = False) -> dict[str, Any]:
+def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Plain | None = None) -> dict[str, Any]:
     """The spec as child.py reads it."""
 
     def overlay(value: Overlay) -> dict[str, Any]:
@@ -133,6 +141,8 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False) -> dict[s
         "scratch": str(spec.root.work.parent),
         "userxattr": userxattr,
         "single": single,
+        "tree": None if plain is None else str(plain.root),
+        "proot": None if plain is None else plain.proot,
         "argv": list(spec.argv),
         "env": list(spec.env),
         "cwd": spec.cwd,

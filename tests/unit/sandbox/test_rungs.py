@@ -19,6 +19,8 @@ from lamina.sandbox.rungs import RUNGS, NamespaceSandbox, NoSandbox, check_name,
         ("root", 0, Flavour("trusted")),
         ("userns", 0, Flavour("user")),
         ("userns-single", 0, Flavour("user", IdMap("single"))),
+        ("chroot", 0, Flavour("plain")),
+        ("proot", 1000, Flavour("plain", IdMap("single"))),
         ("none", 0, Flavour("trusted", IdMap("real"))),
         ("none", 1000, Flavour("plain", IdMap("single"))),
     ],
@@ -38,7 +40,7 @@ def test_names() -> None:
         made.close()
     with pytest.raises(SandboxUnavailable) as caught:
         make("docker")
-    assert caught.value.hint == "rungs: root, userns, userns-single, none"
+    assert caught.value.hint == f"rungs: {', '.join(RUNGS)}"
 
 
 class Never:

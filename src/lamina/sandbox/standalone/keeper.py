@@ -41,7 +41,7 @@ def serve(descriptor):
     control = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # No death signal here: it would come when the thread ends that began us. The socket's end is what tells that the engine is gone.
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 4)
         if not message:

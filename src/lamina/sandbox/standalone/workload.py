@@ -28,10 +28,17 @@ def start(spec, out, err, write_error, teller=None):
     """Never returns. What is raised before exec is a set-up error, but for CannotExecute. `teller`: socket to the supervisor of owners."""
     sys.path.clear()
     sys.meta_path.clear()
-    kernel.sethostname(spec["hostname"])
+    plain = spec["tree"] is not None  # without namespaces: a folder is the root, and the machine's processes and network are seen
+    if not plain:
+        kernel.sethostname(spec["hostname"])
     os.setsid() if os.getsid(0) != os.getpid() else None
     os.umask(0o022)
-    uid, gid, groups, home = identity(spec["user"])
+    program = spec["proot"]
+    root = os.open(spec["tree"] if plain else "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    uid, gid, groups, home = identity(spec["user"], root)
+    if plain and not program:
+        os.chroot(spec["tree"])
+        os.chdir("/")
     for name, soft, hard in spec["rlimits"]:
         resource.setrlimit(_LIMITS[name], (soft, hard))
     null = os.open("/dev/null", os.O_RDONLY)
@@ -43,6 +50,8 @@ def start(spec, out, err, write_error, teller=None):
         os.dup2(teller, 4, inheritable=False)
     os.closerange(5 if teller is not None else 4, 1 << 16)
     os.chdir("/")
+    if program:
+        proot(spec, program, uid, gid, home, keep)
     other = spec["single"] and (uid or gid)
     if other:
         tell(4, struct.pack("=cII", b"U", uid, gid))
@@ -51,7 +60,11 @@ def start(spec, out, err, write_error, teller=None):
         if spec["single"] and not other:
             tell(4, b"L", seccomp.install(kernel.MACHINE, not spec["insecure"], True))
         elif not spec["insecure"]:
-            seccomp.install(kernel.MACHINE)
+            try:
+                seccomp.install(kernel.MACHINE)
+            except OSError:
+                if not plain:  # there the container's own filter stands
+                    raise
     if not spec["insecure"]:
         drop_bounding(DOCKER_CAPABILITIES)
     if not other:
@@ -59,16 +72,54 @@ def start(spec, out, err, write_error, teller=None):
         os.setresgid(gid, gid, gid)
         os.setresuid(uid, uid, uid)
     if not spec["insecure"]:
-        set_capabilities(DOCKER_CAPABILITIES if uid == 0 else 0)
+        try:
+            set_capabilities(DOCKER_CAPABILITIES if uid == 0 else 0)
+        except OSError:
+            if not plain:  # a container may have taken some of them away already
+                raise
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    environment = dict(item.split("=", 1) for item in spec["env"] if "=" in item)
-    environment.setdefault("HOME", home)
+    environment = environment_of(spec, home)
     try:
         os.chdir(spec["cwd"])
     except OSError as error:
         os.close(keep)
         raise CannotExecute(126, "cannot enter the working directory %s: %s" % (spec["cwd"], error.strerror)) from None
     execute(spec["argv"], environment, keep)
+
+
+def environment_of(spec, home):
+    found = dict(item.split("=", 1) for item in spec["env"] if "=" in item)
+    found.setdefault("HOME", home)
+    return found
+
+
+def proot(spec, program, uid, gid, home, keep):
+    """Never returns. What exec would say is found out before, as proot's own exit codes do not tell."""
+    environment = environment_of(spec, home)
+    root = os.open(spec["tree"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    name, code, why = spec["argv"][0], 127, "not found"
+    candidates = [name] if "/" in name else [os.path.join(f or ".", name) for f in environment.get("PATH", os.defpath).split(":")]
+    for path in candidates:
+        try:
+            found = os.fstat(kernel.open_in_root(root, os.path.join(spec["cwd"], path), os.O_PATH))
+        except OSError:
+            continue
+        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
+            code = 0
+            break
+        code, why = 126, "Permission denied"
+    try:
+        if not stat.S_ISDIR(os.fstat(kernel.open_in_root(root, spec["cwd"], os.O_PATH)).st_mode):
+            raise NotADirectoryError
+    except OSError:
+        code, why = 126, "cannot enter the working directory " + spec["cwd"]
+    if code:
+        os.close(keep)
+        raise CannotExecute(code, "exec %s: %s" % (name, why))
+    who = ["-0"] if uid == 0 and gid == 0 else ["-i", "%d:%d" % (uid, gid)]
+    binds = [word for place in ("/dev", "/proc", "/sys") for word in ("-b", place)]
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.execve(program, [program, *who, "-r", spec["tree"], "-w", spec["cwd"], *binds, *spec["argv"]], environment)
 
 
 def become(uid, gid):
@@ -131,11 +182,11 @@ def set_capabilities(mask):
     kernel.call(kernel.NUMBERS["capset"], ctypes.c_char_p(header), ctypes.c_char_p(data))
 
 
-def identity(user):
+def identity(user, root):
     """(uid, gid, supplementary groups, home) of `USER`, from the image's own passwd and group (docker's rules)."""
     name, colon, group = user.partition(":")
-    passwd = [row for row in rows("/etc/passwd") if len(row) >= 7]
-    groups = [row for row in rows("/etc/group") if len(row) >= 4]
+    passwd = [row for row in rows(root, "/etc/passwd") if len(row) >= 7]
+    groups = [row for row in rows(root, "/etc/group") if len(row) >= 4]
     wanted = name or "0"
     found = None
     for row in passwd:
@@ -161,10 +212,10 @@ def identity(user):
     return uid, gid, sorted(set(more) | {gid}), home
 
 
-def rows(path):
-    """Fields of the lines of a small regular file of the image."""
+def rows(root, path):
+    """Fields of the lines of a small regular file of the image, whose root is an open folder."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = kernel.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return []
     try:
