@@ -34,7 +34,7 @@ def start(spec, out, err, write_error, teller=None):
     os.setsid() if os.getsid(0) != os.getpid() else None
     os.umask(0o022)
     program = spec["proot"]
-    root = os.open(spec["tree"] if plain else "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open(spec["tree"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if plain else None
     uid, gid, groups, home = identity(spec["user"], root)
     if plain and not program:
         os.chroot(spec["tree"])
@@ -182,11 +182,11 @@ def set_capabilities(mask):
     kernel.call(kernel.NUMBERS["capset"], ctypes.c_char_p(header), ctypes.c_char_p(data))
 
 
-def identity(user, root):
+def identity(user, root=None):
     """(uid, gid, supplementary groups, home) of `USER`, from the image's own passwd and group (docker's rules)."""
     name, colon, group = user.partition(":")
-    passwd = [row for row in rows(root, "/etc/passwd") if len(row) >= 7]
-    groups = [row for row in rows(root, "/etc/group") if len(row) >= 4]
+    passwd = [row for row in rows("/etc/passwd", root) if len(row) >= 7]
+    groups = [row for row in rows("/etc/group", root) if len(row) >= 4]
     wanted = name or "0"
     found = None
     for row in passwd:
@@ -212,10 +212,11 @@ def identity(user, root):
     return uid, gid, sorted(set(more) | {gid}), home
 
 
-def rows(root, path):
-    """Fields of the lines of a small regular file of the image, whose root is an open folder."""
+def rows(path, root=None):
+    """Fields of the lines of a small regular file of the image; its root is ours, or an open folder."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        descriptor = kernel.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptor = os.open(path, flags | os.O_CLOEXEC) if root is None else kernel.open_in_root(root, path, flags)
     except OSError:
         return []
     try:
