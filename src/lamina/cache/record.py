@@ -22,6 +22,8 @@ class LayerRef(msgspec.Struct, frozen=True, omit_defaults=True):
     diff_id: DiffId | None = None  # None while it is still being hashed
     blob: Digest | None = None  # stored (compressed) form where one exists
     empty: bool = False
+    packed: int = 0  # bytes of the plain tar, 0 = not counted yet
+    blob_size: int = 0  # bytes of `blob`
 
 
 class InputPart(msgspec.Struct, frozen=True, omit_defaults=True):

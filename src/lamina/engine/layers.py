@@ -38,6 +38,7 @@ class LayerKeeper:
         self._store = store
         self._fetch = fetch
         self._lock = threading.Lock()
+        self.fetch_blob: Fetch | None = None  # gets the blob of a layer that another machine built; set where a cache is shared
         self._hashing: dict[LayerId, Future[DiffId]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
@@ -56,8 +57,25 @@ class LayerKeeper:
         for name, layer in wanted.items():
             if name in here:
                 continue
-            if name.startswith("diff:") or not self._fetch(layer, cancel):
+            if name.startswith("diff:"):
+                if not self._unpack(layer, cancel):
+                    return False
+            elif not self._fetch(layer, cancel):
                 return False
+        return True
+
+    def _unpack(self, layer: LayerRef, cancel: CancelToken) -> bool:
+        """Make the directory of a layer that was built elsewhere (or archived) out of its blob. False when nobody has the blob.
+
+        The record is believed in nothing: the tar must have the diffID, and the directory the normalised diff that it is named by.
+        """
+        from lamina.engine.images.layers import ensure_built_layer
+
+        if layer.blob is None or layer.diff_id is None:
+            return False
+        if self._store.blobs.missing([layer.blob]) and (self.fetch_blob is None or not self.fetch_blob(layer, cancel)):
+            return False
+        ensure_built_layer(self._store, layer.id, layer.diff_id, layer.blob)
         return True
 
     def folders(self, layers: Sequence[LayerRef]) -> list[Path]:
@@ -137,6 +155,8 @@ class LayerKeeper:
                 result.append(DiffId(layer.id))
             elif row is not None and row.diff_id is not None:
                 result.append(row.diff_id)
+            elif row is None and layer.diff_id is not None:
+                result.append(layer.diff_id)
             else:
                 self._start_hashing(layer.id)
                 with self._lock:
@@ -147,7 +167,8 @@ class LayerKeeper:
     def packed_sizes(self, layers: Sequence[LayerRef]) -> dict[DiffId, int]:
         """Bytes of the tars of layers built here, as counted when they were hashed."""
         rows = self._store.layers.rows({layer.id for layer in layers})
-        return {row.diff_id: row.packed for row in rows if row.diff_id is not None and row.packed is not None}
+        told = {layer.diff_id: layer.packed for layer in layers if layer.diff_id is not None and layer.packed}
+        return told | {row.diff_id: row.packed for row in rows if row.diff_id is not None and row.packed is not None}
 
     def close(self) -> None:
         if self._pool is not None:

@@ -7,7 +7,7 @@ the index where one has the same config, so that a pulled image keeps its digest
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -39,15 +39,20 @@ class _Saved(msgspec.Struct):
     RepoTags: list[str] | None = None
 
 
-def load_archive(source: Path | BinaryIO, blobs: BlobStore, platform: Platform, scratch: Path) -> tuple[IncomingImage, ...]:
+def load_archive(
+    source: Path | BinaryIO, blobs: BlobStore, platform: Platform, scratch: Path, also: Callable[[Files], None] | None = None
+) -> tuple[IncomingImage, ...]:
     """All images of an archive (a file, a pipe) or layout directory, their bytes in `blobs`.
 
-    `scratch`: a folder for a temporary copy when the source is compressed or cannot seek. Raises BadArchive, UnsupportedImage,
+    `also` is called with docker's archive while it is open, after its images. `scratch`: a folder for a temporary copy when the source is compressed or cannot seek. Raises BadArchive, UnsupportedImage,
     ImageNotFound (nothing for `platform`); then no image is known, and blobs that were taken over are garbage.
     """
     with opened(source, scratch) as files:
         if files.read("manifest.json", DOCUMENT_LIMIT) is not None:
-            return _load_docker(files, blobs, platform)
+            images = _load_docker(files, blobs, platform)
+            if also is not None:
+                also(files)
+            return images
         if files.read("index.json", DOCUMENT_LIMIT) is None:
             raise BadArchive(
                 f"{files.label} is no image archive: it has neither manifest.json nor index.json",

@@ -52,6 +52,16 @@ def outgoing(
     return OutgoingImage(config, raw, media_type, layers, pairs, _platform(parsed))
 
 
+def layer_out(store: LocalStore, layer: LayerId, diff_id: DiffId, pack: PackLayer = pack_layer) -> OutgoingLayer:
+    """A layer as a plain tar, from its directory or a blob. Errors as `outgoing`."""
+    copy_plain = _plain_copier(store, layer, diff_id, None, pack)
+    tally = Tally()
+    copy_plain(tally)
+    if tally.digest() != Digest(diff_id):
+        raise LayerMismatch(f"layer {layer} packs to {tally.digest()}, not to {diff_id}", hint="`lamina check` examines the store")
+    return OutgoingLayer(Digest(diff_id), tally.size, OCI_LAYER, copy_plain)
+
+
 def _layer(store: LocalStore, layer: LayerId, diff_id: DiffId, stored: Descriptor, form: Form, pack: PackLayer) -> OutgoingLayer:
     here = not store.blobs.missing([stored.digest])
     if here and (form == "stored" or stored.digest == Digest(diff_id)):

@@ -8,8 +8,10 @@ from typing import BinaryIO
 
 import msgspec
 
+from lamina.cache.index import LocalRecords
 from lamina.engine.images.archive import load_archive, opened
 from lamina.engine.images.errors import BadArchive, UnsupportedImage
+from lamina.engine.images.files import Files
 from lamina.engine.images.incoming import CHUNK, IncomingImage, ingest_bytes
 from lamina.engine.images.layers import packed_size
 from lamina.engine.images.layout import Layout, check_layers, checked_config
@@ -74,14 +76,41 @@ def fetch_head(store: LocalStore, client: RegistryClient, resolved: Resolved) ->
     return IncomingImage(resolved.raw, resolved.digest, resolved.media_type, raw, digest, tuple(manifest.layers))
 
 
+class Loaded(msgspec.Struct, frozen=True):
+    """`records`: steps of builds that came with the images; `wrong`: what of them is not believed, in words."""
+
+    images: tuple[Image, ...]
+    records: int = 0
+    wrong: tuple[str, ...] = ()
+
+
 def load(store: LocalStore, source: Path | BinaryIO, platform: Platform) -> tuple[Image, ...]:
     """All images of an archive or layout directory, with the names that they have there. All of them, or none.
 
     A name that is no reference (a bare tag of an OCI layout) is not taken over.
     """
-    incoming = load_archive(source, store.blobs, platform, store.scratch())
+    return load_with_cache(store, source, platform, None).images
+
+
+def load_with_cache(store: LocalStore, source: Path | BinaryIO, platform: Platform, records: LocalRecords | None) -> Loaded:
+    """As `load`; with `records` the build cache that the archive carries (carried.py) is taken over too."""
+    from lamina.engine.images.carried import Carried, adopt, read_carried, take_layers
+
+    cargo: list[Carried] = []
+
+    def also(files: Files) -> None:
+        found = read_carried(files)
+        if found is not None:
+            take_layers(files, store, found)
+            cargo.append(found)
+
+    incoming = load_archive(source, store.blobs, platform, store.scratch(), also if records is not None else None)
     named = [(each, [n for n in map(_full_name, each.names) if n]) for each in incoming]
-    return tuple(record(store, each, names) for each, names in named)
+    images = tuple(record(store, each, names) for each, names in named)
+    if records is None or not cargo:
+        return Loaded(images)
+    taken, wrong = adopt(store, records, cargo[0], incoming)
+    return Loaded(images, taken, wrong)
 
 
 def from_layout(store: LocalStore, path: Path, platform: Platform, *, tag: str = "", digest: Digest | None = None) -> Image:

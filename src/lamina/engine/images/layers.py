@@ -75,6 +75,38 @@ def ensure_layer(store: LocalStore, diff_id: DiffId, stored: Descriptor | None =
             store.layers.discard(active)
 
 
+def ensure_built_layer(store: LocalStore, layer: LayerId, diff_id: DiffId, blob: Digest) -> Path:
+    """The directory (`diff`) of a layer that lamina built, made from its blob, which is here.
+
+    Verified twice while nothing names it yet: the tar against `diff_id`, the directory against the normalised diff that is its name.
+    LayerMismatch, BadArchive: nothing is kept.
+    """
+    from lamina.layer.normal import normalise
+
+    with store.locks.key(f"layer {layer}", lambda: False):
+        found = store.layers.path(layer)
+        if found:
+            return found
+        active = store.layers.begin()
+        try:
+            tally = Tally(limit=PLAIN_LIMIT)
+            with store.blobs.open(blob) as file, plain_stream(file, f"layer {blob}") as plain:
+                teed = _Teed(plain, tally)
+                apply_tar(teed, active.upper.parent, store.flavour)
+                while teed.read(CHUNK):
+                    pass
+            if tally.digest() != Digest(diff_id):
+                raise LayerMismatch(f"layer {blob} unpacks to {tally.digest()}; its record says {diff_id}")
+            normal = normalise(active.upper.parent, store.flavour)
+            if normal.digest.rpartition(":")[2] != layer.rpartition(":")[2]:
+                raise LayerMismatch(f"layer {blob} holds {normal.digest}; its record says {layer}")
+            made = store.layers.commit(active, layer, LayerFacts(diff=normal.digest, diff_id=diff_id, blob=blob))
+            store.layers.set_diff_id(layer, diff_id, tally.size)
+            return made
+        finally:
+            store.layers.discard(active)
+
+
 def ensure_layers(store: LocalStore, image: Image, fetch: Fetch | None = None) -> list[Path]:
     """The layer directories of an image (each with `diff/` and maybe `extra`), bottom first; foreign ones are unpacked where needed."""
     here = store.layers.present(image.layers)
