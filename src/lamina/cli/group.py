@@ -47,7 +47,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, "-V", "--version", message="lamina %(version)s")
 @click.option("--root", type=click.Path(path_type=Path), envvar="LAMINA_ROOT", help="The store (default: $XDG_DATA_HOME/lamina).")
 @click.option(
-    "--sandbox", "rung", envvar="LAMINA_SANDBOX", metavar="RUNG", help="Force a rung of the sandbox: root, userns, userns-single or none."
+    "--sandbox", "rung", envvar="LAMINA_SANDBOX", metavar="RUNG", help="Force a rung of the sandbox: root, userns, userns-single, runc, crun, chroot, proot or none."
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context

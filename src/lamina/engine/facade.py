@@ -187,7 +187,7 @@ def _secret(name: str, value: bytes | Path) -> Secret:
 
 def _perform(what: str, subject: object, root: Source | None, sandbox: str | None, report: Report | None) -> object:
     place = Path(root).absolute() if root is not None else default_root(os.environ)
-    if os.geteuid() == 0 and sandbox in (None, "root", "none"):
+    if os.geteuid() == 0 and sandbox in (None, "root", "chroot", "none"):
         return perform(what, subject, place, sandbox, report)
     return _in_child(what, subject, place, sandbox, report)
 

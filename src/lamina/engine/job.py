@@ -352,9 +352,14 @@ class Job:
     ) -> None:
         from lamina.engine.platforms import check_runs_here
         from lamina.engine.runners.exec import RunFailed, run_exec  # only where something runs
+        from lamina.sandbox import rungs
 
         check_runs_here(op.platform)
         number = self.account(node).number
+        around = self.around.exec_surroundings(self.request, forced=self._forced_by(node) is not None)
+        weak = rungs.warning(around.sandbox.name)
+        if weak is not None:
+            self.warn(weak, "weak-sandbox")
         report = run_exec(
             op,
             root,
@@ -362,7 +367,7 @@ class Job:
             active.path,
             active.upper,
             active.work,
-            self.around.exec_surroundings(self.request, forced=self._forced_by(node) is not None),
+            around,
             lambda stream, data: self.report(StepOutput(number, stream, data)),
             cancel,
         )

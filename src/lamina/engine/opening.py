@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.engine import Engine
 from lamina.sandbox import rungs
-from lamina.sandbox.protocols import Sandbox
+from lamina.sandbox.protocols import Sandbox, SandboxUnavailable
 from lamina.store.local import LocalStore
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def open_engine(
 
     Raises SandboxUnavailable for a forced rung that does not work here, StoreErrors.
     """
-    chosen, tried = choose(rung, uid)
+    chosen, tried = choose(rung, uid, root)
     made: list[Sandbox] = []
     clients: list[RegistryClient] = []
 
@@ -73,18 +73,52 @@ def open_engine(
             client.session.transport.close()
 
 
-def choose(rung: str | None, uid: int) -> tuple[str, tuple[str, ...]]:
-    """(rung, what was tried in vain). Root stays root; another user enters a namespace with a range of ids, else with his own."""
+def choose(rung: str | None, uid: int, root: Path | None = None) -> tuple[str, tuple[str, ...]]:
+    """(rung, what was tried in vain). Root stays root; another user enters a namespace with a range of ids, else with his own; where that
+    is refused chroot or proot is taken, which both warn. `root`: where the store will lie.
+
+    SandboxUnavailable for a forced rung that is not there: nothing else is taken instead.
+    """
     rungs.check_name(rung)
     if rung is not None:
-        if rung.startswith("userns"):
-            from lamina.sandbox import userns
-
-            userns.enter("single" if rung == "userns-single" else "range")
+        _force(rung)
         return rung, ()
+    tried: list[str] = []
     if uid == 0:
-        return "root", ()
-    from lamina.sandbox import userns  # ctypes: not for root
+        why = rungs.why_not("root")
+        if why is None and root is not None and rungs.on_overlay(root):
+            why = f"{root} lies on a container's own disk, where no overlay can be made (a volume would do)"
+        if why is None:
+            return "root", ()
+        tried.append(f"root: {why}")
+        why = rungs.why_not("chroot")
+        if why is None:
+            return "chroot", tuple(tried)
+        tried.append(f"chroot: {why}")
+    if root is None or not rungs.on_overlay(root):
+        from lamina.sandbox import userns  # ctypes: not for root
 
-    kind, tried = userns.enter_best()
-    return {"range": "userns", "single": "userns-single"}.get(kind or "", "none"), tried
+        kind, refused = userns.enter_best()
+        if kind is not None:
+            return "userns" if kind == "range" else "userns-single", (*tried, *refused)
+        tried += refused
+    else:
+        tried.append(f"user namespace: {root} lies on a container's own disk, where no overlay can be made (a volume would do)")
+    why = rungs.why_not("proot")
+    if why is None:
+        return "proot", tuple(tried)
+    return "none", (*tried, f"proot: {why}")
+
+
+def _force(rung: str) -> None:
+    """Enter what has to be entered; SandboxUnavailable."""
+    why = rungs.why_not(rung)
+    if why is None and rung.startswith("userns"):
+        from lamina.sandbox import userns
+
+        try:
+            userns.enter("single" if rung == "userns-single" else "range")
+        except OSError as error:
+            why = f"user namespace: {error.strerror}"
+    if why is not None:
+        raise SandboxUnavailable(f"the sandbox {rung} cannot be used here: {why}", hint="lamina doctor tells what works on this machine")

@@ -26,6 +26,7 @@ import owners
 import rootfs
 import workload
 
+PROC_REFUSED = "mounts: no new /proc is given here"  # zygote.py then asks again with shared pids
 GRACE = 0.5  # seconds between TERM and KILL
 
 
@@ -84,7 +85,8 @@ def helper(out, err, run):
     read_error, write_error = os.pipe2(os.O_CLOEXEC)
     if spec["tree"] is None and not isolate(spec, connection):
         return
-    if spec["tree"] is not None:
+    shared = spec["tree"] is not None or spec["shared_pids"]
+    if shared:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     created = os.path.join(spec["scratch"], "made")
     heard = teller = None
@@ -102,16 +104,18 @@ def helper(out, err, run):
     os.close(err)
     spec["secrets"] = []
     report = wait(child, read_error, connection, spec["timeout"], heard, spec["upper"])
+    if shared:
+        end_descendants()
     if spec["tree"] is None:
         rootfs.remove_made(spec["upper"], created)
-    else:
-        end_descendants()
     answer(connection, report)
 
 
 def isolate(spec, connection):
     """The next child is PID 1 of new namespaces. False: they were refused, and that is answered."""
-    flags = kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
+    flags = kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+    if not spec["shared_pids"]:
+        flags |= kernel.CLONE_NEWPID
     if spec["network"] == "none":
         flags |= kernel.CLONE_NEWNET
     try:
@@ -138,6 +142,9 @@ def first_process(spec, out, err, write_error, created, teller):
             rootfs.build(spec, created)
         stage = "process"
         workload.start(spec, out, err, write_error, None if teller is None else teller.fileno())
+    except rootfs.ProcRefused:
+        os.write(write_error, PROC_REFUSED.encode())
+        os._exit(125)
     except workload.CannotExecute as problem:
         os.write(2, (str(problem) + "\n").encode("utf-8", "surrogateescape"))
         os._exit(problem.code)

@@ -134,6 +134,64 @@ def flavour_of(rung: str) -> Flavour:
             return Flavour("plain" if os.geteuid() else "trusted", IdMap("single" if os.geteuid() else "real"))
 
 
+_CHOWN, _DAC_OVERRIDE, _FOWNER, _SYS_CHROOT, _SYS_ADMIN = 0, 1, 3, 18, 21  # capabilities
+
+
+def why_not(rung: str) -> str | None:
+    """What is known, without trying, to forbid a rung to this process; None: it may work. Namespaces are tried by entering them."""
+    uid = os.geteuid()
+    if sys.platform != "linux":
+        return None if rung == "none" else "it needs Linux"
+    if rung == "root":
+        if uid != 0:
+            return "it needs uid 0"
+        return None if _may(_SYS_ADMIN) else "this root may not mount (CAP_SYS_ADMIN is missing, as in a default container)"
+    if rung == "chroot":
+        if uid != 0:
+            return "it needs uid 0"
+        return None if _may(_SYS_CHROOT, _CHOWN, _FOWNER, _DAC_OVERRIDE) else "this root may not chroot or chown (capabilities are missing)"
+    if rung == "proot":
+        import shutil
+
+        return None if shutil.which("proot") else "proot is not installed"
+    return None
+
+
+def _may(*capabilities: int) -> bool:
+    """Whether all of these are effective in this process."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            mask = next(int(line.split()[1], 16) for line in status if line.startswith(b"CapEff:"))
+    except (OSError, StopIteration, ValueError):
+        return True  # no /proc: trying will tell
+    return all(mask >> capability & 1 for capability in capabilities)
+
+
+def on_overlay(place: Path) -> bool:
+    """Whether files of `place` (it may not exist yet) would lie on an overlay, which cannot hold the upper of another: a container's own disk."""
+    text = os.path.realpath(place)
+    best, kind = "", ""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                _, point, found, _ = line.split(" ", 3)
+                if len(point) >= len(best) and (text == point or text.startswith(point.rstrip("/") + "/")):
+                    best, kind = point, found
+    except (OSError, ValueError):
+        return False
+    return kind in ("overlay", "fuse-overlayfs")
+
+
+def warning(rung: str) -> str | None:
+    """What is said once a build of a rung that isolates less."""
+    if rung not in WEAK:
+        return None
+    more = "" if rung == "chroot" else "; owners that a RUN sets are lost"
+    return (
+        f"RUN is not isolated here (rung {rung}): it sees this machine's processes and network{more}. lamina doctor tells what would help"
+    )
+
+
 def check_name(rung: str | None) -> None:
     """SandboxUnavailable for a rung that does not exist."""
     if rung is not None and rung not in RUNGS:

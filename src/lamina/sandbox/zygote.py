@@ -18,6 +18,13 @@ _CHILD = Path(__file__).with_name("child.py")
 Stream = Literal["stdout", "stderr"]
 
 
+_PROC_REFUSED = "mounts: no new /proc is given here"  # said by child.py
+
+
+class _ProcRefused(SandboxSetupFailed):
+    pass
+
+
 class Plain(NamedTuple):
     """A root that is a plain folder; `proot` is that program's path, None for chroot."""
 
@@ -31,12 +38,23 @@ class Zygote:
     def __init__(self, *, userxattr: bool, single: bool = False) -> None:
         self._userxattr = userxattr
         self._single = single
+        self._shared_pids = False
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken, plain: Plain | None = None) -> SandboxReport:
-        """`plain`: without namespaces, over a folder that has everything (chroot, proot)."""
+        """`plain`: without namespaces, over a folder that has everything (chroot, proot).
+
+        Where the kernel gives no new /proc (inside a container that masks parts of it) the run shares our process ids, which is found out once.
+        """
+        try:
+            return self._run(spec, on_output, cancel, plain)
+        except _ProcRefused:
+            self._shared_pids = True
+            return self._run(spec, on_output, cancel, plain)
+
+    def _run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken, plain: Plain | None) -> SandboxReport:
         ours, theirs = socket.socketpair()
         pipes: list[tuple[Stream, int, int]] = [("stdout", *os.pipe()), ("stderr", *os.pipe())]
         try:
@@ -55,7 +73,9 @@ class Zygote:
             pump.start()
         withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
         try:
-            body = json.dumps(document(spec, self._userxattr, self._single and plain is None, plain)).encode()
+            body = json.dumps(
+                document(spec, self._userxattr, self._single and plain is None, plain) | {"shared_pids": self._shared_pids}
+            ).encode()
             ours.sendall(struct.pack("!I", len(body)) + body)
             answer = _line(ours)
         except OSError as error:
@@ -68,6 +88,8 @@ class Zygote:
         if not answer:
             raise SandboxSetupFailed("the sandbox's helper was killed", hint="the machine may be out of memory")
         found: dict[str, Any] = json.loads(answer)
+        if found.get("setup_error") == _PROC_REFUSED and not self._shared_pids:
+            raise _ProcRefused("no new /proc is given here")
         if "setup_error" in found:
             raise SandboxSetupFailed(f"the sandbox could not be set up: {found['setup_error']}", hint="lamina doctor tells what works here")
         if self._single and plain is None:
@@ -141,6 +163,7 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Pl
         "scratch": str(spec.root.work.parent),
         "userxattr": userxattr,
         "single": single,
+        "shared_pids": False,
         "tree": None if plain is None else str(plain.root),
         "proot": None if plain is None else plain.proot,
         "argv": list(spec.argv),

@@ -40,6 +40,8 @@ def build(spec, made):
     root, stub, injected = (os.path.join(scratch, name) for name in ("m", "stub", "inject"))
     for folder in (root, stub, injected):
         os.makedirs(folder, exist_ok=True)
+    if not spec["shared_pids"]:
+        try_proc(root)  # before the overlay: its work folder serves for one mount only
     kernel.mount("tmpfs", injected, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "mode=0700")
     files = inject(spec, injected)
     make_stub(spec, stub, files)
@@ -66,6 +68,14 @@ def build(spec, made):
     place.close()
     enter()
     mask(spec)
+
+
+def try_proc(place):
+    try:
+        kernel.mount("proc", place, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+    except PermissionError:
+        raise ProcRefused("no new /proc is given here") from None
+    kernel.umount(place, kernel.MNT_DETACH)
 
 
 def enter():
@@ -115,6 +125,10 @@ def make_stub(spec, stub, files):
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
         if not os.path.lexists(path):
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+
+
+class ProcRefused(Exception):
+    """The kernel gives no new /proc where parts of the old one are masked (inside a container)."""
 
 
 class Places:
@@ -217,7 +231,10 @@ def remove_made(upper, made):
 def system(place, spec):
     """/proc, /dev and /sys."""
     plain = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-    kernel.mount("proc", place.folder("/proc"), "proc", plain)
+    if spec["shared_pids"]:
+        kernel.mount("/proc", place.folder("/proc"), None, kernel.MS_BIND | kernel.MS_REC)
+    else:
+        kernel.mount("proc", place.folder("/proc"), "proc", plain)
     place.done()
     dev = place.folder("/dev")
     kernel.mount("tmpfs", dev, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=65536k")
