@@ -335,6 +335,7 @@ def own_platform() -> Platform:
 
 def _received(request: BuildRequest, around: Surroundings) -> BuildRequest:
     """Contexts that are no directories here are brought in; the request then has the Dockerfile's text."""
+    around.sources.ssh = request.ssh.get("default")
     named = [(name, place) for name, place in request.named_contexts.items() if is_remote(place)]
     if request.incoming is None and not named:
         return request

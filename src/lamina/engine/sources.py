@@ -107,6 +107,7 @@ class Sources:
     def __init__(self, store: LocalStore, scratch: Path) -> None:
         self._store = store
         self._scratch = scratch
+        self.ssh: Path | None = None  # agent or key for repositories
         self._lock = threading.Lock()
         self._trees: dict[HttpOp | GitOp, FileTree] = {}
         self._ids: dict[HttpOp | GitOp, str] = {}
@@ -124,7 +125,7 @@ class Sources:
 
             url = _git_url(op)
             if op not in self._ids:
-                self._ids[op] = git.resolve(url)
+                self._ids[op] = git.resolve(url, ssh=self.ssh)
             commit = self._ids[op]
             kept = f":{op.ref}" if op.keep_git_dir else ""
             return Files(cast(FileTree, _Late(self, op)), "git", op.url, f"{commit}:{op.subdir}:{op.submodules}{kept}")
@@ -147,7 +148,7 @@ class Sources:
                     from lamina.engine.runners import git
 
                     folder = self._next_folder() / "checkout"
-                    git.checkout(_git_url(op), self._ids[op], folder, keep_git_dir=op.keep_git_dir, submodules=op.submodules)
+                    git.checkout(_git_url(op), self._ids[op], folder, keep_git_dir=op.keep_git_dir, submodules=op.submodules, ssh=self.ssh)
                     self._trees[op] = ContextTree(folder, exact_modes=True)
             return self._trees[op]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -132,6 +133,26 @@ def test_the_users_configuration_does_not_count(repository: Path, tmp_path: Path
 
 def git_head(repository: Path) -> str:
     return (repository / ".git/refs/heads/main").read_text().strip()
+
+
+def test_an_agent_or_a_key_reaches_ssh_and_nothing_else_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, str]] = []
+
+    def run(command: list[str], *, env: dict[str, str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        seen.append(env)
+        return subprocess.CompletedProcess(command, 0, b"1" * 40 + b"\tHEAD\n", b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("SSH_AUTH_SOCK", "/of/the/user")
+    url = GitUrl("git@host.example:app.git")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "agent"))
+        resolve(url, ssh=tmp_path / "agent")
+    resolve(url, ssh=tmp_path / "a key")
+    resolve(url)
+    assert [env.get("SSH_AUTH_SOCK") for env in seen] == [str(tmp_path / "agent"), None, None]
+    assert [f"-i '{tmp_path}/a key'" in env["GIT_SSH_COMMAND"] for env in seen] == [False, True, False]
+    assert all("BatchMode=yes" in env["GIT_SSH_COMMAND"] for env in seen)
 
 
 def test_submodules(repository: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_watched_urls(sources: Sources, store: LocalStore, tmp_path: Path, web: 
 def test_a_git_source_is_its_commit(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def resolve(url: git.GitUrl) -> str:
+    def resolve(url: git.GitUrl, *, ssh: Path | None) -> str:
         asked.append(url.remote)
         return "c" * 40
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -84,13 +85,13 @@ def parse_git_url(text: str) -> GitUrl | None:
     return msgspec.structs.replace(found, subdir=_subdir(found.subdir))
 
 
-def resolve(url: GitUrl, *, timeout: float = 120.0) -> str:
-    """The full commit id that `url.ref` names now; a full id is taken as it is. GitFailed."""
+def resolve(url: GitUrl, *, ssh: Path | None = None, timeout: float = 120.0) -> str:
+    """The full commit id that `url.ref` names now; a full id is taken as it is. `ssh`: an agent's socket or a key file. GitFailed."""
     if _COMMIT.match(url.ref):
         return _checked(url.ref, url.checksum, url)
     wanted = url.ref or "HEAD"
     patterns = ["HEAD"] if wanted == "HEAD" else [wanted, f"{wanted}^{{}}"]
-    lines = _git(["ls-remote", "--", url.remote, *patterns], timeout=timeout).splitlines()
+    lines = _git(["ls-remote", "--", url.remote, *patterns], ssh=ssh, timeout=timeout).splitlines()
     found = {name: commit for commit, _, name in (line.partition("\t") for line in lines)}
     tag = f"refs/tags/{wanted}"
     for name in (wanted, f"{tag}^{{}}", tag, f"refs/heads/{wanted}", f"{wanted}^{{}}", f"refs/{wanted}"):
@@ -101,16 +102,25 @@ def resolve(url: GitUrl, *, timeout: float = 120.0) -> str:
     raise GitFailed(f"{_plain(url.remote)} has no reference {wanted!r}", hint="name a branch, a tag, or a full commit id")
 
 
-def checkout(url: GitUrl, commit: str, into: Path, *, keep_git_dir: bool = False, submodules: bool = True, timeout: float = 600.0) -> None:
+def checkout(
+    url: GitUrl,
+    commit: str,
+    into: Path,
+    *,
+    keep_git_dir: bool = False,
+    submodules: bool = True,
+    ssh: Path | None = None,
+    timeout: float = 600.0,
+) -> None:
     """Put the files of `commit` (below `url.subdir`) into the folder `into`, which is made. On failure it is removed. GitFailed."""
     if not _COMMIT.match(commit):
         raise GitFailed(f"{commit!r} is no commit id")
     work = Path(tempfile.mkdtemp(prefix="git-", dir=into.parent))
     try:
-        _fetch(url, commit, work, timeout)
+        _fetch(url, commit, work, ssh, timeout)
         _git(["checkout", "--quiet", "--force", "--detach", commit], cwd=work, timeout=timeout)
         if submodules and (work / ".gitmodules").is_file():
-            _git(["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"], cwd=work, timeout=timeout)
+            _git(["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"], cwd=work, ssh=ssh, timeout=timeout)
         if not keep_git_dir:
             _drop_git(work)
         elif url.subdir:
@@ -124,23 +134,23 @@ def checkout(url: GitUrl, commit: str, into: Path, *, keep_git_dir: bool = False
     into.chmod(0o755)
 
 
-def _fetch(url: GitUrl, commit: str, work: Path, timeout: float) -> None:
+def _fetch(url: GitUrl, commit: str, work: Path, ssh: Path | None, timeout: float) -> None:
     _git(["init", "--quiet", "--template=", "--initial-branch=main", "."], cwd=work, timeout=timeout)
     _git(["remote", "add", "origin", url.remote], cwd=work, timeout=timeout)
     base = ["fetch", "--quiet", "--no-tags", "--force"]
     try:
-        _git([*base, "--depth=1", "origin", commit], cwd=work, timeout=timeout)
+        _git([*base, "--depth=1", "origin", commit], cwd=work, ssh=ssh, timeout=timeout)
         return
     except GitFailed:
         pass  # a server may refuse single commits: then the reference, then everything
     if url.ref and not _COMMIT.match(url.ref):
         try:
-            _git([*base, "--depth=1", "origin", url.ref], cwd=work, timeout=timeout)
+            _git([*base, "--depth=1", "origin", url.ref], cwd=work, ssh=ssh, timeout=timeout)
             _git(["cat-file", "-e", f"{commit}^{{commit}}"], cwd=work, timeout=timeout)
             return
         except GitFailed:
             pass
-    _git([*base, "origin", "+refs/*:refs/remotes/origin/*"], cwd=work, timeout=timeout)
+    _git([*base, "origin", "+refs/*:refs/remotes/origin/*"], cwd=work, ssh=ssh, timeout=timeout)
 
 
 def _with_query(url: GitUrl, pairs: Sequence[tuple[str, str]], fragment: bool) -> GitUrl:
@@ -218,7 +228,7 @@ def _inside(work: Path, subdir: str, url: GitUrl) -> Path:
     return here
 
 
-def _git(arguments: Sequence[str], *, cwd: Path | None = None, timeout: float) -> str:
+def _git(arguments: Sequence[str], *, cwd: Path | None = None, ssh: Path | None = None, timeout: float) -> str:
     with tempfile.TemporaryDirectory(prefix="git-home-") as home:
         environment = {
             "PATH": os.defpath,
@@ -228,7 +238,7 @@ def _git(arguments: Sequence[str], *, cwd: Path | None = None, timeout: float) -
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "/bin/false",
-            "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",
+            **_ssh(ssh),
             "GIT_LFS_SKIP_SMUDGE": "1",
             "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
         }
@@ -256,6 +266,16 @@ def _git(arguments: Sequence[str], *, cwd: Path | None = None, timeout: float) -
             f"git {arguments[0]}: {_plain(reason.removeprefix('fatal: '))}", transient="resolve host" in reason or "timed out" in reason
         )
     return done.stdout.decode("utf-8", "replace")
+
+
+def _ssh(given: Path | None) -> dict[str, str]:
+    """The environment for `--ssh default`: an agent's socket, or a key file. Without it nothing of the user's is offered but his own files."""
+    command = "ssh -oBatchMode=yes"
+    if given is None:
+        return {"GIT_SSH_COMMAND": command}
+    if given.is_socket():
+        return {"GIT_SSH_COMMAND": command, "SSH_AUTH_SOCK": str(given)}
+    return {"GIT_SSH_COMMAND": f"{command} -oIdentitiesOnly=yes -i {shlex.quote(str(given))}"}
 
 
 def _plain(text: str) -> str:
