@@ -24,6 +24,7 @@ COMMANDS = {
     "login": ("login", "Log in to a registry"),
     "logout": ("logout", "Forget a login"),
     "outdated": ("outdated", "List images whose bases have moved, and rebuild them"),
+    "sbom": ("sbom", "List the packages in an image"),
     "save": ("save", "Write images to an archive"),
     "load": ("load", "Read images from an archive"),
     "import": ("import_", "Make an image from a root file system"),

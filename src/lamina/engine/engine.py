@@ -47,6 +47,7 @@ from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
 if TYPE_CHECKING:
+    from lamina.engine.attest.attached import Attest
     from lamina.engine.receipt import Receipt
     from lamina.registry.client import RegistryClient
 
@@ -84,6 +85,11 @@ class Engine:
         self._sandbox = sandbox
         self.registry = registry
 
+    @property
+    def rung(self) -> str:
+        """The rung that a RUN would have; nothing starts."""
+        return self._sandbox().name
+
     def build(self, request: BuildRequest, report: Report = _ignore, cancel: CancelToken | None = None) -> BuildResult:
         """Build, keep, export. Raises LaminaError with spans; then `failed` has what became of each step."""
         if len(request.platforms) > 1:
@@ -120,12 +126,12 @@ class Engine:
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
             kept = names if not request.outputs or any(output.type == "image" for output in request.outputs) else ()
             image = assemble(lowered, result, _times(lowered, ended), around, kept, request.epoch)
-            pushed = self.export([msgspec.structs.replace(image, names=names)], request, job.report, job.warn)
-            built = BuiltImage(image.id, image.manifest, Platform.parse(image.platform), image.size, names)
             steps = self._steps(lowered, job, ended)
             from lamina.engine.freshness.origins import remember
 
             remember(self.store, image, kept, request, around, lowered, steps)
+            pushed = self.export([msgspec.structs.replace(image, names=names)], request, job.report, job.warn)
+            built = BuiltImage(image.id, image.manifest, Platform.parse(image.platform), image.size, names)
             built_result = BuildResult(build_id, steps, (built,), time.monotonic() - started, tuple(job.warnings), pushed)
             self._remember(built_result, request, None)
             if self.on_receipt is not None and not any(step.verdict == "ran" for step in built_result.steps):
@@ -247,16 +253,21 @@ class Engine:
             return ()
         from lamina.engine.exporters.export import export
 
+        attest: Attest | None = None
+        if request.provenance or request.sbom:
+            from lamina.engine.attest.making import Attestor, Wanted
+
+            attest = Attestor(self, Wanted(request.provenance, request.sbom), warn)
         pushed: list[tuple[str, Digest]] = []
         for output in outputs:
             if output.type == "registry":
                 from lamina.engine.registries.pushing import push_output
 
-                for done in push_output(self.store, self.registry(), images, output, request.tags):
+                for done in push_output(self.store, self.registry(), images, output, request.tags, attest):
                     pushed.append((str(done.reference), done.digest))
                     report(Notice("info", f"pushed {done.reference.familiar} {done.digest}", "pushed"))
                 continue
-            for warning in export(self.store, images, output, sys.stdout.buffer):
+            for warning in export(self.store, images, output, sys.stdout.buffer, attest):
                 warn(warning)
         return tuple(pushed)
 

@@ -80,6 +80,8 @@ class BuildRequest(msgspec.Struct, frozen=True):
     arg_scope: Literal["declared", "named"] = "declared"
     cut_off: bool = True
     epoch: int | None = None  # seconds: the time of all that is made here, in config and layers (--reproducible)
+    provenance: Literal["min", "max"] | None = None  # beside what is pushed or written as oci
+    sbom: tuple[Literal["spdx", "cyclonedx"], ...] = ()  # likewise
     dockerfile_path: Path | None = None  # where the text was read from, so that the build can be repeated
     incoming: Incoming | None = None  # then `context` is not looked at
     jobs: int = 0  # 0 = as many as the machine has processors, at least 16: steps wait more than they compute
@@ -130,6 +132,18 @@ class PlanResult(msgspec.Struct, frozen=True):
     fetch_bytes: int
     seconds_at_stake: float
     warnings: tuple[str, ...] = ()
+
+
+class ListedStep(msgspec.Struct, frozen=True):
+    """An instruction as it stands in the file, before anything is done. `number` is the `id` of its events, 0 for one without a step."""
+
+    stage: int
+    stage_name: str
+    line: int
+    text: str
+    kind: str  # its keyword: "FROM", "RUN"
+    needed: bool
+    number: int
 
 
 class StepStarted(msgspec.Struct, frozen=True):

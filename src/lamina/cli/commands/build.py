@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli import progress
+from lamina.cli.commands.attest_options import attest_options, attested
 from lamina.cli.commands.build_options import request_from, shared_options
 from lamina.cli.inputs import BadOption
 from lamina.cli.session import open_engine
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write each step's verdict and reason as JSON to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
 @click.option("--check", is_flag=True, help="Only check the Dockerfile, as `lamina lint` does; exit code 1 also for warnings.")
+@attest_options
 @shared_options
 @click.pass_obj
 def command(
@@ -61,6 +63,8 @@ def command(
     report: Path | None,
     as_json: bool,
     check: bool,
+    provenance: str | None,
+    sbom: tuple[str, ...],
     quiet: bool,
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],
@@ -86,6 +90,8 @@ def command(
         return 1 if any(item.severity != "info" for item in found) else 0
     wanted = _outputs(outputs, load=load, push=push)
     request = request_from(settings, path, options, tags=tags, outputs=wanted)
+    if provenance or sbom:
+        request = attested(request, provenance, sbom)
     to_stdout = any(output.dest is None and output.type in ("tar", "oci", "docker") for output in wanted)
     if to_stdout and sys.stdout.isatty():
         raise BadOption("the output would go to this terminal", hint="name a file: dest=FILE, or send it on with >")

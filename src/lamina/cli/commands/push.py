@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from lamina.cli.commands.attest_options import attest_options
 from lamina.cli.commands.registry_options import compression_option, registry_options
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 
 if TYPE_CHECKING:
+    from lamina.engine.attest.making import Attestor
     from lamina.engine.registries.pushing import Pushed
 
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--platform", metavar="OS/ARCH", help="Only this platform, where the name has several.")
 @compression_option
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the digest.")
+@attest_options
 @registry_options
 @click.pass_obj
 def command(
@@ -32,6 +35,8 @@ def command(
     platform: str | None,
     compression: Literal["auto", "gzip", "zstd", "none"],
     quiet: bool,
+    provenance: str | None,
+    sbom: tuple[str, ...],
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],
 ) -> int:
@@ -50,7 +55,12 @@ def command(
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
         found = find_platforms(engine.store, image, Platform.parse(platform) if platform else None)
         reference = Reference.parse(name or _own_name(image, found[0].names)).with_default_tag()
-        pushed = push(engine.store, engine.registry(), found, reference, compression=compression)
+        attest: Attestor | None = None
+        if provenance or sbom:
+            from lamina.engine.attest.making import Attestor, parse_wanted
+
+            attest = Attestor(engine, parse_wanted(provenance, sbom), lambda text: print(f"warning: {text}", file=sys.stderr))
+        pushed = push(engine.store, engine.registry(), found, reference, compression=compression, attest=attest)
     if not quiet:
         print(summary(pushed), file=sys.stderr)
     print(pushed.digest if quiet else f"{pushed.reference.name}@{pushed.digest}")
