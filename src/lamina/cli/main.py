@@ -30,6 +30,7 @@ COMMANDS = {
     "import": ("import_", "Make an image from a root file system"),
     "lint": ("lint", "Check a Dockerfile without building it"),
     "pipeline": ("pipeline", "Run, plan and check bitbucket-pipelines.yml"),
+    "serve": ("serve", "Answer docker's clients: the Docker Engine API over a socket"),
     "check": ("check", "Prove that the store is sound, and repair it"),
     "doctor": ("doctor", "Say what works on this machine, and why the rest does not"),
     "completion": ("completion", "Print the completion script of a shell"),

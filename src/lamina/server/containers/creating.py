@@ -1,0 +1,260 @@
+"""`POST /containers/create`: docker's request and the image's config become a container's record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lamina.server.containers import capabilities
+from lamina.server.containers.container import MountPoint
+from lamina.server.errors import BadRequest, Conflict
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What clients may ask for. `roots`: host folders below which binds may lie; () = all."""
+
+    privileged: bool = False
+    roots: tuple[Path, ...] = ()
+
+
+def check_name(name: str) -> str:
+    name = name.removeprefix("/")
+    if not _NAME.fullmatch(name):
+        raise BadRequest(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+    return name
+
+
+def merged_config(asked: Mapping[str, Any], image: Mapping[str, Any], image_name: str, identifier: str) -> dict[str, Any]:
+    """docker's Config: what was asked for, with the image's values where nothing was."""
+    entrypoint, command = _words(asked, "Entrypoint"), _words(asked, "Cmd")
+    if entrypoint is None or not entrypoint:
+        entrypoint = _words(image, "Entrypoint")
+        if not command:
+            command = _words(image, "Cmd")
+    elif entrypoint == [""]:
+        entrypoint = None
+    env = list(asked.get("Env") or [])
+    names = {item.partition("=")[0] for item in env}
+    env = [item for item in image.get("Env") or [] if item.partition("=")[0] not in names] + [item for item in env if "=" in item]
+    if not any(item.startswith("PATH=") for item in env):
+        env.insert(0, PATH)
+    labels = {**(image.get("Labels") or {}), **(asked.get("Labels") or {})}
+    config: dict[str, Any] = {
+        "Hostname": asked.get("Hostname") or identifier[:12],
+        "Domainname": asked.get("Domainname") or "",
+        "User": asked.get("User") or image.get("User") or "",
+        "AttachStdin": bool(asked.get("AttachStdin")),
+        "AttachStdout": bool(asked.get("AttachStdout")),
+        "AttachStderr": bool(asked.get("AttachStderr")),
+        "ExposedPorts": {**(image.get("ExposedPorts") or {}), **(asked.get("ExposedPorts") or {})} or None,
+        "Tty": bool(asked.get("Tty")),
+        "OpenStdin": bool(asked.get("OpenStdin")),
+        "StdinOnce": bool(asked.get("StdinOnce")),
+        "Env": env,
+        "Cmd": command or None,
+        "Image": image_name,
+        "Volumes": {**(image.get("Volumes") or {}), **(asked.get("Volumes") or {})} or None,
+        "WorkingDir": asked.get("WorkingDir") or image.get("WorkingDir") or "",
+        "Entrypoint": entrypoint or None,
+        "OnBuild": image.get("OnBuild"),
+        "Labels": labels,
+    }
+    if config["ExposedPorts"] is None:
+        del config["ExposedPorts"]
+    for name in ("Healthcheck", "StopSignal", "Shell"):
+        value = asked.get(name) or image.get(name)
+        if value:
+            config[name] = value
+    if asked.get("StopTimeout") is not None:
+        config["StopTimeout"] = asked["StopTimeout"]
+    if not entrypoint and not command:
+        raise BadRequest("No command specified")
+    if config["WorkingDir"] and not config["WorkingDir"].startswith("/"):
+        raise BadRequest(f"the working directory '{config['WorkingDir']}' is invalid, it needs to be an absolute path")
+    return config
+
+
+def _words(source: Mapping[str, Any], name: str) -> list[str] | None:
+    value = source.get(name)
+    if isinstance(value, str):
+        return [value]
+    if value is None or (isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)):
+        return None if value is None else list(value)
+    raise BadRequest(f"{name} must be a list of strings")
+
+
+_HOST_DEFAULTS: dict[str, Any] = {
+    "Binds": None,
+    "ContainerIDFile": "",
+    "LogConfig": {"Type": "json-file", "Config": {}},
+    "NetworkMode": "default",
+    "PortBindings": {},
+    "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+    "AutoRemove": False,
+    "VolumeDriver": "",
+    "VolumesFrom": None,
+    "CapAdd": None,
+    "CapDrop": None,
+    "CgroupnsMode": "private",
+    "Dns": [],
+    "DnsOptions": [],
+    "DnsSearch": [],
+    "ExtraHosts": None,
+    "GroupAdd": None,
+    "IpcMode": "private",
+    "Cgroup": "",
+    "Links": None,
+    "OomScoreAdj": 0,
+    "PidMode": "",
+    "Privileged": False,
+    "PublishAllPorts": False,
+    "ReadonlyRootfs": False,
+    "SecurityOpt": None,
+    "UTSMode": "",
+    "UsernsMode": "",
+    "ShmSize": 64 << 20,
+    "Runtime": "lamina",
+    "ConsoleSize": [0, 0],
+    "Isolation": "",
+    "CpuShares": 0,
+    "Memory": 0,
+    "NanoCpus": 0,
+    "CgroupParent": "",
+    "CpuPeriod": 0,
+    "CpuQuota": 0,
+    "CpusetCpus": "",
+    "CpusetMems": "",
+    "Devices": [],
+    "MemoryReservation": 0,
+    "MemorySwap": 0,
+    "MemorySwappiness": None,
+    "OomKillDisable": False,
+    "PidsLimit": None,
+    "Ulimits": None,
+    "MaskedPaths": None,
+    "ReadonlyPaths": None,
+}
+
+
+def host_config(asked: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any], list[str]]:
+    """(HostConfig with docker's defaults, warnings). BadRequest or Conflict for what is refused."""
+    host = {**_HOST_DEFAULTS, **{name: value for name, value in asked.items() if value is not None}}
+    host["MemorySwappiness"] = None
+    host["RestartPolicy"] = host["RestartPolicy"] if (host["RestartPolicy"] or {}).get("Name") else {"Name": "no", "MaximumRetryCount": 0}
+    host["ShmSize"] = host["ShmSize"] or 64 << 20
+    host["Runtime"] = "lamina"
+    if host["RestartPolicy"]["Name"] != "no" and host["AutoRemove"]:
+        raise BadRequest("can't create 'AutoRemove' container with restart policy")
+    if host["RestartPolicy"]["Name"] not in ("no", "always", "unless-stopped", "on-failure"):
+        raise BadRequest(f"invalid restart policy '{host['RestartPolicy']['Name']}'")
+    if host["Privileged"] and not rules.privileged:
+        raise BadRequest("privileged containers are not allowed by this engine (lamina serve --allow-privileged)", 403)
+    if host["Devices"]:
+        raise BadRequest("devices cannot be given to containers of this engine")
+    for option in ("PidMode", "IpcMode", "UsernsMode"):
+        if str(host[option]).startswith(("container:", "host")):
+            raise BadRequest(f"{option}={host[option]} is not supported by this engine")
+    if str(host["NetworkMode"]).startswith("container:"):
+        raise BadRequest("the network of another container cannot be shared in this engine")
+    capabilities.mask(host["CapAdd"] or (), host["CapDrop"] or ())
+    warnings = [
+        f"{name} is not limited by this engine: no cgroup is used"
+        for name, value in (
+            ("memory", host["Memory"]),
+            ("CPU", host["NanoCpus"] or host["CpuQuota"]),
+            ("the number of processes", (host["PidsLimit"] or 0) > 0),
+        )
+        if value
+    ]
+    return host, warnings
+
+
+def mounts(
+    config: Mapping[str, Any], host: Mapping[str, Any], rules: Rules, volume: Callable[[str], str], inherited: Sequence[MountPoint] = ()
+) -> list[MountPoint]:
+    """Binds, mounts, tmpfs and anonymous volumes. `volume(name)` makes a volume where there is none ("" = a new anonymous one) and gives
+    its name; sources of volumes are looked up at the start."""
+    found: dict[str, MountPoint] = {mount.target: mount for mount in inherited}
+
+    def add(mount: MountPoint) -> None:
+        target = re.sub("/+", "/", mount.target).rstrip("/")
+        if not target.startswith("/"):
+            raise BadRequest(f"invalid mount config: invalid mount path: '{mount.target}' mount path must be absolute and not '/'")
+        found[target] = msgspec.structs.replace(mount, target=target)
+
+    for text in host.get("Binds") or ():
+        add(_bind(text, rules, volume))
+    for item in host.get("Mounts") or ():
+        add(_mount(item, rules, volume))
+    for target, options in (host.get("Tmpfs") or {}).items():
+        add(_tmpfs(target, options))
+    for target in config.get("Volumes") or ():
+        if target.rstrip("/") not in found:
+            add(MountPoint("volume", target, name=volume(""), anonymous=True))
+    return sorted(found.values(), key=lambda mount: mount.target)
+
+
+def _bind(text: str, rules: Rules, volume: Callable[[str], str]) -> MountPoint:
+    parts = text.split(":")
+    if len(parts) == 1:
+        return MountPoint("volume", parts[0], name=volume(""), anonymous=True)
+    if len(parts) > 3 or not all(parts[:2]):
+        raise BadRequest(f"invalid volume specification: '{text}'")
+    readonly = len(parts) == 3 and "ro" in parts[2].split(",")
+    if not parts[0].startswith("/"):
+        return MountPoint("volume", parts[1], name=volume(parts[0]), readonly=readonly)
+    source = allowed(parts[0], rules)
+    source.mkdir(parents=True, exist_ok=True) if not source.exists() else None
+    return MountPoint("bind", parts[1], str(source), readonly=readonly)
+
+
+def _mount(item: Mapping[str, Any], rules: Rules, volume: Callable[[str], str]) -> MountPoint:
+    kind, target, readonly = item.get("Type", "volume"), str(item.get("Target", "")), bool(item.get("ReadOnly"))
+    if kind == "bind":
+        source = allowed(str(item.get("Source", "")), rules)
+        if not source.exists():
+            raise BadRequest(f'invalid mount config for type "bind": bind source path does not exist: {source}')
+        return MountPoint("bind", target, str(source), readonly=readonly)
+    if kind == "volume":
+        name = str(item.get("Source") or "")
+        return MountPoint("volume", target, name=volume(name), readonly=readonly, anonymous=not name)
+    if kind == "tmpfs":
+        options = item.get("TmpfsOptions") or {}
+        return MountPoint("tmpfs", target, size=int(options.get("SizeBytes") or 0), mode=int(options.get("Mode") or 0o1777))
+    raise BadRequest(f"mount type {kind!r} is not supported by this engine")
+
+
+def _tmpfs(target: str, options: str) -> MountPoint:
+    size, mode = 0, 0o1777
+    for option in options.split(","):
+        name, _, value = option.partition("=")
+        number = re.fullmatch(r"(\d+)([kmg]?)", value.lower())
+        if name == "size" and number:
+            size = int(number[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[number[2]]
+        elif name == "mode" and re.fullmatch("[0-7]{1,5}", value):
+            mode = int(value, 8)
+    return MountPoint("tmpfs", target, size=size, mode=mode)
+
+
+def allowed(path: str, rules: Rules) -> Path:
+    """A host path that may be shown to containers, links resolved. BadRequest."""
+    if not path.startswith("/"):
+        raise BadRequest(f"invalid mount path: '{path}' must be absolute")
+    real = Path(path).resolve()
+    if rules.roots and not any(real.is_relative_to(root) for root in rules.roots):
+        raise BadRequest(f"{path} lies outside of the folders that this engine shows to containers (--allow-root)", 403)
+    return real
+
+
+def taken(name: str, identifier: str) -> Conflict:
+    return Conflict(
+        f'Conflict. The container name "/{name}" is already in use by container "{identifier}". '
+        "You have to remove (or rename) that container to be able to reuse that name."
+    )

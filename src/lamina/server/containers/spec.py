@@ -1,0 +1,92 @@
+"""A container's record as what the sandbox takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from lamina.sandbox.containers import ProcessSpec
+from lamina.sandbox.protocols import Bind, Overlay, SandboxSpec, Tmpfs
+from lamina.server.containers import capabilities
+from lamina.server.containers.container import Container, MountPoint
+from lamina.server.errors import ApiError
+
+
+def sandbox_spec(
+    container: Container, lowers: tuple[Path, ...], volume_path: Callable[[str], Path], hosts: tuple[tuple[str, str], ...]
+) -> SandboxSpec:
+    """`lowers` top first. The work folder is new each time: a volatile overlay cannot be mounted twice on one."""
+    record = container.record
+    host = record.host
+    work = container.folder / "work"
+    from lamina.store.removal import remove
+
+    remove(work)
+    work.mkdir(0o700)
+    return SandboxSpec(
+        root=Overlay(lowers, container.upper, work),
+        argv=(record.path, *record.args),
+        env=(),
+        hostname=record.config["Hostname"],
+        hosts=(*hosts, *(_host(text) for text in host.get("ExtraHosts") or ())),
+        network="host" if host["NetworkMode"] == "host" else "none",
+        insecure=bool(host["Privileged"]),
+        binds=tuple(bind(mount, volume_path) for mount in record.mounts if mount.type != "tmpfs"),
+        tmpfs=tuple(Tmpfs(mount.target, mount.size, mount.mode) for mount in record.mounts if mount.type == "tmpfs"),
+        shm_size=int(host["ShmSize"]),
+    )
+
+
+def bind(mount: MountPoint, volume_path: Callable[[str], Path]) -> Bind:
+    source = volume_path(mount.name) if mount.type == "volume" else Path(mount.source)
+    if not os.path.lexists(source):
+        raise ApiError(f"the mount's source {source} is not there any more")
+    return Bind(source, mount.target, mount.readonly)
+
+
+def process_spec(container: Container) -> ProcessSpec:
+    config, host = container.record.config, container.record.host
+    env = list(config["Env"])
+    names = {item.partition("=")[0] for item in env}
+    if "HOSTNAME" not in names:
+        env.append(f"HOSTNAME={config['Hostname']}")
+    if config["Tty"] and "TERM" not in names:
+        env.append("TERM=xterm")
+    options = [str(option) for option in host.get("SecurityOpt") or ()]
+    size = host.get("ConsoleSize") or [0, 0]
+    return ProcessSpec(
+        argv=(container.record.path, *container.record.args),
+        env=tuple(env),
+        cwd=config["WorkingDir"] or "/",
+        user=config["User"],
+        groups=tuple(str(group) for group in host.get("GroupAdd") or ()),
+        tty=bool(config["Tty"]),
+        size=(int(size[0]), int(size[1])),
+        capabilities=capabilities.ALL if host["Privileged"] else capabilities.mask(host["CapAdd"] or (), host["CapDrop"] or ()),
+        privileged=bool(host["Privileged"]),
+        unconfined="seccomp=unconfined" in options,
+        no_new_privileges="no-new-privileges" in options or "no-new-privileges:true" in options or "no-new-privileges=true" in options,
+        rlimits=tuple((str(item["Name"]), int(item["Soft"]), int(item["Hard"])) for item in host.get("Ulimits") or ()),
+    )
+
+
+def resolv_conf(container: Container) -> str:
+    """--dns and friends, else the host's."""
+    host = container.record.host
+    lines = [f"search {' '.join(host['DnsSearch'])}"] if host.get("DnsSearch") else []
+    lines += [f"nameserver {address}" for address in host.get("Dns") or ()]
+    if host.get("DnsOptions"):
+        lines.append(f"options {' '.join(host['DnsOptions'])}")
+    if any(line.startswith("nameserver") for line in lines):
+        return "\n".join(lines) + "\n"
+    with contextlib.suppress(OSError):
+        return Path("/etc/resolv.conf").read_text(errors="replace")
+    return ""
+
+
+def _host(text: str) -> tuple[str, str]:
+    """`name:address` as (name, address)."""
+    name, _, address = text.partition(":" if "=" not in text else "=")
+    return name, "127.0.0.1" if address == "host-gateway" else address

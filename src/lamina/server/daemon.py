@@ -1,0 +1,183 @@
+"""What all requests share: the store, the containers, volumes, networks and events of one engine."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamina.engine.engine import Engine
+from lamina.oci.digest import Digest, LayerId
+from lamina.sandbox import rungs
+from lamina.sandbox.containers import Containers
+from lamina.sandbox.protocols import Sandbox
+from lamina.server.clock import rfc3339
+from lamina.server.containers.container import Container, MountPoint
+from lamina.server.containers.creating import Rules
+from lamina.server.containers.execs import Execs
+from lamina.server.containers.ports import Ports
+from lamina.server.containers.table import Table
+from lamina.server.errors import ApiError, NotFound
+from lamina.server.events import Events
+from lamina.server.networks import Networks
+from lamina.server.volumes import Volumes
+
+if TYPE_CHECKING:
+    from lamina.registry.client import RegistryClient
+    from lamina.server.logins import Given
+    from lamina.store.local import LocalStore
+    from lamina.store.refs import Image
+
+RegistryFor = Callable[["Given"], "RegistryClient"]
+"""A client with the logins that a request brought along; without any, the engine's own."""
+
+
+class Daemon:
+    """`place` names the engine: its folder below `<root>/engines` has containers and volumes, and one live engine at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        rung: str,
+        *,
+        place: str,
+        now_nano: Callable[[], int],
+        rules: Rules,
+        registry_for: RegistryFor,
+    ) -> None:
+        self.engine = engine
+        self.rung = rung
+        self.rules = rules
+        self.registry_for = registry_for
+        self.now_nano = now_nano
+        self.closing = False
+        self.seen_steps: dict[bytes, None] = {}  # of classic builds: configs that were made before
+        flavour = engine.store.flavour
+        self.folder, self._lock = _own_folder(engine.store.layout.root / "engines", place)
+        self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
+        self.events = Events(now_nano)
+        self.keeper = Containers(userxattr=flavour.whiteouts == "user")
+        self.execs = Execs(self)
+        self.ports = Ports()
+        self.containers = Table(self, self.folder / "containers")
+        self.volumes = Volumes(self.folder / "volumes", self.now, self.events, self._volume_users)
+        self.networks = Networks(self.folder, self.now, self.events, self.containers.all)
+        self.containers.load()
+
+    def now(self) -> float:
+        return self.now_nano() / 10**9
+
+    def rfc3339(self) -> str:
+        return rfc3339(self.now())
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[LocalStore]:
+        """The store, for the time of a request."""
+        yield self.engine.store
+
+    @contextlib.contextmanager
+    def builder(self, logins: Given | None = None) -> Iterator[Engine]:
+        """An engine for one build: its sandbox ends with it, as it must: a helper process dies with the thread that began it."""
+        made: list[Sandbox] = []
+
+        def sandbox() -> Sandbox:
+            if not made:
+                made.append(rungs.make(self.rung))
+            return made[0]
+
+        try:
+            yield Engine(
+                self.engine.store, sandbox, now=self.engine.now, host=self.engine.host, registry=lambda: self.registry_for(logins or {})
+            )
+        finally:
+            for each in made:
+                each.close()
+
+    def close(self) -> None:
+        """Containers are stopped; what they wrote stays."""
+        from lamina.server.containers.running import end_all
+
+        self.closing = True
+        end_all(self, 2.0)
+        self.keeper.close()
+        os.close(self._lock)
+
+    def busy(self) -> bool:
+        """Whether something runs that would end with us."""
+        return any(container.running for container in self.containers.all())
+
+    # Layers of containers
+
+    def pin(self, layers: Sequence[str]) -> None:
+        """Keep layers from the collector while this engine lives."""
+        self.engine.store.layers.present({LayerId(name) for name in layers})
+
+    def lowers(self, layers: Sequence[str]) -> tuple[Path, ...]:
+        """For an overlay, top first, each once. ApiError when one is gone."""
+        found = self.engine.store.layers.present({LayerId(name) for name in layers})
+        missing = [name for name in layers if LayerId(name) not in found]
+        if missing:
+            raise ApiError(
+                f"the layer {missing[0]} of the container's image is not in the store any more", hint="pull or build the image again"
+            )
+        folders = [found[LayerId(name)] for name in reversed(layers)]
+        return tuple(dict.fromkeys(folders))
+
+    def unpacked(self, image: Image) -> list[str]:
+        """Make an image's layers into directories; their names, bottom first."""
+        from lamina.engine.images.layers import ensure_layers
+        from lamina.oci.manifest import Descriptor
+        from lamina.oci.reference import Reference
+
+        store = self.engine.store
+
+        def fetch(descriptor: Descriptor) -> None:
+            for place in store.facts.places(descriptor.digest):
+                self.registry_for({}).fetch_blob(Reference.parse(place), descriptor, store.blobs)
+                return
+            raise NotFound(f"the layer {descriptor.digest} is not here and nobody knows where it came from")
+
+        ensure_layers(store, image, fetch)
+        return [str(layer) for layer in image.layers]
+
+    def fill_volumes(self, image: Image, mounts: Sequence[MountPoint]) -> None:
+        from lamina.server.containers.copies import fill_volumes
+
+        targets = [(mount.target, self.volumes.path(mount.name)) for mount in mounts if mount.type == "volume"]
+        if targets:
+            found = self.engine.store.layers.present(image.layers)
+            fill_volumes([found[layer].parent for layer in image.layers], self, targets)
+
+    def image_of(self, container: Container) -> Image:
+        found = self.engine.store.images.by_id(Digest(container.record.image))
+        if found is None:
+            raise NotFound(f"the image {container.record.image} of the container is not here any more")
+        return found
+
+    def _volume_users(self, name: str) -> list[str]:
+        return [c.id for c in self.containers.all() if any(mount.name == name for mount in c.record.mounts)]
+
+
+def _own_folder(engines: Path, place: str) -> tuple[Path, int]:
+    """The folder of the engine at this place; when another engine has it, one with a random name."""
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    while True:
+        folder = engines / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return folder, lock
+        except BlockingIOError:
+            os.close(lock)
+            name = os.urandom(8).hex()
+
+
+def machine() -> str:
+    """The architecture as docker's clients call it."""
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())

@@ -1,0 +1,80 @@
+"""An engine that serves: sockets, daemon and loop put together. Everything that the environment says is passed in."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lamina.server.containers.creating import Rules
+from lamina.server.daemon import Daemon
+from lamina.server.http.messages import Reply, Request
+from lamina.server.listening import Server, Tls, open_sockets
+from lamina.server.logins import Given, GivenLogins
+
+if TYPE_CHECKING:
+    from lamina.engine.engine import Engine
+    from lamina.registry.client import RegistryClient
+
+
+class ServeOptions(msgspec.Struct, frozen=True):
+    hosts: tuple[str, ...]
+    tls: Tls | None = None
+    insecure_tcp: bool = False
+    idle_exit: float | None = None
+    rules: Rules = Rules()
+    registry_ca: Path | None = None
+    insecure_registries: tuple[str, ...] = ()
+
+
+def serve(
+    engine: Engine,
+    rung: str,
+    options: ServeOptions,
+    *,
+    environment: Mapping[str, str],
+    proxies: Mapping[str, str],
+    ready: Callable[[Sequence[str]], None],
+) -> None:
+    """Blocks until the engine is told to stop. CannotListen. Must be called where no thread exists yet if a user namespace was entered."""
+    sockets, files = open_sockets(
+        options.hosts, tls=options.tls, insecure_tcp=options.insecure_tcp, environment=environment, pid=os.getpid()
+    )
+    clients: list[RegistryClient] = []
+    lock = threading.Lock()
+
+    def registry_for(given: Given) -> RegistryClient:
+        from lamina.engine.registries.access import client_for
+        from lamina.registry.client import RegistryClient
+
+        with lock:
+            if not clients:
+                clients.append(client_for(environment, proxies, options.registry_ca, options.insecure_registries))
+        own = clients[0]
+        return RegistryClient(own.session.transport, GivenLogins(given)) if given else own
+
+    place = ",".join(options.hosts) or "activated"
+    daemon = Daemon(engine, rung, place=place, now_nano=time.time_ns, rules=options.rules, registry_for=registry_for)
+    from lamina.server.routes import ROUTER
+
+    def answer(request: Request) -> Reply:
+        return ROUTER(daemon, request)
+
+    headers = (("Api-Version", "1.41"), ("Docker-Experimental", "false"), ("Ostype", "linux"), ("Server", "lamina (linux)"))
+    server = Server(answer, sockets, tls=options.tls, idle_exit=options.idle_exit, busy=daemon.busy, headers=headers)
+    try:
+        server.run(lambda: ready([_shown(host) for host in options.hosts]), daemon.close)
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+        for client in clients:
+            client.session.transport.close()
+
+
+def _shown(host: str) -> str:
+    return host
