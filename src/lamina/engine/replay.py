@@ -240,7 +240,7 @@ def _by_step(built: Sequence[Sequence[Keyed]], seconds: _Seconds) -> list[StepRo
 
 
 def _chains(built: Sequence[Sequence[Keyed]], seconds: _Seconds) -> list[list[Chain]]:
-    """The stages of each commit as sequences of steps; a COPY --link stands on nothing and is left out."""
+    """The stages of each commit as sequences of steps."""
     out: list[list[Chain]] = []
     for steps in built:
         stages: dict[int, list[Keyed]] = {}

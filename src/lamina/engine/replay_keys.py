@@ -41,6 +41,7 @@ class Keyed(msgspec.Struct, frozen=True):
     own: str
     below: str
     kind: str  # the instruction's keyword
+    linked: bool = False  # COPY --link: it stands on nothing
     tree: FileTree | None = None  # of the build context, where it takes files from it
 
 
@@ -101,7 +102,9 @@ def keys_of(
         vertex_ = row.vertex
         if row.needed and vertex_ is not None:
             rows += [
-                Keyed(row.step, made, *found[id(made)], row.kind, _tree(made, tree_of)) for made in _made(vertex_) if id(made) in found
+                Keyed(row.step, made, *found[id(made)], row.kind, made is not vertex_, _tree(made, tree_of))
+                for made in _made(vertex_)
+                if id(made) in found
             ]
     return rows
 

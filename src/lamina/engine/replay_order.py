@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -65,7 +66,7 @@ def best(commits: Sequence[Sequence[Chain]]) -> Reordering | None:
         if weight <= 0 or runs <= 0:
             continue
         chain = next(chain for chain in commits[-1] if chain.stage == move.stage)
-        order = tuple(text for text, _, _ in _ordered(chain, move))
+        order = tuple(row.text for row in _ordered(chain, move))
         candidate = Reordering(move.stage, order, max(seconds, 0.0), runs, move.condition)
         if found is None or _rank(candidate) > _rank(found):
             found = candidate
@@ -155,10 +156,17 @@ def _needs(step: Keyed) -> tuple[str, ...] | None:
     return needed(first) if isinstance(first, Run) else None
 
 
-def _ordered(chain: Chain, move: _Move | None) -> list[tuple[str, str, float | None]]:
-    """(text, own, seconds) in the changed order; the stage as it is where it has not both steps in the expected order."""
-    rows = [(step.step.text, step.own, seconds) for step, seconds in chain.steps]
-    texts = [text for text, _, _ in rows]
+class _Row(NamedTuple):
+    text: str
+    own: str
+    seconds: float | None
+    linked: bool = False
+
+
+def _ordered(chain: Chain, move: _Move | None) -> list[_Row]:
+    """The steps in the changed order; the stage as it is where it has not both steps in the expected order."""
+    rows = [_Row(step.step.text, step.own, seconds, step.linked) for step, seconds in chain.steps]
+    texts = [row.text for row in rows]
     if move is None or move.what not in texts or move.before not in texts:
         return rows
     source, target = texts.index(move.what), texts.index(move.before)
@@ -167,7 +175,7 @@ def _ordered(chain: Chain, move: _Move | None) -> list[tuple[str, str, float | N
     moved = rows.pop(source)
     front = [moved]
     if move.lists:
-        front.insert(0, (f"COPY {' '.join(move.lists)} ./", _lists_of(chain, move), _FREE))
+        front.insert(0, _Row(f"COPY {' '.join(move.lists)} ./", _lists_of(chain, move), _FREE))
     return [*rows[:target], *front, *rows[target:]]
 
 
@@ -203,14 +211,15 @@ def _run(commits: Sequence[Sequence[Chain]], stage: str, move: _Move | None) -> 
             if chain.stage != stage:
                 continue
             key = chain.below
-            for _, own, seconds in _ordered(chain, move):
-                key = hashlib.sha256(f"{key}\n{own}".encode()).hexdigest()
-                if key not in seen:
-                    seen.add(key)
+            for row in _ordered(chain, move):
+                key = hashlib.sha256(f"{key}\n{row.own}".encode()).hexdigest()
+                name = f"linked {row.own}" if row.linked else key
+                if name not in seen:
+                    seen.add(name)
                     if number:
-                        known += seconds or 0.0
-                        guessed += _UNKNOWN if seconds is None else seconds
-                        runs += seconds != _FREE
+                        known += row.seconds or 0.0
+                        guessed += _UNKNOWN if row.seconds is None else row.seconds
+                        runs += row.seconds != _FREE
     return known, guessed, runs
 
 

@@ -94,11 +94,18 @@ class _Answers:
     def get(self, url: str) -> http.Answer | None:
         from lamina.engine.runners import http
 
-        found = self._facts.http(url)
+        found = self._facts.http(_remembered(url))
         return None if found is None else http.Answer(found.etag or "", found.modified or "", found.digest)
 
     def put(self, url: str, answer: http.Answer) -> None:
-        self._facts.set_http(url, answer.digest, answer.etag or None, answer.last_modified or None)
+        self._facts.set_http(_remembered(url), answer.digest, answer.etag or None, answer.last_modified or None)
+
+
+def _remembered(url: str) -> str:
+    """The name of a URL in the store: a digest where a password or a query (a signed address) may be in it."""
+    if "@" in url or "?" in url:
+        return "sha256:" + hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
+    return url
 
 
 class Sources:

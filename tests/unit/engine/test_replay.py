@@ -224,3 +224,15 @@ def test_no_repository(tmp_path: Path, project: Path, commit: Commit) -> None:
     commit({"a": "1"})
     with pytest.raises(NoRepository):
         run(project, ref="--all")
+
+
+def test_a_linked_copy_costs_only_itself(project: Path, commit: Commit) -> None:
+    text = "FROM a:1\nCOPY --link notes /notes\nWORKDIR /app\nCOPY src /src\nRUN apt-get install -y gcc\n"
+    commit({"Dockerfile": text, "notes/x": "1", "src/a": "1"})
+    commit({"src/a": "2"})
+    commit({"src/a": "3"})
+    found = run(project)
+    assert [row.misses for row in found.commits[1:]] == [2, 2]
+    assert found.reordering is not None
+    assert found.reordering.order[-2:] == ("RUN apt-get install -y gcc", "COPY src /src")
+    assert found.reordering.runs == 2

@@ -150,3 +150,13 @@ def test_contexts(store: LocalStore, tmp_path: Path) -> None:
     main.tree.content(b"keep")
     contexts.save()
     assert len(list(store.layout.context.iterdir())) >= 1
+
+
+def test_a_signed_address_is_not_written_down(store: LocalStore, sources: Sources, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Web(monkeypatch)
+    url = "http://user:word@example.test/f?signature=hidden"
+    sources.result(HttpOp(url, "f"))
+    assert store.facts.http(url) is None
+    data = b"".join(path.read_bytes() for path in (tmp_path / "store").glob("state.db*"))
+    assert b"hidden" not in data
+    assert b"user:word" not in data
