@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ROWS = 12  # of instructions and commits that are shown
 
 
-@click.command(short_help="Say what the cache would have done over the last commits; nothing runs")
+@click.command(short_help="Say what the cache would have done over the last commits")
 @click.argument("path", default=".")
 @click.option("--commits", "count", type=click.IntRange(2, 10_000), default=50, show_default=True, metavar="N", help="How many commits.")
 @click.option("--ref", default="HEAD", show_default=True, metavar="REF", help="The branch or commit to go back from (first parents).")
