@@ -74,8 +74,8 @@ def open_engine(
 
 
 def choose(rung: str | None, uid: int, root: Path | None = None) -> tuple[str, tuple[str, ...]]:
-    """(rung, what was tried in vain). Root stays root; another user enters a namespace with a range of ids, else with his own; where that
-    is refused chroot or proot is taken, which both warn. `root`: where the store will lie.
+    """(rung, what was tried in vain). Root stays root; who may not mount enters a namespace with a range of ids, else with his own; where
+    that is refused chroot or proot is taken, which both warn. `root`: where the store will lie.
 
     SandboxUnavailable for a forced rung that is not there: nothing else is taken instead.
     """
@@ -91,10 +91,6 @@ def choose(rung: str | None, uid: int, root: Path | None = None) -> tuple[str, t
         if why is None:
             return "root", ()
         tried.append(f"root: {why}")
-        why = rungs.why_not("chroot")
-        if why is None:
-            return "chroot", tuple(tried)
-        tried.append(f"chroot: {why}")
     if root is None or not rungs.on_overlay(root):
         from lamina.sandbox import userns  # ctypes: not for root
 
@@ -104,10 +100,12 @@ def choose(rung: str | None, uid: int, root: Path | None = None) -> tuple[str, t
         tried += refused
     else:
         tried.append(f"user namespace: {root} lies on a container's own disk, where no overlay can be made (a volume would do)")
-    why = rungs.why_not("proot")
-    if why is None:
-        return "proot", tuple(tried)
-    return "none", (*tried, f"proot: {why}")
+    for weak in rungs.WEAK:
+        why = rungs.why_not(weak)
+        if why is None:
+            return weak, tuple(tried)
+        tried.append(f"{weak}: {why}")
+    return "none", tuple(tried)
 
 
 def _force(rung: str) -> None:

@@ -12,6 +12,7 @@ import stat
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from lamina.layer.flavour import Flavour
@@ -89,6 +90,9 @@ class PlainSandbox:
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._folder = None
+                if self._given is not None:
+                    with suppress(OSError):  # others use it, or it went with the store's scratch
+                        self._given.rmdir()
 
     def _take(self, lowers: tuple[Path, ...]) -> PlainTree:
         """A tree that shows these layers: the last run's where its upper became the layer on top, else a new one."""

@@ -11,6 +11,7 @@ import msgspec
 
 from lamina.diagnostics.errors import nearest
 from lamina.layer.flavour import Flavour, IdMap
+from lamina.sandbox.capabilities import may
 from lamina.sandbox.protocols import (
     CancelToken,
     OnOutput,
@@ -24,6 +25,8 @@ from lamina.sandbox.protocols import (
 
 RUNGS = ("root", "userns", "userns-single", "chroot", "proot", "none")
 WEAK = ("chroot", "proot")  # a RUN sees the machine's processes and network
+
+_CHOWN, _DAC_OVERRIDE, _FOWNER, _SYS_CHROOT, _SYS_ADMIN = 0, 1, 3, 18, 21  # capabilities
 
 
 class NamespaceSandbox:
@@ -54,13 +57,14 @@ class NamespaceSandbox:
         self._zygote.close()
 
 
-def probe(sandbox: Sandbox) -> tuple[str, ...]:
-    """Reasons why a sandbox cannot run anything here: everything up to exec is done for a program that is not there."""
+def probe(sandbox: Sandbox, place: Path | None = None) -> tuple[str, ...]:
+    """Reasons why a sandbox cannot run anything here: everything up to exec is done for a program that is not there. `place`: a folder of
+    the file system that a store would lie on (else the temporary one)."""
     import tempfile
 
     if sys.platform != "linux":
         return ("namespaces need Linux",)
-    with tempfile.TemporaryDirectory(prefix="lamina-probe-") as text:
+    with tempfile.TemporaryDirectory(prefix="lamina-probe-", dir=place) as text:
         folder = Path(text)
         lower, upper, work = folder / "below" / "diff", folder / "above" / "diff", folder / "work"
         for part in (lower / "d" / "inner", upper, work):
@@ -131,10 +135,9 @@ def flavour_of(rung: str) -> Flavour:
         case "proot":
             return Flavour("plain", IdMap("single"))
         case _:
-            return Flavour("plain" if os.geteuid() else "trusted", IdMap("single" if os.geteuid() else "real"))
-
-
-_CHOWN, _DAC_OVERRIDE, _FOWNER, _SYS_CHROOT, _SYS_ADMIN = 0, 1, 3, 18, 21  # capabilities
+            if os.geteuid() != 0 or not may(_CHOWN, _FOWNER, _DAC_OVERRIDE):
+                return Flavour("plain", IdMap("single"))
+            return Flavour("trusted" if may(_SYS_ADMIN) else "plain")
 
 
 def why_not(rung: str) -> str | None:
@@ -145,26 +148,16 @@ def why_not(rung: str) -> str | None:
     if rung == "root":
         if uid != 0:
             return "it needs uid 0"
-        return None if _may(_SYS_ADMIN) else "this root may not mount (CAP_SYS_ADMIN is missing, as in a default container)"
+        return None if may(_SYS_ADMIN) else "this root may not mount (CAP_SYS_ADMIN is missing, as in a default container)"
     if rung == "chroot":
         if uid != 0:
             return "it needs uid 0"
-        return None if _may(_SYS_CHROOT, _CHOWN, _FOWNER, _DAC_OVERRIDE) else "this root may not chroot or chown (capabilities are missing)"
+        return None if may(_SYS_CHROOT, _CHOWN, _FOWNER, _DAC_OVERRIDE) else "this root may not chroot or chown (capabilities are missing)"
     if rung == "proot":
         import shutil
 
         return None if shutil.which("proot") else "proot is not installed"
     return None
-
-
-def _may(*capabilities: int) -> bool:
-    """Whether all of these are effective in this process."""
-    try:
-        with open("/proc/self/status", "rb") as status:
-            mask = next(int(line.split()[1], 16) for line in status if line.startswith(b"CapEff:"))
-    except (OSError, StopIteration, ValueError):
-        return True  # no /proc: trying will tell
-    return all(mask >> capability & 1 for capability in capabilities)
 
 
 def on_overlay(place: Path) -> bool:

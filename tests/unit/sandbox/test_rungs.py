@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lamina.layer.flavour import Flavour, IdMap
+from lamina.sandbox import rungs
 from lamina.sandbox.protocols import Overlay, Sandbox, SandboxReport, SandboxSetupFailed, SandboxSpec, SandboxUnavailable
-from lamina.sandbox.rungs import RUNGS, NamespaceSandbox, NoSandbox, check_name, flavour_of, make
+from lamina.sandbox.rungs import RUNGS, NamespaceSandbox, NoSandbox, check_name, flavour_of, make, on_overlay, warning, why_not
 
 
 @pytest.mark.parametrize(
@@ -93,3 +94,33 @@ def test_a_probe_wants_all_to_work_up_to_exec(monkeypatch: pytest.MonkeyPatch, c
 def test_only_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert NamespaceSandbox("root", Flavour("trusted")).probe() == ("namespaces need Linux",)
+
+
+@pytest.mark.parametrize(
+    ("rung", "uid", "mask", "why"),
+    [
+        ("root", 1000, 0, "uid 0"),
+        ("root", 0, 0xA80425FB, "CAP_SYS_ADMIN"),
+        ("root", 0, 0x1FFFFFFFFFF, None),
+        ("chroot", 1000, 0, "uid 0"),
+        ("chroot", 0, 0xA80425FB, None),
+        ("chroot", 0, 0, "capabilities"),
+        ("userns", 1000, 0, None),
+        ("none", 1000, 0, None),
+    ],
+)
+def test_what_forbids_a_rung(monkeypatch: pytest.MonkeyPatch, rung: str, uid: int, mask: int, why: str | None) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(rungs, "may", lambda *asked: all(mask >> number & 1 for number in asked))
+    found = why_not(rung)
+    assert (found is None) == (why is None)
+    assert why is None or why in (found or "")
+
+
+def test_only_weak_rungs_warn() -> None:
+    assert [rung for rung in RUNGS if warning(rung)] == list(rungs.WEAK)
+
+
+def test_where_an_overlay_can_be(tmp_path: Path) -> None:
+    assert not on_overlay(Path("/proc"))
+    assert not on_overlay(Path("/proc/not/there"))

@@ -45,6 +45,7 @@ def test_the_map_begins_with_us_and_has_no_holes() -> None:
 
 
 def test_what_is_missing_for_a_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     assert userns.why_no_range() == "newuidmap is not installed (Debian: uidmap)"
     monkeypatch.setattr(shutil, "which", lambda tool: tool)
@@ -53,6 +54,9 @@ def test_what_is_missing_for_a_range(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "/etc/subgid has no range" in (userns.why_no_range() or "")
     found["/etc/subgid"] = [(1, 2)]
     assert userns.why_no_range() is None
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(userns, "may", lambda *_: False)
+    assert "may not map ids" in (userns.why_no_range() or "")
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def command(settings: Settings, /, as_json: bool) -> int:
     from lamina.sandbox.survey import survey
     from lamina.version import __version__
 
-    findings = survey()
+    findings = survey(settings.root)
+    usable = next((f.rung for f in findings if f.works), "none")
     facts = {
         "lamina": __version__,
         "python": sys.version.split()[0],
@@ -36,7 +37,11 @@ def command(settings: Settings, /, as_json: bool) -> int:
     }
     if as_json:
         json.dump(
-            {**facts, "rungs": [{"rung": f.rung, "works": f.works, "detail": f.detail, "remedy": f.remedy} for f in findings]},
+            {
+                **facts,
+                "chosen": usable,
+                "rungs": [{"rung": f.rung, "works": f.works, "detail": f.detail, "remedy": f.remedy} for f in findings],
+            },
             sys.stdout,
             indent=2,
         )
@@ -50,6 +55,5 @@ def command(settings: Settings, /, as_json: bool) -> int:
         print(f"{paint('green', 'works') if finding.works else paint('red', 'no   ')}  {finding.rung:14} {finding.detail}")
         if finding.remedy:
             print(f"       {'':14} {paint('dim', finding.remedy)}")
-    usable = next((f.rung for f in findings if f.works), "none")
     print(f"\nRUN steps use: {usable}")
     return 0
