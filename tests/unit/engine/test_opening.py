@@ -20,13 +20,53 @@ def settings(root: Path) -> dict[str, object]:
 
 def test_root_takes_the_root_rung_and_enters_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(userns, "enter_best", lambda: pytest.fail("entered"))
+    monkeypatch.setattr(rungs, "why_not", lambda rung: None)
     assert choose(None, 0) == ("root", ())
+
+
+@pytest.mark.parametrize(
+    ("entered", "own_disk", "refused", "rung"),
+    [
+        ("range", False, {"root"}, "userns"),
+        (None, False, {"root"}, "chroot"),
+        (None, False, {"root", "chroot"}, "proot"),
+        ("range", True, set(), "chroot"),
+        (None, False, {"root", "chroot", "proot"}, "none"),
+    ],
+)
+def test_root_in_a_container(
+    monkeypatch: pytest.MonkeyPatch, entered: str | None, own_disk: bool, refused: set[str], rung: str, tmp_path: Path
+) -> None:
+    """Strongest first; all that was in vain is told."""
+    monkeypatch.setattr(rungs, "why_not", lambda asked: "refused" if asked in refused else None)
+    monkeypatch.setattr(rungs, "on_overlay", lambda place: own_disk)
+    monkeypatch.setattr(userns, "enter_best", lambda: (entered, () if entered else ("no namespace",)))
+    chosen, tried = choose(None, 0, tmp_path)
+    assert chosen == rung
+    assert len(tried) >= len(refused)
+    assert own_disk == any("volume" in text for text in tried)
+
+
+@pytest.mark.parametrize(("rung", "kind"), [("root", ""), ("chroot", ""), ("proot", ""), ("userns", "range"), ("userns-single", "single")])
+def test_a_forced_rung_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch, rung: str, kind: str) -> None:
+    def enter(wanted: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(rungs, "why_not", lambda asked: None if kind else "it is not there")
+    monkeypatch.setattr(userns, "enter", enter)
+    with pytest.raises(SandboxUnavailable, match=f"the sandbox {rung} cannot be used here: ") as caught:
+        choose(rung, 1000)
+    assert "\n" not in caught.value.message
+    assert "lamina doctor" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(("entered", "rung"), [("range", "userns"), ("single", "userns-single"), (None, "none")])
 def test_an_ordinary_user_takes_what_can_be_entered(monkeypatch: pytest.MonkeyPatch, entered: str | None, rung: str) -> None:
     monkeypatch.setattr(userns, "enter_best", lambda: (entered, ("what was tried",)))
-    assert choose(None, 1000) == (rung, ("what was tried",))
+    monkeypatch.setattr(rungs, "why_not", lambda asked: "it is not there")
+    chosen, tried = choose(None, 1000)
+    assert chosen == rung
+    assert tried[0] == "what was tried"
 
 
 @pytest.mark.parametrize(("rung", "kind"), [("userns", "range"), ("userns-single", "single")])
@@ -50,7 +90,7 @@ def test_the_sandbox_is_made_when_it_is_needed_and_closed_once(tmp_path: Path, m
         def close(self) -> None:
             made.append("closed")
 
-    def make(rung: str, tried: tuple[str, ...]) -> Fake:
+    def make(rung: str, tried: tuple[str, ...], folder: Path) -> Fake:
         made.append(rung)
         return Fake(rungs.flavour_of(rung), tried)
 

@@ -17,7 +17,7 @@ Lamina = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def found(monkeypatch: pytest.MonkeyPatch) -> None:
     rungs = (Finding("root", False, "this is not root", "become it"), Finding("userns", True, "a range"), Finding("none", True, "always"))
-    monkeypatch.setattr(survey, "survey", lambda: rungs)
+    monkeypatch.setattr(survey, "survey", lambda root: rungs)
 
 
 def test_what_works_and_what_would_help(lamina: Lamina) -> None:
@@ -32,6 +32,7 @@ def test_what_works_and_what_would_help(lamina: Lamina) -> None:
 def test_json(lamina: Lamina) -> None:
     document = json.loads(lamina("doctor", "--json").out)
     assert [rung["works"] for rung in document["rungs"]] == [False, True, True]
+    assert document["chosen"] == "userns"
     assert document["kernel"]
 
 
