@@ -14,7 +14,7 @@ MISS_CODES = (
     "env-changed", "base-changed", "parent-changed", "mount-changed", "remote-changed", "platform-changed", "forced", "expired", "evicted",
     "not-trusted", "schema-changed", "forgotten", "option-changed",
 )  # fmt: skip
-HIT_CODES = ("same-key", "cut-off", "shared")
+HIT_CODES = ("same-key", "cut-off", "shared", "adopted")
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True):

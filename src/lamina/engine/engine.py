@@ -108,6 +108,7 @@ class Engine:
             request = _received(request, around)
             lowered = self._lower(request, around)
             job = Job(request, around, report, build_id=build_id)
+            job.lowered = lowered
             self._check_selectors(job, lowered)
             self._notices(lowered, job)
             if self.on_steps is not None:
@@ -152,6 +153,7 @@ class Engine:
             request = _received(request, around)
             lowered = self._lower(request, around)
             job = Job(request, around, report, build_id="plan", planning=True)
+            job.lowered = lowered
             self._check_selectors(job, lowered)
             self._notices(lowered, job)
             outcome = self._solve(lowered, job, request, None, planning=True)

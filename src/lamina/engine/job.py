@@ -13,7 +13,7 @@ from lamina.cache import explain, freshness, keys, policy
 from lamina.cache.differences import FileChange
 from lamina.cache.freshness import Asked
 from lamina.cache.reason import Reason, Verdict
-from lamina.cache.record import CacheKey, InputPart, KeyParts, Place, Record
+from lamina.cache.record import CacheKey, InputPart, KeyParts, LayerRef, Place, Record
 from lamina.diagnostics.errors import located
 from lamina.engine import identify
 from lamina.engine.listed import Listed
@@ -22,7 +22,7 @@ from lamina.engine.request import BuildRequest, Notice, Report, StepEnded, StepO
 from lamina.engine.results import Files, Filesystem, Result
 from lamina.graph.ops import ExecOp, FileOp
 from lamina.graph.vertex import Vertex
-from lamina.oci.digest import Digest
+from lamina.oci.digest import Digest, LayerId
 from lamina.sandbox.protocols import CancelToken
 from lamina.solver.events import (
     Absent,
@@ -41,6 +41,8 @@ from lamina.solver.events import (
 )
 
 if TYPE_CHECKING:
+    from lamina.dockerfile.lower import Lowered
+    from lamina.engine.adopted import LoadedImages
     from lamina.engine.layers import Kept
     from lamina.engine.surroundings import Surroundings
     from lamina.solver.events import Answer, Task
@@ -83,6 +85,8 @@ class Job:
         )
         self.accounts: dict[int, Account] = {}
         self.warnings: list[str] = []
+        self.lowered: Lowered | None = None  # for engine/adopted.py: what the target's history tells
+        self._loaded: LoadedImages | None = None
         self.hits: list[tuple[str, Record]] = []  # steps that were found, in the order of showing
         self._lock = threading.Lock()
 
@@ -132,6 +136,10 @@ class Job:
         choice = self._choose(node, records)
         if choice is not None:
             return Found(node, self._hit(node, choice, inputs))
+        if not forced_by and not records:
+            adopted = self._adopt(node, key, inputs)
+            if adopted is not None:
+                return Found(node, adopted)
         facts = self._facts(node, inputs)
         if forced_by:
             facts = msgspec.structs.replace(facts, forced_by=forced_by)
@@ -146,6 +154,30 @@ class Job:
         if self.planning:
             self.account(node).verdict = "miss"
         return NotFound(node)
+
+    def _adopt(self, node: Vertex, key: CacheKey, inputs: tuple[Result | None, ...]) -> Filesystem | None:
+        """A RUN whose layer an image has that was loaded (engine/adopted.py); from now on there is a record of it."""
+        root = inputs[0] if inputs else None
+        if self.lowered is None or not isinstance(node.op, ExecOp) or node.op.mounts or not isinstance(root, Filesystem):
+            return None
+        from lamina.engine.adopted import LoadedImages
+        from lamina.engine.layers import Kept
+
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = LoadedImages(self.around.store, self.lowered)
+            found = self._loaded.find(node, root.state)
+        if found is None:
+            return None
+        account = self.account(node)
+        layer = LayerRef(id=LayerId(found.diff_id), size=found.size, diff_id=found.diff_id, empty=found.empty)
+        record = self._record(node, key, root, Kept(layer, found.diff), account)
+        if not self.planning:
+            self.around.records.publish(record)
+        account.reason = Reason("adopted", f"the loaded image {found.image} has the layer of this step, by its history and its content")
+        account.state = record.state
+        self._end(node, "hit")
+        return Filesystem(record.state, self._identity(record), record.layers, record, label=identify.label_of(node))
 
     def _choose(self, node: Vertex, records: tuple[Record, ...]) -> Record | None:
         limit = self._limit(node)
