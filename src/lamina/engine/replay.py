@@ -55,8 +55,16 @@ class StepRow(msgspec.Struct, frozen=True):
         return self.misses * (self.seconds or 0.0)
 
 
+class Saving(msgspec.Struct, frozen=True):
+    seconds: float
+    runs: int
+
+
 class Replay(msgspec.Struct, frozen=True):
-    """`commits` oldest first; `steps` with the most seconds lost first, then the most misses."""
+    """`commits` oldest first; `steps` with the most seconds lost first, then the most misses.
+
+    `unnamed_args`: what build arguments cost that stand in the keys of RUNs which do not name them; None when it is nothing.
+    """
 
     dockerfile: str
     commits: tuple[CommitRow, ...]
@@ -65,6 +73,7 @@ class Replay(msgspec.Struct, frozen=True):
     misses: int
     seconds_lost: float
     reordering: Reordering | None = None
+    unnamed_args: Saving | None = None
 
     @property
     def hit_rate(self) -> float | None:
@@ -92,18 +101,22 @@ def replay(
     sources: Sources | None = None,
 ) -> Replay:
     """Replay the last `commits` commits of `ref`. `folder` is the build's context in the work tree, `dockerfile` a path in it.
+    `{commit}` in the value of a build argument stands for each commit's id.
 
     Raises NoRepository. A commit whose Dockerfile is missing or wrong is a row with its error.
     """
     options, sources = options or Options(), sources or Sources()
     rows: list[CommitRow] = []
     built: list[list[Keyed]] = []
+    named: list[list[Keyed]] = []  # the same builds with --arg-scope=named
     seconds = _Seconds(sources, dockerfile)
     seen: set[CacheKey] = set()
     with Repository(folder, environment) as repository:
         for commit in repository.commits(commits, ref):
             try:
                 steps = _steps(repository, commit, dockerfile, options, sources)
+                if options.args:
+                    named.append(_steps(repository, commit, dockerfile, msgspec.structs.replace(options, arg_scope="named"), sources))
             except NoRepository:
                 raise
             except LaminaError as error:
@@ -133,6 +146,7 @@ def replay(
         sum(row.misses for row in counted),
         sum(row.seconds for row in counted),
         best(_chains(built, seconds)),
+        _saving(built, named, seconds),
     )
 
 
@@ -201,7 +215,8 @@ def _steps(repository: Repository, commit: Commit, dockerfile: str, options: Opt
     if document.errors:
         raise DockerfileError(document.errors)
     tree = GitTree(repository, root, IgnoreRules.parse(ignore), ignore) if ignore else plain
-    graph, states = lowered(document, options, sources.base)
+    args = {name: value.replace("{commit}", commit.id) if value else value for name, value in options.args.items()}
+    graph, states = lowered(document, msgspec.structs.replace(options, args=args), sources.base)
     return keys_of(graph, states, lambda name: tree, sources.state)
 
 
@@ -237,6 +252,25 @@ def _by_step(built: Sequence[Sequence[Keyed]], seconds: _Seconds) -> list[StepRo
         seen |= {step.key for step in steps}
     rows = [StepRow(stage, text, count[0], count[1], costs[stage, text]) for (stage, text), count in counts.items()]
     return sorted(rows, key=lambda row: (-row.lost, -row.misses))
+
+
+def _saving(built: Sequence[Sequence[Keyed]], named: Sequence[Sequence[Keyed]], seconds: _Seconds) -> Saving | None:
+    if not named:
+        return None
+    now, then = _cost(built, seconds), _cost(named, seconds)
+    return Saving(max(now[0] - then[0], 0.0), now[1] - then[1]) if now[1] > then[1] else None
+
+
+def _cost(built: Sequence[Sequence[Keyed]], seconds: _Seconds) -> tuple[float, int]:
+    """(seconds, runs) after the first commit."""
+    seen: set[CacheKey] = {step.key for step in built[0]}
+    spent, runs = 0.0, 0
+    for steps in built[1:]:
+        for step in {step.key: step for step in steps if step.key not in seen}.values():
+            spent += seconds.of(step) or 0.0
+            runs += 1
+        seen |= {step.key for step in steps}
+    return spent, runs
 
 
 def _chains(built: Sequence[Sequence[Keyed]], seconds: _Seconds) -> list[list[Chain]]:

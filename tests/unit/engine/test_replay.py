@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lamina.dockerfile.ignore import IgnoreRules
+from lamina.dockerfile.lower import Options
 from lamina.engine.replay import Replay, Sources, replay
 from lamina.engine.replay_git import GitTree, NoRepository, Repository
 from lamina.layer.context import ContextTree
@@ -236,3 +237,21 @@ def test_a_linked_copy_costs_only_itself(project: Path, commit: Commit) -> None:
     assert found.reordering is not None
     assert found.reordering.order[-2:] == ("RUN apt-get install -y gcc", "COPY src /src")
     assert found.reordering.runs == 2
+
+
+def test_an_argument_that_is_another_each_time(project: Path, commit: Commit) -> None:
+    early = "FROM a:1\nARG SHA\nRUN one\nRUN two\nRUN three $SHA\n"
+    commit({"Dockerfile": early, "x": "1"})
+    commit({"x": "2"})
+    commit({"x": "3"})
+    options = Options(args={"SHA": "v-{commit}"})
+    found = run(project, options=options, sources=Sources(seconds=lambda step, place: 5.0))
+    assert [row.misses for row in found.commits[1:]] == [3, 3]
+    assert found.unnamed_args is not None
+    assert (found.unnamed_args.runs, found.unnamed_args.seconds) == (4, 20.0)
+    assert run(project).unnamed_args is None
+    commit({"Dockerfile": "FROM a:1\nRUN one\nRUN two\nARG SHA\nRUN three $SHA\n"})
+    commit({"x": "4"})
+    late = run(project, options=options, commits=2)
+    assert late.misses == 1
+    assert late.unnamed_args is None

@@ -25,7 +25,9 @@ _ROWS = 12  # of instructions and commits that are shown
 @click.option("--ref", default="HEAD", show_default=True, metavar="REF", help="The branch or commit to go back from (first parents).")
 @click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile, a path in PATH (default: Dockerfile).")
 @click.option("--target", metavar="STAGE", help="Build this stage (name or number) instead of the last.")
-@click.option("--build-arg", "args", multiple=True, metavar="NAME[=VALUE]", help="Give an ARG a value; the same for every commit.")
+@click.option(
+    "--build-arg", "args", multiple=True, metavar="NAME[=VALUE]", help="Give an ARG a value; {commit} in it stands for each commit's id."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def command(
@@ -39,6 +41,7 @@ def command(
     \b
     Examples:
       lamina replay --commits 50
+      lamina replay --build-arg GIT_SHA={commit}
       lamina replay --target test --json services/api
     """
     from lamina.dockerfile.lower import Options
@@ -118,6 +121,11 @@ def _show(result: Replay) -> None:
             print(f"  {_line(text)}")
         if best.condition:
             print(f"  ({best.condition})")
+    if result.unnamed_args is not None:
+        runs = result.unnamed_args.runs
+        cost = f"{seconds(result.unnamed_args.seconds)} and " if result.unnamed_args.seconds else ""
+        print(f"\narguments in the keys of steps that do not name them cost {cost}{runs} run{'s' if runs != 1 else ''} of a step:")
+        print("  declare each ARG right before the first step that names it, or build with --arg-scope=named")
     for row_ in bad[:3]:
         print(f"not counted: {row_.id[:10]} ({row_.error})", file=sys.stderr)
     if len(bad) > 3:
