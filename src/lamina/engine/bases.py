@@ -20,12 +20,13 @@ from lamina.oci.digest import DiffId, Digest, LayerId, chain
 from lamina.oci.manifest import Descriptor, InvalidDocument, Manifest
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
-from lamina.oci.selection import parse_checked
+from lamina.oci.selection import choose, parse_checked
 from lamina.sandbox.protocols import CancelToken
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
 if TYPE_CHECKING:
+    from lamina.engine.freshness.lockfile import Lock
     from lamina.registry.client import RegistryClient
 
 
@@ -44,13 +45,15 @@ class _Known(msgspec.Struct, frozen=True):
 class Bases:
     """Thread-safe. `client` gives the one client for registries; it is asked when one is needed."""
 
-    def __init__(self, store: LocalStore, client: Callable[[], RegistryClient]) -> None:
+    def __init__(self, store: LocalStore, client: Callable[[], RegistryClient], pins: Lock | None = None) -> None:
         self._store = store
         self._registry = client
+        self._pins = pins  # --locked: the only digests that tags may stand for
         self._lock = threading.Lock()
         self._known: dict[Digest, _Known] = {}
         self.made_here: set[str] = set()  # references whose image was built, loaded or imported here: nobody is asked about it
         self.used: dict[tuple[str, Platform], tuple[Image, ImageConfig]] = {}  # what each reference came to
+        self.locked: dict[str, Digest] = {}  # what each was held to
         self.unanswered: dict[str, str] = {}  # references whose registry did not answer: the local image was used
         self._origins: dict[LayerId, tuple[Descriptor, Reference | None]] = {}
 
@@ -67,6 +70,8 @@ class Bases:
             image = from_layout(self._store, Path(path), platform, tag=tag, digest=digest)
             return self._learn(text, image, None, platform)
         reference = Reference.parse(text).with_default_tag()
+        if self._pins is not None and reference.digest is None:
+            return self._held(reference, platform, self._pins.image(str(reference)))
         if not pull_newer:
             local = self._local(reference, platform)
             if local is not None and not self._moved(reference, platform):
@@ -79,6 +84,41 @@ class Bases:
 
         image = pull(self._store, self._registry(), reference, platform, layers=False)
         return self._learn(str(reference), image, reference, platform)
+
+    def _held(self, reference: Reference, platform: Platform, digest: Digest) -> ResolvedBase:
+        """The image that the tag stood for when it was locked, wherever it points now. Nobody is asked where that image is here."""
+        known = self._store.facts.remote(str(reference), str(platform))
+        image = self._local(reference, platform)
+        if image is not None and known is None and image.manifest == digest:
+            return self._learn(str(reference), image, reference, platform)  # made here
+        exact = msgspec.structs.replace(reference, digest=digest)
+        if known is None or known.manifest != digest or image is None:
+            image = self._by_digest(digest, platform)
+        if image is None:
+            from lamina.engine.freshness.lockfile import Drift
+            from lamina.engine.images.importing import pull
+            from lamina.registry.errors import RegistryError
+
+            try:
+                image = pull(self._store, self._registry(), exact, platform, layers=False)
+            except RegistryError as error:
+                why = f"{reference.familiar} is locked to {digest[:19]}, which is not to be had: {error.message}"
+                raise Drift(why, hint="`lamina lock` takes what is there now") from error
+        self.locked[str(reference)] = digest
+        return self._learn(str(reference), image, exact, platform)
+
+    def _by_digest(self, digest: Digest, platform: Platform) -> Image | None:
+        """An image that is here, by the digest of its index, manifest or config."""
+        if self._store.blobs.missing([digest]):
+            return None
+        try:
+            document = parse_checked(self._store.blobs.read(digest))
+        except InvalidDocument:
+            return self._store.images.by_id(digest)
+        if isinstance(document, Manifest):
+            return self._store.images.by_id(digest)
+        chosen = choose(document, platform)
+        return None if chosen is None else self._store.images.by_id(chosen.digest)
 
     def _moved(self, reference: Reference, platform: Platform) -> bool:
         """Whether the tag of a pulled image points elsewhere now. One HEAD; a registry that does not answer leaves the local image in use,

@@ -48,6 +48,7 @@ from lamina.store.refs import Image
 
 if TYPE_CHECKING:
     from lamina.engine.attest.attached import Attest
+    from lamina.engine.freshness.lockfile import Lock
     from lamina.engine.receipt import Receipt
     from lamina.registry.client import RegistryClient
 
@@ -168,6 +169,17 @@ class Engine:
                 fetch = around.bases.missing_bytes(layers)
             return PlanResult(steps, not work, fetch, sum(s.saved for s in work), tuple(job.warnings))
 
+    def lock(self, request: BuildRequest) -> Lock:
+        """What the request's bases, URLs and repositories come to now. Executes nothing, fetches no layer."""
+        from lamina.engine.freshness.lockfile import Lock, lock_now, merged
+
+        found = Lock()
+        for platform in request.platforms or (None,):
+            one = request if platform is None else msgspec.structs.replace(request, platforms=(platform,))
+            with self._around(one) as around:
+                found = merged(found, lock_now(self.store, around, self._lower(_received(one, around), around)))
+        return found
+
     # Parts of a build
 
     @contextlib.contextmanager
@@ -180,12 +192,13 @@ class Engine:
         around = Surroundings(
             self.store,
             self.records,
-            Bases(self.store, self.registry),
+            Bases(self.store, self.registry, request.lock),
             Contexts(self.store, folders, request.ignore_text, exact_modes=request.exact_modes),
             self._sandbox,
             scratch,
             now=self.now,
             host=self.host,
+            pins=request.lock,
         )
         try:
             yield around

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from lamina.cache.reason import Reason, Verdict
 from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
+
+if TYPE_CHECKING:
+    from lamina.engine.freshness.lockfile import Lock
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -80,6 +83,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     arg_scope: Literal["declared", "named"] = "declared"
     cut_off: bool = True
     epoch: int | None = None  # seconds: the time of all that is made here, in config and layers (--reproducible)
+    lock: Lock | None = None  # --locked: bases, URLs and repositories are these
     provenance: Literal["min", "max"] | None = None  # beside what is pushed or written as oci
     sbom: tuple[Literal["spdx", "cyclonedx"], ...] = ()  # likewise
     dockerfile_path: Path | None = None  # where the text was read from, so that the build can be repeated
@@ -165,6 +169,7 @@ class StepEnded(msgspec.Struct, frozen=True):
     seconds: float
     saved: float
     error: str | None = None
+    key: str | None = None
 
 
 class Notice(msgspec.Struct, frozen=True):

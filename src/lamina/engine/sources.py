@@ -19,6 +19,7 @@ from lamina.layer.tree import FileTree
 from lamina.store.local import LocalStore
 
 if TYPE_CHECKING:
+    from lamina.engine.freshness.lockfile import Lock
     from lamina.engine.runners import git, http
 
 Warn = Callable[[str, str], None]
@@ -111,8 +112,9 @@ def _remembered(url: str) -> str:
 class Sources:
     """URLs and repositories of one build; each is asked once. Thread-safe."""
 
-    def __init__(self, store: LocalStore, scratch: Path) -> None:
+    def __init__(self, store: LocalStore, scratch: Path, pins: Lock | None = None) -> None:
         self._store = store
+        self._pins = pins
         self._scratch = scratch
         self.ssh: Path | None = None  # agent or key for repositories
         self._lock = threading.Lock()
@@ -127,12 +129,14 @@ class Sources:
             if isinstance(op, HttpOp):
                 if op.checksum is None and op not in self._trees:
                     self._fetch(op)
+                if op.checksum is None and self._pins is not None:
+                    self._pins.check_url(op.url, self._ids[op])
                 return Files(cast(FileTree, _Late(self, op)), "url", op.url, op.checksum or self._ids[op])
             from lamina.engine.runners import git
 
             url = _git_url(op)
             if op not in self._ids:
-                self._ids[op] = git.resolve(url, ssh=self.ssh)
+                self._ids[op] = git.resolve(url, ssh=self.ssh) if self._pins is None else self._pins.commit(op.url, op.ref)
             commit = self._ids[op]
             kept = f":{op.ref}" if op.keep_git_dir else ""
             return Files(cast(FileTree, _Late(self, op)), "git", op.url, f"{commit}:{op.subdir}:{op.submodules}{kept}")

@@ -19,6 +19,7 @@ from lamina.store.local import LocalStore
 from lamina.store.protocols import BlobNotFound
 
 if TYPE_CHECKING:
+    from lamina.engine.freshness.lockfile import Lock
     from lamina.engine.runners.exec import ExecSurroundings
 
 
@@ -34,12 +35,13 @@ class Surroundings:
         *,
         now: Callable[[], float],
         host: str,
+        pins: Lock | None = None,
     ) -> None:
         self.store = store
         self.records = records
         self.bases = bases
         self.contexts = contexts
-        self.sources = Sources(store, scratch)
+        self.sources = Sources(store, scratch, pins)
         self.layers = LayerKeeper(store, bases.fetch)
         self.now = now
         self.host = host

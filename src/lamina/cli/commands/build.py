@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 @click.option("--metadata-file", type=click.Path(path_type=Path), metavar="FILE", help="Write digests and names as JSON to FILE.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write each step's verdict and reason as JSON to FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
+@click.option("--lock", is_flag=True, help="Write what the build used to PATH/lamina.lock.")
 @click.option("--check", is_flag=True, help="Only check the Dockerfile, as `lamina lint` does; exit code 1 also for warnings.")
 @attest_options
 @shared_options
@@ -62,6 +63,7 @@ def command(
     metadata_file: Path | None,
     report: Path | None,
     as_json: bool,
+    lock: bool,
     check: bool,
     provenance: str | None,
     sbom: tuple[str, ...],
@@ -126,6 +128,10 @@ def command(
             raise
         view.close()
         _write_files(result, iidfile, metadata_file, report)
+        if lock:
+            from lamina.cli.commands.lock import keep
+
+            keep(engine, request, result)
     if mode == "json" and not quiet:
         pass
     elif not quiet and mode != "quiet":

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lamina.cli import inputs
 from lamina.cli.settings import Settings
 from lamina.engine.request import BuildRequest, Output, Selector
+
+if TYPE_CHECKING:
+    from lamina.engine.freshness.lockfile import Lock
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +33,9 @@ _OPTIONS = [
     click.option("--platform", "platforms", metavar="OS/ARCH[,...]", help="Build for these platforms (default: this machine's)."),
     click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Add a label to the image."),
     click.option("--pull", is_flag=True, help="Ask the registries for newer base images."),
+    click.option(
+        "--locked", is_flag=True, help="Take bases, URLs and repositories as PATH/lamina.lock says; what is not in it is an error."
+    ),
     click.option(
         "--registry-ca",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -111,6 +117,7 @@ def request_from(
         ignore_text=context.ignore,
         ignore_name=context.ignore_name,
         incoming=context.incoming,
+        lock=_lock(context.folder) if options["locked"] else None,
         target=options["target"] or None,
         args=args,
         epoch=epoch,
@@ -136,3 +143,9 @@ def request_from(
         cut_off=settings.cut_off,
         jobs=options["jobs"] or 0,
     )
+
+
+def _lock(folder: Path) -> Lock:
+    from lamina.engine.freshness.lockfile import NAME, read_lock
+
+    return read_lock(folder / NAME)

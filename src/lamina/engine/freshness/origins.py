@@ -97,13 +97,9 @@ def remember(
         platform=image.platform,
         dockerfile=request.dockerfile_name,
         recipe=recipe_of(request),
-        bases=_bases(store, around),
-        urls=tuple(
-            sorted({UrlUse(plain_url(op.url), id) for op, id in around.sources.used().items() if not isinstance(op, GitOp)}, key=str)
-        ),
-        gits=tuple(
-            sorted({GitUse(plain_url(op.url), op.ref, id) for op, id in around.sources.used().items() if isinstance(op, GitOp)}, key=str)
-        ),
+        bases=bases_of(store, around),
+        urls=urls_of(around),
+        gits=gits_of(around),
         stages=stages_of(lowered),
         steps=tuple(StepUse(step.stage_name or str(step.stage), step.text, step.key) for step in steps if step.key),
     )
@@ -122,12 +118,25 @@ def read(doc: bytes | None) -> Origin | None:
     return found if found.schema == SCHEMA else None
 
 
-def _bases(store: LocalStore, around: Surroundings) -> tuple[BaseUse, ...]:
+def urls_of(around: Surroundings) -> tuple[UrlUse, ...]:
+    """Downloads without a --checksum of their own."""
+    found = {UrlUse(plain_url(op.url), id) for op, id in around.sources.used().items() if not isinstance(op, GitOp) and op.checksum is None}
+    return tuple(sorted(found, key=lambda use: use.url))
+
+
+def gits_of(around: Surroundings) -> tuple[GitUse, ...]:
+    found = {GitUse(plain_url(op.url), op.ref, id) for op, id in around.sources.used().items() if isinstance(op, GitOp)}
+    return tuple(sorted(found, key=lambda use: (use.url, use.ref)))
+
+
+def bases_of(store: LocalStore, around: Surroundings) -> tuple[BaseUse, ...]:
     uses = []
     for (text, platform), (image, config) in around.bases.used.items():
         remote = store.facts.remote(text, str(platform))
         # A name that was pulled once and then given to an image built here names that one.
-        top = remote.manifest if remote is not None and (remote.manifest == image.manifest or store.origins.of(image.id) is None) else None
+        top = around.bases.locked.get(text)
+        if top is None and remote is not None and (remote.manifest == image.manifest or store.origins.of(image.id) is None):
+            top = remote.manifest
         if top is None and "@" in text:
             top = Digest(text.rpartition("@")[2])
         uses.append(BaseUse(text, str(platform), image.id, image.manifest, content_of(config), top))
