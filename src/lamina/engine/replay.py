@@ -21,6 +21,7 @@ from lamina.dockerfile.lower import Options
 from lamina.engine.replay_git import Commit, GitTree, NoRepository, Repository
 from lamina.engine.replay_keys import Base, Keyed, keys_of, lowered, unknown_base
 from lamina.engine.replay_order import Chain, Reordering, best
+from lamina.graph.ops import CopyAction, FileOp
 from lamina.layer.entry import Kind
 from lamina.oci.digest import StateId
 from lamina.oci.platform import Platform
@@ -64,6 +65,7 @@ class Replay(msgspec.Struct, frozen=True):
     """`commits` oldest first; `steps` with the most seconds lost first, then the most misses.
 
     `unnamed_args`: what build arguments cost that stand in the keys of RUNs which do not name them; None when it is nothing.
+    `takes_git`: a step of the last commit that copies a checkout's `.git`, which no commit has; "" when there is none.
     """
 
     dockerfile: str
@@ -74,6 +76,7 @@ class Replay(msgspec.Struct, frozen=True):
     seconds_lost: float
     reordering: Reordering | None = None
     unnamed_args: Saving | None = None
+    takes_git: str = ""
 
     @property
     def hit_rate(self) -> float | None:
@@ -147,6 +150,7 @@ def replay(
         sum(row.seconds for row in counted),
         best(_chains(built, seconds)),
         _saving(built, named, seconds),
+        _takes_git(built[-1]) if built else "",
     )
 
 
@@ -252,6 +256,16 @@ def _by_step(built: Sequence[Sequence[Keyed]], seconds: _Seconds) -> list[StepRo
         seen |= {step.key for step in steps}
     rows = [StepRow(stage, text, count[0], count[1], costs[stage, text]) for (stage, text), count in counts.items()]
     return sorted(rows, key=lambda row: (-row.lost, -row.misses))
+
+
+def _takes_git(steps: Sequence[Keyed]) -> str:
+    for step in steps:
+        op = step.vertex.op
+        if isinstance(op, FileOp) and isinstance(step.tree, GitTree) and step.tree.takes_git():
+            copies = [action for action in op.actions if isinstance(action, CopyAction)]
+            if any(action.source.strip("./") in ("", "*") and not action.include for action in copies):
+                return step.step.text
+    return ""
 
 
 def _saving(built: Sequence[Sequence[Keyed]], named: Sequence[Sequence[Keyed]], seconds: _Seconds) -> Saving | None:

@@ -204,6 +204,12 @@ class GitTree:
             raise NoRepository(f"{os.fsdecode(path)} is no file of this commit")
         return self._repository.content(item.oid)[0]
 
+    def takes_git(self) -> bool:
+        """Whether a checkout's own `.git` would be part of this context: git has no such file, a build does."""
+        if self._repository.prefix:
+            return False
+        return self._ignore is None or not self._ignore.root().directory(".git").ignored
+
     def digest(self, path: bytes) -> bytes:
         """The Merkle digest of a whole folder, as Selection.digest of it; remembered for each git tree."""
         return self._digest(path, self._folder(path) or {}, "" if not path else (self._item(path) or Item(0, "")).oid)

@@ -255,3 +255,18 @@ def test_an_argument_that_is_another_each_time(project: Path, commit: Commit) ->
     late = run(project, options=options, commits=2)
     assert late.misses == 1
     assert late.unnamed_args is None
+
+
+@pytest.mark.parametrize(
+    ("files", "takes"),
+    [
+        ({"Dockerfile": "FROM a:1\nCOPY . /x\n"}, "COPY . /x"),
+        ({"Dockerfile": "FROM a:1\nCOPY . /x\n", ".dockerignore": "*.log\n"}, "COPY . /x"),
+        ({"Dockerfile": "FROM a:1\nCOPY . /x\n", ".dockerignore": ".git\n"}, ""),
+        ({"Dockerfile": "FROM a:1\nCOPY src /x\n", "src/a": "1"}, ""),
+    ],
+)
+def test_the_checkouts_own_folder_is_told(project: Path, commit: Commit, files: dict[str, str | None], takes: str) -> None:
+    commit(files)
+    commit({"other": "1"})
+    assert run(project).takes_git == takes

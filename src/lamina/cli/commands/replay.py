@@ -121,6 +121,10 @@ def _show(result: Replay) -> None:
             print(f"  {_line(text)}")
         if best.condition:
             print(f"  ({best.condition})")
+    if result.takes_git:
+        print(
+            f"\n.git is not in .dockerignore: in a checkout that has it {_line(result.takes_git)} runs again at every commit, whatever is said above"
+        )
     if result.unnamed_args is not None:
         runs = result.unnamed_args.runs
         cost = f"{seconds(result.unnamed_args.seconds)} and " if result.unnamed_args.seconds else ""
