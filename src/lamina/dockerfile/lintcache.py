@@ -19,6 +19,7 @@ SECRET_HINT = (
 _PRIVATE = re.compile(r"private_?key|ssh_?key|deploy_?key|(?:^|_)(?:id_)?(?:rsa|dsa|ecdsa|ed25519)(?:_|$)|(?:^|_)pem(?:_|$)", re.IGNORECASE)
 _MANY = 2  # RUNs that an ARG costs for nothing before it is worth a word
 _SYSTEM = re.compile(r"/(?:etc|usr|lib|bin|sbin|root|var|tmp|opt)(?:/|\Z)(?!(?:src|app)\b)")
+_INSTALLS = re.compile(r"(?<![\w/.-])(?:apt|apt-get|apk|yum|dnf|microdnf|tdnf|zypper|pacman|pip3?|npm|corepack|rustup)\s")
 _URL = re.compile(r"(?:https?|git|ssh)://|[\w.-]+@[\w.-]+:")
 
 
@@ -79,7 +80,7 @@ def arg_in_many_keys(subject: Subject) -> Iterator[Finding]:
             if not isinstance(item, Arg):
                 continue
             for name, _ in item.pairs:
-                later = stage.instructions[position + 1 :]
+                later = (*stage.instructions[position + 1 :], *_inheriting(subject, stage))
                 runs = [step for step in later if isinstance(step, Run)]
                 naming = [step for step in later if _names(step, name)]
                 first = later.index(naming[0]) if naming else len(later)
@@ -92,6 +93,17 @@ def arg_in_many_keys(subject: Subject) -> Iterator[Finding]:
                 )
                 hint = f"declare it right before line {naming[0].span.line}" if naming else "remove it, or build with --arg-scope=named"
                 yield Finding(message, place(item, name), hint)
+
+
+def _inheriting(subject: Subject, stage: Stage) -> list[AnyInstruction]:
+    """What stands in the stages that begin with this one: its ARGs hold there too."""
+    names = {stage.name} - {""}
+    found: list[AnyInstruction] = []
+    for other in subject.document.stages[stage.index + 1 :]:
+        if other.from_.base.lower() in names:
+            found += other.instructions
+            names.add(other.name)
+    return found
 
 
 def _names(step: AnyInstruction, name: str) -> bool:
@@ -122,6 +134,8 @@ def copy_before_install(subject: Subject) -> Iterator[Finding]:
             if not isinstance(step, Run) or not copies:
                 continue
             files = needed(step)
+            if files == () and not _INSTALLS.search(step.text):
+                continue
             if files is None:
                 copies, told = [], set()  # it may need all that was copied: what follows cannot go before it
                 continue
