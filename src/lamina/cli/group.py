@@ -47,11 +47,16 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, "-V", "--version", message="lamina %(version)s")
 @click.option("--root", type=click.Path(path_type=Path), envvar="LAMINA_ROOT", help="The store (default: $XDG_DATA_HOME/lamina).")
 @click.option(
-    "--sandbox", "rung", envvar="LAMINA_SANDBOX", metavar="RUNG", help="Force a rung of the sandbox: root, userns, userns-single, runc, crun, chroot, proot or none."
+    "--sandbox",
+    "rung",
+    envvar="LAMINA_SANDBOX",
+    metavar="RUNG",
+    help="Force a rung of the sandbox: root, userns, userns-single, runc, crun, chroot, proot or none.",
 )
+@click.option("--limit", "limits", envvar="LAMINA_LIMIT", metavar="LIMITS", help="What each RUN may use: memory=512m,cpus=1.5,pids=200.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
-def cli(ctx: click.Context, root: Path | None, rung: str | None, debug: bool) -> Any:
+def cli(ctx: click.Context, root: Path | None, rung: str | None, limits: str | None, debug: bool) -> Any:
     """Build container images without a daemon and without root, with a cache that gives a reason for every step.
 
     \b
@@ -60,4 +65,4 @@ def cli(ctx: click.Context, root: Path | None, rung: str | None, debug: bool) ->
       lamina plan .
       lamina why app:1
     """
-    ctx.obj = Settings.from_environment(os.environ, root=root, rung=rung, debug=debug, arguments=ctx.obj or ())
+    ctx.obj = Settings.from_environment(os.environ, root=root, rung=rung, debug=debug, arguments=ctx.obj or (), limits=limits)

@@ -42,5 +42,6 @@ def open_engine(
         insecure_registries=insecure_registries,
         registry_environment=settings.environment,
         on_rescue=on_rescue,
+        limits=settings.limits,
     ) as engine:
         yield engine

@@ -21,11 +21,19 @@ class Settings(msgspec.Struct, frozen=True):
     no_colour: bool
     proxies: Mapping[str, str]
     arguments: tuple[str, ...]  # the whole command line
+    limits: str | None  # of each RUN, as --limit has it
     environment: Mapping[str, str]  # for --build-arg NAME and --secret env=
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str], *, root: Path | None, rung: str | None, debug: bool, arguments: tuple[str, ...] = ()
+        cls,
+        environment: Mapping[str, str],
+        *,
+        root: Path | None,
+        rung: str | None,
+        debug: bool,
+        arguments: tuple[str, ...] = (),
+        limits: str | None = None,
     ) -> Settings:
         if root is None:
             root = Path(store_root(environment))
@@ -35,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True):
         return cls(
             root=root.absolute(),
             rung=rung,
+            limits=limits,
             debug=debug,
             cut_off=switch not in ("off", "0"),
             no_colour=bool(environment.get("NO_COLOR")),

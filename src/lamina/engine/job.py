@@ -405,6 +405,8 @@ class Job:
         )
         if cancel.cancelled():
             raise Cancelled("stopped")
+        if report.limited == "rlimit":
+            self.warn("no control group can be made here: limits hold for each process of a RUN by itself", "limits-by-rlimit")
         if report.exit_code:
             why = f"was ended by signal {report.signal}" if report.signal else f"ended with exit code {report.exit_code}"
             hints = {127: "a command was not found in the image", 126: "the command cannot be executed"}

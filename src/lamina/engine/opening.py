@@ -30,22 +30,29 @@ def open_engine(
     insecure_registries: Sequence[str] = (),
     registry_environment: Mapping[str, str] | None = None,
     on_rescue: Callable[[tuple[str, ...]], None] | None = None,
+    limits: str | None = None,
 ) -> Iterator[Engine]:
     """`uid` is the effective one. As an ordinary user the process enters a user namespace (no thread may exist yet). Closes what it opened.
 
     `insecure_registries`: hosts (with port) that may be spoken to without TLS. `registry_environment`: the environment by which
     logins and registries.toml are found; without it everything is anonymous. `on_rescue` allows a store whose database is damaged to begin
     a new one, and is called with the names of the images that were kept; no other process may be using the store then.
+    `limits`: what each RUN may use, "memory=512m,cpus=1.5,pids=200"; BadLimit.
 
     Raises SandboxUnavailable for a forced rung that does not work here, StoreErrors.
     """
+    held = None
+    if limits:
+        from lamina.sandbox import limits as limiting
+
+        held = limiting.parse(limits)
     chosen, tried = choose(rung, uid, root)
     made: list[Sandbox] = []
     clients: list[RegistryClient] = []
 
     def sandbox() -> Sandbox:
         if not made:
-            made.append(rungs.make(chosen, tried, store.scratch() / "roots"))
+            made.append(rungs.make(chosen, tried, store.scratch() / "roots", held))
         return made[0]
 
     def registry() -> RegistryClient:

@@ -22,6 +22,7 @@ import traceback
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)) + "/standalone")
 
 import kernel
+import limits
 import owners
 import rootfs
 import workload
@@ -89,6 +90,7 @@ def helper(out, err, run):
     if shared:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     created = os.path.join(spec["scratch"], "made")
+    group = limits.Group(spec["limits"])
     heard = teller = None
     if spec["single"]:
         heard, teller = socket.socketpair()
@@ -96,7 +98,7 @@ def helper(out, err, run):
     if child == 0:
         connection.close()
         os.close(read_error)
-        first_process(spec, out, err, write_error, created, teller)
+        first_process(spec, out, err, write_error, created, teller, group)
     if teller is not None:
         teller.close()
     os.close(write_error)
@@ -106,6 +108,9 @@ def helper(out, err, run):
     report = wait(child, read_error, connection, spec["timeout"], heard, spec["upper"])
     if shared:
         end_descendants()
+    killed = group.close()
+    report["oom"] = killed and bool(report.get("exit_code"))
+    report["limited"] = group.how
     if spec["tree"] is None:
         rootfs.remove_made(spec["upper"], created)
     answer(connection, report)
@@ -130,13 +135,15 @@ def isolate(spec, connection):
     return True
 
 
-def first_process(spec, out, err, write_error, created, teller):
+def first_process(spec, out, err, write_error, created, teller, group):
     """PID 1 of the new namespaces: never returns."""
     stage = "start"
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
+        stage = "limits"
+        group.join()
         stage = "mounts"
         if spec["tree"] is None:
             rootfs.build(spec, created)

@@ -14,12 +14,16 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamina.layer.flavour import Flavour
 from lamina.layer.view import LayerView
 from lamina.sandbox.plaintree import PlainTree
 from lamina.sandbox.protocols import Bind, CancelToken, OnOutput, SandboxReport, SandboxSetupFailed, SandboxSpec, SubMount
 from lamina.sandbox.zygote import Plain, Zygote, document
+
+if TYPE_CHECKING:
+    from lamina.sandbox.limits import Limits
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _TICK = 0.012  # seconds: kernels before 6.13 stamp files with the clock of the last tick
@@ -28,7 +32,7 @@ _TICK = 0.012  # seconds: kernels before 6.13 stamp files with the clock of the 
 class PlainSandbox:
     """`folder`: where trees are kept, on a real file system; a temporary one without it. Thread-safe."""
 
-    def __init__(self, name: str, flavour: Flavour, folder: Path | None = None) -> None:
+    def __init__(self, name: str, flavour: Flavour, folder: Path | None = None, limits: Limits | None = None) -> None:
         self._name = name
         self._flavour = flavour
         self._given = folder
@@ -36,7 +40,7 @@ class PlainSandbox:
         self._lock = threading.Lock()
         self._free: list[tuple[PlainTree, tuple[int, int] | None]] = []  # with the inode of the upper that its last run filled
         self._count = 0
-        self._zygote = Zygote(userxattr=False, single=flavour.ids.kind == "single")
+        self._zygote = Zygote(userxattr=False, single=flavour.ids.kind == "single", limits=limits)
 
     @property
     def name(self) -> str:

@@ -106,9 +106,10 @@ class SandboxReport(msgspec.Struct, frozen=True):
     exit_code: int
     signal: int | None = None
     timed_out: bool = False
-    oom: bool = False
+    oom: bool = False  # it failed, and the kernel killed a process in its control group for want of memory
     max_rss: int = 0  # bytes
     cpu_seconds: float = 0.0
+    limited: Literal["", "cgroup", "rlimit"] = ""  # what held the limits that were asked for
 
 
 class CancelToken(Protocol):

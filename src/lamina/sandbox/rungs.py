@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,6 +24,9 @@ from lamina.sandbox.protocols import (
     SandboxUnavailable,
 )
 
+if TYPE_CHECKING:
+    from lamina.sandbox.limits import Limits
+
 RUNGS = ("root", "userns", "userns-single", "chroot", "proot", "none")
 WEAK = ("chroot", "proot")  # a RUN sees the machine's processes and network
 
@@ -32,12 +36,12 @@ _CHOWN, _DAC_OVERRIDE, _FOWNER, _SYS_CHROOT, _SYS_ADMIN = 0, 1, 3, 18, 21  # cap
 class NamespaceSandbox:
     """Own namespaces over an overlay. `root`: as root with trusted attributes; `userns`: the process is root of a user namespace."""
 
-    def __init__(self, name: str, flavour: Flavour) -> None:
+    def __init__(self, name: str, flavour: Flavour, limits: Limits | None = None) -> None:
         self._name = name
         self._flavour = flavour
         from lamina.sandbox.zygote import Zygote  # only where something runs
 
-        self._zygote = Zygote(userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single")
+        self._zygote = Zygote(userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single", limits=limits)
 
     @property
     def name(self) -> str:
@@ -194,13 +198,13 @@ def check_name(rung: str | None) -> None:
         )
 
 
-def make(rung: str, tried: tuple[str, ...] = (), folder: Path | None = None) -> Sandbox:
-    """The sandbox of a rung, not probed. `folder`: where rungs that cannot mount keep root file systems."""
+def make(rung: str, tried: tuple[str, ...] = (), folder: Path | None = None, limits: Limits | None = None) -> Sandbox:
+    """The sandbox of a rung, not probed. `folder`: where rungs that cannot mount keep root file systems. `limits`: of each run."""
     check_name(rung)
     if rung in WEAK:
         from lamina.sandbox.plain import PlainSandbox
 
-        return PlainSandbox(rung, flavour_of(rung), folder)
+        return PlainSandbox(rung, flavour_of(rung), folder, limits)
     if rung == "none":
         return NoSandbox(flavour_of(rung), tried)
-    return NamespaceSandbox(rung, flavour_of(rung))
+    return NamespaceSandbox(rung, flavour_of(rung), limits)

@@ -10,9 +10,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lamina.sandbox.protocols import CancelToken, OnOutput, Overlay, SandboxReport, SandboxSetupFailed, SandboxSpec
+
+if TYPE_CHECKING:
+    from lamina.sandbox.limits import Limits
 
 _CHILD = Path(__file__).with_name("child.py")
 Stream = Literal["stdout", "stderr"]
@@ -35,7 +38,8 @@ class Plain(NamedTuple):
 class Zygote:
     """Thread-safe. The process starts with the first run and ends with `close`, or with us: its control socket reaches EOF."""
 
-    def __init__(self, *, userxattr: bool, single: bool = False) -> None:
+    def __init__(self, *, userxattr: bool, single: bool = False, limits: Limits | None = None) -> None:
+        self._limits = limits
         self._userxattr = userxattr
         self._single = single
         self._shared_pids = False
@@ -73,9 +77,7 @@ class Zygote:
             pump.start()
         withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
         try:
-            body = json.dumps(
-                document(spec, self._userxattr, self._single and plain is None, plain) | {"shared_pids": self._shared_pids}
-            ).encode()
+            body = json.dumps(document(spec, self._userxattr, self._single and plain is None, plain) | self._more()).encode()
             ours.sendall(struct.pack("!I", len(body)) + body)
             answer = _line(ours)
         except OSError as error:
@@ -96,7 +98,15 @@ class Zygote:
             from lamina.sandbox import ownership
 
             ownership.complete(spec, found.get("owners", ()), found.get("devices", ()), tuple(found["user"]))
-        return SandboxReport(found["exit_code"], found["signal"], found["timed_out"], False, found["max_rss"], found["cpu"])
+        return SandboxReport(
+            found["exit_code"], found["signal"], found["timed_out"], found.get("oom", False), found["max_rss"], found["cpu"], found.get("limited", "")
+        )
+
+    def _more(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"shared_pids": self._shared_pids}
+        if self._limits is not None:
+            found["limits"] = {"memory": self._limits.memory, "cpus": self._limits.cpus, "pids": self._limits.pids}
+        return found
 
     def close(self) -> None:
         with self._lock:
@@ -164,6 +174,7 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Pl
         "userxattr": userxattr,
         "single": single,
         "shared_pids": False,
+        "limits": {},
         "tree": None if plain is None else str(plain.root),
         "proot": None if plain is None else plain.proot,
         "argv": list(spec.argv),

@@ -19,6 +19,7 @@ from lamina.layer.extra import read_extra
 from lamina.layer.scan import entries
 from lamina.layer.writer import EntryWriter
 from lamina.sandbox import rungs
+from lamina.sandbox.limits import Limits
 from lamina.sandbox.protocols import Bind, Overlay, Sandbox, SandboxReport, SandboxSetupFailed, SandboxSpec, SecretFile, SubMount, Tmpfs
 from lamina.solver.cancel import CancelToken
 from lamina.testing import bases
@@ -489,6 +490,24 @@ def limits(b: Bench) -> None:
     assert b.run("ulimit -n", rlimits=(("nofile", 123, 456),)).out == "123\n"
 
 
+def limits_hold(b: Bench) -> None:
+    """Memory, by a control group where one can be made (then `oom` says so), else for each process by itself."""
+    sandbox = rungs.make(b.sandbox.name, (), b.folder / "limited", Limits(memory=64 << 20, pids=50))
+    try:
+        parts: list[bytes] = []
+        spec = b.spec("sh", "-c", "x=$(yes 0123456789 | head -c 150000000); echo survived ${#x}")
+        report = sandbox.run(spec, lambda stream, data: parts.append(data), CancelToken())
+        assert report.limited in ("cgroup", "rlimit")
+        assert b"survived 15" not in b"".join(parts)
+        assert report.exit_code, b"".join(parts)
+        assert report.oom == (report.limited == "cgroup")
+        again = sandbox.run(b.spec("true"), lambda stream, data: None, CancelToken())
+        assert (again.exit_code, again.oom) == (0, False)
+    finally:
+        sandbox.close()
+    assert not list(Path("/sys/fs/cgroup").rglob("lamina-*")), "a group stays"
+
+
 def empty_root(b: Bench) -> None:
     """FROM scratch: no lower at all."""
     try:
@@ -536,7 +555,7 @@ PROBES: tuple[Callable[[Bench], None], ...] = (
     bind_of_a_file, symlinked_mount_target_stays_inside, submounts, tmpfs_with_a_size, daemons_end_with_the_workload, cancelled_runs_end_as_a_tree,
     term_comes_before_kill, timeouts_end_the_tree, kill_of_the_zygote_leaves_nothing, proc_is_masked, own_processes_only, no_descriptor_is_inherited,
     devices, made_devices_cannot_be_opened, capabilities, insecure_keeps_capabilities, system_calls_are_refused, users, unknown_users_are_named,
-    files_belong_to_the_user, ownership, new_files_in_a_setgid_folder, owners_of_lower_layers_stay, devices_are_in_the_layer, environment_is_complete, working_directory, host_names, network_none_has_loopback_only, limits, empty_root, many_lowers,
+    files_belong_to_the_user, ownership, new_files_in_a_setgid_folder, owners_of_lower_layers_stay, devices_are_in_the_layer, environment_is_complete, working_directory, host_names, network_none_has_loopback_only, limits, limits_hold, empty_root, many_lowers,
     many_at_once, setuid_programs_work,
 )  # fmt: skip
 

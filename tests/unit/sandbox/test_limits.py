@@ -1,0 +1,105 @@
+"""What a RUN may use: the words, and the files that are written into either version of control groups."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import lamina.sandbox
+from lamina.sandbox.limits import BadLimit, Limits, parse
+
+FOLDER = Path(lamina.sandbox.__file__).parent / "standalone"
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("memory=512m", Limits(memory=512 << 20)),
+        ("memory=1g,cpus=1.5,pids=200", Limits(1 << 30, 1.5, 200)),
+        (" cpus=2 , memory=4096 ", Limits(4096, 2.0)),
+        ("memory=1.5GB", Limits(memory=3 << 29)),
+    ],
+)
+def test_words(text: str, limits: Limits) -> None:
+    assert parse(text) == limits
+
+
+@pytest.mark.parametrize(
+    "text", ["", "memory", "memory=", "memory=-1", "memory=5x", "cpus=nan", "cpus=inf", "pids=0", "memroy=5m", "cpus=1m"]
+)
+def test_what_is_no_limit(text: str) -> None:
+    with pytest.raises(BadLimit) as caught:
+        parse(text)
+    assert caught.value.hint
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """limits.py with `tmp_path` as the machine's root."""
+    spec = importlib.util.spec_from_file_location("standalone_limits", FOLDER / "limits.py")
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    monkeypatch.setattr(found, "ROOT", str(tmp_path))
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    yield found
+    sys.modules.pop("standalone_limits", None)
+
+
+def machine(root: Path, cgroup: str, mounts: str) -> None:
+    (root / "proc/self/cgroup").write_text(cgroup)
+    (root / "proc/self/mountinfo").write_text(mounts)
+
+
+def test_version_2_with_delegation(module: ModuleType, tmp_path: Path) -> None:
+    machine(tmp_path, "0::/user/me\n", "30 1 0:1 / /cg rw - cgroup2 cgroup2 rw\n")
+    own = tmp_path / "cg/user/me"
+    own.mkdir(parents=True)
+    (own / "cgroup.controllers").write_text("cpu memory pids")
+    (own / "cgroup.subtree_control").write_text("memory pids")
+    assert module.own_groups() == {"": str(own)}
+    # A plain folder has none of the kernel's files: the first write fails, nothing stays, and rlimits take over.
+    group = module.Group({"memory": 1 << 20, "cpus": 0.0, "pids": 9})
+    assert group.how == "rlimit"
+    assert sorted(path.name for path in own.iterdir()) == ["cgroup.controllers", "cgroup.subtree_control"]
+
+
+def test_version_1_and_a_container_whose_path_is_that_of_its_mount(module: ModuleType, tmp_path: Path) -> None:
+    machine(
+        tmp_path,
+        "5:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n3:pids:/elsewhere\n",
+        "30 1 0:1 /docker/abc /cg/memory rw - cgroup cgroup rw,memory\n31 1 0:1 / /cg/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+        "32 1 0:1 / /cg/pids rw - cgroup cgroup rw,pids\n",
+    )
+    for name in ("memory", "cpu/docker/abc", "pids"):
+        (tmp_path / "cg" / name).mkdir(parents=True)
+    found = module.own_groups()
+    assert found["memory"] == str(tmp_path / "cg/memory")
+    assert found["cpu"] == str(tmp_path / "cg/cpu/docker/abc")
+    assert found["pids"] == str(tmp_path / "cg/pids"), "a path that is not there: the mount itself"
+
+
+def test_kills_are_counted_in_both_versions(module: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
+    assert module.kills(str(tmp_path)) == 2
+    (tmp_path / "memory.events").write_text("low 0\noom 5\noom_kill 3\n")
+    assert module.kills(str(tmp_path)) == 3
+    assert module.kills(str(tmp_path / "none")) == 0
+
+
+def test_groups_of_the_dead_are_swept(module: ModuleType, tmp_path: Path) -> None:
+    for name in ("lamina-999999999-1", "lamina-1-1", "other"):
+        (tmp_path / name).mkdir()
+    module.sweep(str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "proc") == ["lamina-1-1", "other"]
+
+
+def test_without_limits_nothing_is_made(module: ModuleType) -> None:
+    group = module.Group({})
+    assert (group.how, group.folders, group.close()) == ("", [], False)
