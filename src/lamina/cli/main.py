@@ -91,6 +91,14 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    except RecursionError:
+        if debug:
+            raise
+        print(
+            "error: folders are nested too deeply\nhint: lamina goes down some 900 levels; leave them out with .dockerignore",
+            file=sys.stderr,
+        )
+        return 65
     except OSError as error:
         if debug:
             raise

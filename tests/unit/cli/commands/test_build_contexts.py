@@ -112,6 +112,15 @@ def test_refused_in_a_line(lamina: Lamina, arguments: tuple[str, ...], stdin: by
     assert "Traceback" not in said.err
 
 
+def test_deep_folders_are_one_line(lamina: Lamina) -> None:
+    data = archive([member("Dockerfile", b"FROM scratch\nCOPY . /x\n"), member("/".join(["d"] * 1900) + "/f", b"x")])
+    said = lamina("build", "-", stdin=data)
+    assert said.code == 65
+    assert "nested too deeply" in said.err
+    assert "a bug" not in said.err
+    assert lamina("check").code == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="some of the tars hold devices, which only root makes")
 @pytest.mark.root
 def test_hostile_archives_stay_inside(lamina: Lamina, tmp_path: Path) -> None:
