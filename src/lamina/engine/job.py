@@ -87,6 +87,7 @@ class Job:
         self.warnings: list[str] = []
         self.lowered: Lowered | None = None  # for engine/adopted.py: what the target's history tells
         self._loaded: LoadedImages | None = None
+        self.results: list[Record] = []  # of all steps that were found or ran: what a shared cache is told
         self.hits: list[tuple[str, Record]] = []  # steps that were found, in the order of showing
         self._lock = threading.Lock()
 
@@ -111,6 +112,8 @@ class Job:
 
     def inline(self, task: VTask) -> bool:
         """Looking up a record is one query: not worth a thread. Identifying is, where files are read."""
+        if isinstance(task, LookUp) and self.around.sharing is not None and self.around.sharing.reads:
+            return False
         return isinstance(task, (LookUp, Share)) or (isinstance(task, Identify) and identify.is_quick(task.node))
 
     # Identify
@@ -136,10 +139,20 @@ class Job:
         choice = self._choose(node, records)
         if choice is not None:
             return Found(node, self._hit(node, choice, inputs))
+        refused = None
         if not forced_by and not records:
             adopted = self._adopt(node, key, inputs)
             if adopted is not None:
                 return Found(node, adopted)
+            if self.around.sharing is not None and self.around.sharing.reads:
+                shared = self.around.sharing.lookup(key)
+                records, refused = shared.records, shared.refused
+                choice = self._choose(node, records)
+                if choice is not None:
+                    self.around.sharing.used(choice)
+                    if not self.planning:
+                        self.around.records.publish(choice)
+                    return Found(node, self._hit(node, choice, inputs))
         facts = self._facts(node, inputs)
         if forced_by:
             facts = msgspec.structs.replace(facts, forced_by=forced_by)
@@ -148,6 +161,8 @@ class Job:
             assert limit is not None
             newest = max(record.created for record in records)
             facts = msgspec.structs.replace(facts, expired=(max(0.0, self.around.now() - newest), limit[1]))
+        elif refused is not None:
+            facts = msgspec.structs.replace(facts, not_trusted=refused)
         elif (fate := self.around.records.fates([key]).get(key)) is not None:
             facts = msgspec.structs.replace(facts, forgotten=fate == "forgotten", evicted=fate == "evicted")
         self._explain_miss(node, facts)
@@ -212,6 +227,7 @@ class Job:
         account.reason = explain.explain_hit(record, self.around.now(), how, host=self.around.host, build=self.build_id, because=because)
         account.saved, account.state = record.seconds, record.state
         self.hits.append((node.name, record))
+        self.results.append(record)
         self._end(node, "hit")
         return Filesystem(record.state, self._identity(record), record.layers, record, tainted=bool(tainted), label=identify.label_of(node))
 
@@ -258,6 +274,8 @@ class Job:
         account = self.account(node)
         assert account.place is not None
         neighbours = self.around.records.neighbours(account.place)
+        if not neighbours and self.around.sharing is not None and self.around.sharing.reads:
+            neighbours = self.around.sharing.neighbours(account.place)
         account.reason = explain.explain_miss(account.parts, account.place, neighbours, facts, self._comparison(account))
         account.saved = neighbours[0].seconds if neighbours else 0.0
 
@@ -325,6 +343,7 @@ class Job:
         account.seconds = time.monotonic() - started
         record = self._record(node, key, root, kept, account)
         self.around.records.publish(record)
+        self.results.append(record)
         account.state, account.saved = record.state, 0.0
         self._end(node, "ran")
         forced = not self.request.cut_off and bool(self._forced_by(node) or self._forced_below(inputs))
@@ -417,7 +436,7 @@ class Job:
         account = self.account(node)
         account.verdict = verdict
         assert account.reason is not None
-        self.report(StepEnded(account.number, node.name, verdict, account.reason, account.seconds, account.saved))
+        self.report(StepEnded(account.number, node.name, verdict, account.reason, account.seconds, account.saved, key=account.key))
 
     def warn(self, text: str, code: str = "") -> None:
         """Said once a build."""

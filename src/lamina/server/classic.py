@@ -7,29 +7,30 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lamina.engine.request import ListedStep, Notice, ProgressEvent, StepEnded, StepOutput, StepStarted
 from lamina.server.errors import ClientGone
 from lamina.server.rows import RowWriter
 
-_REMEMBERED = 20_000
-
 
 class Transcript:
     """`report` and `listed` may be called from any thread and only queue; a thread of its own writes.
 
-    `image_of(name)` gives the id of an image that is here, or "". `seen` remembers configs that earlier builds made, so that an ENV that was
-    there before is called cached.
+    `image_of(name)` gives the id of an image that is here, or "". `seen` tells of a chain of steps whether an earlier build made it; `made` has those of this one at the
+    end. "Using cache" is said where docker would say it: of a step whose whole chain was there. What is found by content alone, under another
+    LABEL or after other steps, is "Taken over"; on a base that no build here began with (a fresh machine with a loaded cache) there is no chain
+    to compare with, and every hit is the cache's.
     """
 
     def __init__(
-        self, rows: RowWriter, image_of: Callable[[str], str], seen: MutableMapping[bytes, None], args: Any, *, fresh: bool, quiet: bool
+        self, rows: RowWriter, image_of: Callable[[str], str], seen: Callable[[bytes], bool], args: Any, *, fresh: bool, quiet: bool
     ) -> None:
         self._rows = rows
         self._image_of = image_of
         self._seen = seen
+        self.made: list[bytes] = []
         self._args = args
         self._fresh = fresh
         self._quiet = quiet
@@ -40,7 +41,8 @@ class Transcript:
         self._started: set[int] = set()
         self._output: dict[int, list[bytes]] = {}
         self._ended: dict[int, StepEnded] = {}
-        self._chains: dict[int, tuple[bytes, bool]] = {}  # stage -> what its config was made of, and whether all of it was there before
+        self._chains: dict[int, tuple[bytes, bool]] = {}  # stage -> what it was made of, and whether all of it was there before
+        self._strange: set[int] = set()  # stages whose base no build here began with
         self._ids: dict[int, str] = {}
         self._queue: queue.Queue[Any] = queue.Queue()
         self._gone = False
@@ -146,13 +148,13 @@ class Transcript:
         if ended.verdict == "failed":
             return False
         hit = ended.verdict == "hit"
+        known = self._chain(step, hit, ended.key or "")
         if hit:
-            self._say(" ---> Using cache\n")
+            self._say(" ---> Using cache\n" if known or step.stage in self._strange else " ---> Taken over\n")
         elif self._running:
             self._say(f"Removing intermediate container {self._running}\n")
         if ended.reason.message:
             self._say(f" ---- {ended.reason.message}\n")
-        self._chain(step, hit)
         self._id(step, last)
         return True
 
@@ -162,16 +164,22 @@ class Transcript:
         stage = next((s.stage for s in self._steps if s.stage_name and s.stage_name == name.lower() and s.stage < step.stage), None)
         if stage is not None:
             self._chains[step.stage] = self._chains.get(stage, (b"", False))
+            if stage in self._strange:
+                self._strange.add(step.stage)
             self._ids[step.stage] = self._ids.get(stage, "")
         else:
             image = "" if name == "scratch" else self._image_of(name)
-            self._chains[step.stage] = (hashlib.sha256((image or name).encode()).digest(), not self._fresh)
+            begin = hashlib.sha256((image or name).encode()).digest()
+            if not self._seen(begin):
+                self._strange.add(step.stage)
+            self.made.append(begin)
+            self._chains[step.stage] = (begin, not self._fresh)
             self._ids[step.stage] = image[7:19]
         if not last:
             self._say(f" ---> {self._ids[step.stage]}\n")
 
     def _config(self, step: ListedStep, last: bool) -> None:
-        cached = self._chain(step, True)
+        cached = self._chain(step, True, "")
         if cached:
             self._say(" ---> Using cache\n")
         else:
@@ -179,18 +187,16 @@ class Transcript:
             self._say(f" ---> Running in {running}\nRemoving intermediate container {running}\n")
         self._id(step, last)
 
-    def _chain(self, step: ListedStep, hit: bool) -> bool:
+    def _chain(self, step: ListedStep, hit: bool, key: str) -> bool:
         """Go on with the stage's chain; whether all of it, this step too, was there before."""
         chain, known = self._chains.get(step.stage, (b"", False))
-        values = ""
+        values = key
         if step.kind == "ARG":
             names = [word.partition("=")[0] for word in step.text.split()[1:]]
             values = "\0".join(f"{name}={self._args.get(name)}" for name in names if name in self._args)
         chain = hashlib.sha256(chain + step.text.encode("utf-8", "replace") + b"\0" + values.encode("utf-8", "replace")).digest()
-        known = known and hit and (bool(step.number) or chain in self._seen)
-        while len(self._seen) >= _REMEMBERED:
-            self._seen.pop(next(iter(self._seen)))
-        self._seen[chain] = None
+        known = known and hit and self._seen(chain)
+        self.made.append(chain)
         self._chains[step.stage] = (chain, known)
         return known
 

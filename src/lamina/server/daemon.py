@@ -25,6 +25,7 @@ from lamina.server.containers.table import Table
 from lamina.server.errors import ApiError, NotFound
 from lamina.server.events import Events
 from lamina.server.networks import Networks
+from lamina.server.seen import SeenSteps
 from lamina.server.volumes import Volumes
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ class Daemon:
         self.registry_for = registry_for
         self.now_nano = now_nano
         self.closing = False
-        self.seen_steps: dict[bytes, None] = {}  # of classic builds: configs that were made before
         flavour = engine.store.flavour
         self.folder, self._lock = _own_folder(engine.store.layout.root / "engines", place)
         self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
+        self.seen_steps = SeenSteps(self.folder / "steps")
         self.events = Events(now_nano)
         self.keeper = Containers(userxattr=flavour.whiteouts == "user")
         self.execs = Execs(self)

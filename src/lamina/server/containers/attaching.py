@@ -11,7 +11,7 @@ import msgspec
 
 from lamina.server.clock import nano
 from lamina.server.containers.container import Container
-from lamina.server.containers.log import STDOUT, Frame, Line, Lines
+from lamina.server.containers.log import STDOUT, Frame, Line, Lines, Reader
 from lamina.server.errors import ClientGone
 from lamina.server.http.messages import Duplex, Outlet
 
@@ -43,13 +43,13 @@ class Wanted(msgspec.Struct, frozen=True):
         return self.stdout if stream == STDOUT else self.stderr
 
 
-def write_logs(container: Container, wanted: Wanted, out: Outlet) -> None:
+def write_logs(container: Container, reader: Reader, wanted: Wanted, out: Outlet) -> None:
     """What was written and, following, what comes until the container's run has ended."""
     gone = threading.Event()
     out.on_gone(lambda: (gone.set(), container.log.wake())[0])  # type: ignore[func-returns-value]  # two calls in one lambda
     here = container.log.size
     lines = Lines()
-    past: Iterable[Line] = (line for frame in container.log.frames(0, here) for line in lines.feed(frame))
+    past: Iterable[Line] = (line for frame in reader.frames(0, here) for line in lines.feed(frame))
     chosen: Iterable[Line] = (line for line in past if wanted.has(line.stream) and _in_time(line, wanted))
     if wanted.tail >= 0:
         chosen = iter(deque(chosen, wanted.tail))
@@ -57,9 +57,7 @@ def write_logs(container: Container, wanted: Wanted, out: Outlet) -> None:
         out.write(_shown(line, wanted, container.tty))
     if wanted.follow:
         run = container.run
-        for frame in container.log.follow(
-            here, lambda: gone.is_set() or container.removed or not container.running or container.run != run
-        ):
+        for frame in reader.follow(here, lambda: gone.is_set() or container.removed or not container.running or container.run != run):
             if gone.is_set():
                 raise ClientGone
             for line in lines.feed(frame):
@@ -93,7 +91,7 @@ class AttachOptions(msgspec.Struct, frozen=True):
         return self.stdout if stream == STDOUT else self.stderr
 
 
-def attach(container: Container, options: AttachOptions, start: int, run: int, duplex: Duplex) -> None:
+def attach(container: Container, reader: Reader, options: AttachOptions, start: int, run: int, duplex: Duplex) -> None:
     """Until the run that goes on (or, before a start, the next one) has ended. `start`: where in the log the client begins."""
     gone = threading.Event()
     detached = threading.Event()
@@ -114,10 +112,10 @@ def attach(container: Container, options: AttachOptions, start: int, run: int, d
             duplex.write(frame.data if container.tty else framed(frame.stream, frame.data))
 
     if not options.stream:
-        for frame in container.log.frames(start):
+        for frame in reader.frames(start):
             send(frame)
         return
-    for frame in container.log.follow(start, over):
+    for frame in reader.follow(start, over):
         if gone.is_set():
             raise ClientGone
         if detached.is_set():

@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -48,36 +49,15 @@ class Log:
             self.size += len(view)
             self._changed.notify_all()
 
-    def frames(self, offset: int, end: int | None = None) -> Iterator[Frame]:
-        """What is there now from `offset` (a frame's) on."""
-        end = self.size if end is None else end
-        if offset >= end:
-            return
-        with open(self._path, "rb") as file:
-            file.seek(offset)
-            while offset < end:
-                head = file.read(_HEAD.size)
-                if len(head) < _HEAD.size:
-                    return
-                stream, length, nano = _HEAD.unpack(head)
-                data = file.read(length)
-                offset += _HEAD.size + length
-                yield Frame(stream, nano, data, offset)
+    def reader(self) -> Reader:
+        """Sees all of the log, also after the container and its files are gone."""
+        return Reader(self, open(os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb"))
 
-    def follow(self, offset: int, over: Callable[[], bool]) -> Iterator[Frame]:
-        """What is there and what comes, until `over()`; it is asked again after each `wake`."""
-        while True:
-            done = over()
-            for frame in self.frames(offset):
-                offset = frame.end
-                yield frame
-            with self._changed:
-                while self.size <= offset:
-                    if done:
-                        return
-                    if over():
-                        break
-                    self._changed.wait()
+    def wait(self, offset: int, over: Callable[[], bool]) -> None:
+        """Until there is more than `offset`, or `over()`; it is asked again after each `wake`."""
+        with self._changed:
+            while self.size <= offset and not over():
+                self._changed.wait()
 
     def wake(self) -> None:
         with self._changed:
@@ -90,6 +70,41 @@ class Log:
                 os.close(self._file)
                 self._file = -1
             self._changed.notify_all()
+
+
+class Reader:
+    """One reading of a log. For one thread; `close` when it is over."""
+
+    def __init__(self, log: Log, file: BinaryIO) -> None:
+        self._log = log
+        self._file = file
+
+    def frames(self, offset: int, end: int | None = None) -> Iterator[Frame]:
+        """What is there now from `offset` (a frame's) on."""
+        end = self._log.size if end is None else end
+        self._file.seek(offset)
+        while offset < end:
+            head = self._file.read(_HEAD.size)
+            if len(head) < _HEAD.size:
+                return
+            stream, length, nano = _HEAD.unpack(head)
+            data = self._file.read(length)
+            offset += _HEAD.size + length
+            yield Frame(stream, nano, data, offset)
+
+    def follow(self, offset: int, over: Callable[[], bool]) -> Iterator[Frame]:
+        """What is there and what comes, until `over()`."""
+        while True:
+            done = over()
+            for frame in self.frames(offset):
+                offset = frame.end
+                yield frame
+            if done and self._log.size <= offset:
+                return
+            self._log.wait(offset, over)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ from lamina.server import filters, logins
 from lamina.server.daemon import Daemon
 from lamina.server.errors import ApiError, BadRequest, ClientGone
 from lamina.server.handlers.images import full_name, target_name
-from lamina.server.http.messages import Outlet, Query, Reply, Request, Stream, answer
+from lamina.server.http.messages import Duplex, Hijack, Outlet, Query, Reply, Request, Stream, answer
 from lamina.server.rows import RowWriter
 
 _PREDEFINED = {n for name in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for n in (name, name.upper())}
@@ -196,7 +197,9 @@ def _run(daemon: Daemon, build: Any, out: Outlet, given: logins.Given, unused: l
     rows = RowWriter(out)
     cancel = CancelToken()
     out.on_gone(cancel.cancel)
-    transcript = Transcript(rows, lambda name: _image_id(daemon, name), daemon.seen_steps, build.args, fresh=build.no_cache, quiet=quiet)
+    transcript = Transcript(
+        rows, lambda name: _image_id(daemon, name), daemon.seen_steps.__contains__, build.args, fresh=build.no_cache, quiet=quiet
+    )
     try:
         with daemon.builder(given) as engine:
             engine.on_steps = transcript.listed
@@ -204,6 +207,7 @@ def _run(daemon: Daemon, build: Any, out: Outlet, given: logins.Given, unused: l
                 result = engine.build(build, transcript.report, cancel)
             finally:
                 transcript.close()
+                daemon.seen_steps.add(transcript.made)
     except KeyboardInterrupt:
         raise ClientGone from None
     except ClientGone:
@@ -298,6 +302,19 @@ def commit(daemon: Daemon, request: Request) -> Reply:
     return answer({"Id": image.id}, 201)
 
 
+_NO_BUILDKIT = "this engine does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0"
+
+
 def refused(daemon: Daemon, request: Request, **names: str) -> Reply:
-    """What only BuildKit's clients ask for."""
-    raise ApiError("this engine does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0", 501)
+    """What only BuildKit's clients ask for. Who takes the connection over for HTTP/2 is told in HTTP/2: SETTINGS, then GOAWAY with the
+    reason (RFC 9113 6.8; error code 13, HTTP_1_1_REQUIRED)."""
+    if request.upgrade != "h2c":
+        raise ApiError(_NO_BUILDKIT, 501)
+    text = _NO_BUILDKIT.encode()
+    settings = struct.pack(">I", 0)[1:] + b"\x04\0" + struct.pack(">I", 0)
+    away = struct.pack(">I", 8 + len(text))[1:] + b"\x07\0" + struct.pack(">III", 0, 0, 13) + text
+
+    def talk(duplex: Duplex) -> None:
+        duplex.write(settings + away)
+
+    return Hijack(talk)

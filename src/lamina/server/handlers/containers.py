@@ -334,6 +334,7 @@ def attach(daemon: Daemon, request: Request, name: str) -> Reply:
         if container.state.status == "paused":
             raise Conflict(f"Container {container.id} is paused, unpause the container before attach.")
         begin = 0 if options.logs else container.log.size
+        reader = container.log.reader()
         run = container.run if container.running else container.run + 1
         if options.stdin and container.record.config["OpenStdin"] and container.stdin is None and not container.removed:
             from lamina.server.containers.stdin import Stdin
@@ -342,7 +343,8 @@ def attach(daemon: Daemon, request: Request, name: str) -> Reply:
     daemon.events.emit("container", "attach", container.id, container.attributes())
 
     def talk(duplex: Duplex) -> None:
-        attaching.attach(container, options, begin, run, duplex)
+        with contextlib.closing(reader):
+            attaching.attach(container, reader, options, begin, run, duplex)
 
     return Hijack(talk, attaching.content_type(request.version, container.tty))
 
@@ -370,7 +372,13 @@ def logs(daemon: Daemon, request: Request, name: str) -> Reply:
         until=clock.parse(query.get("until"), now),
         details=details.strip(),
     )
-    return Stream(lambda out: attaching.write_logs(container, wanted, out), attaching.content_type(request.version, container.tty))
+    reader = container.log.reader()
+
+    def write(out: Outlet) -> None:
+        with contextlib.closing(reader):
+            attaching.write_logs(container, reader, wanted, out)
+
+    return Stream(write, attaching.content_type(request.version, container.tty))
 
 
 def resize(daemon: Daemon, request: Request, name: str) -> Reply:

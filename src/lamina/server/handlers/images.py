@@ -32,10 +32,13 @@ def find(store: LocalStore, text: str) -> Image:
     try:
         reference = Reference.parse(text)
         if reference.digest is not None:
-            found = store.images.by_id(reference.digest)
-            if found is not None:
+            found = store.images.by_id(reference.digest) or _pulled(store, reference)
+            if found is not None and _has_digest(store, found, reference):
                 return found
+            raise NotFound(f"No such image: {reference.familiar}")
         shown = reference.with_default_tag().familiar
+    except NotFound:
+        raise
     except LaminaError as error:
         if text.lower() != text and not text.startswith("sha256:"):
             raise BadRequest("invalid reference format: repository name must be lowercase") from error
@@ -43,6 +46,19 @@ def find(store: LocalStore, text: str) -> Image:
         return find_image(store, text)
     except ImageNotFound:
         raise NotFound(f"No such image: {shown}") from None
+
+
+def _pulled(store: LocalStore, reference: Reference) -> Image | None:
+    """By the digest of the index that an image was chosen from."""
+    return next((image for image in store.images.all() if reference.familiar in digests(store, image)), None)
+
+
+def _has_digest(store: LocalStore, image: Image, reference: Reference) -> bool:
+    """Whether the image came from this repository: a digest alone says nothing about a name."""
+    if any(Reference.parse(name).name == reference.name for name in image.names):
+        return True
+    plain = f"{reference.name}@{reference.digest}"
+    return store.facts.remote(plain, image.platform) is not None
 
 
 def familiar(name: str) -> str:
@@ -205,6 +221,8 @@ def remove(daemon: Daemon, request: Request, name: str) -> Reply:
         image = find(store, name)
         full = _name_of(image, name)
         users = daemon.containers.of_image(image.id)
+        if "@" in name and full:
+            return answer([{"Untagged": name.removeprefix("/")}])  # the digest is a fact about the tag, which stays
         rows = _untag(daemon, store, image, full, name, users, force) if full else _remove_all(daemon, store, image, users, force)
     for row in rows:
         if "Untagged" in row and "@" not in row["Untagged"]:
