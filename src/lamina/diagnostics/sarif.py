@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from lamina.diagnostics.diagnostic import Diagnostic
 from lamina.diagnostics.render import Json
@@ -11,11 +11,11 @@ from lamina.diagnostics.span import Span
 _LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 
 
-def sarif(found: Iterable[Diagnostic], *, version: str) -> Json:
-    """One run of lamina. Columns count from 1 in characters, as spans do."""
+def sarif(found: Iterable[Diagnostic], *, version: str, summaries: Mapping[str, str] | None = None) -> Json:
+    """One run of lamina. Columns count from 1 in characters, as spans do. `summaries`: a line for each rule that has one."""
     items = tuple(found)
     rules = sorted({item.code for item in items})
-    driver: Json = {"name": "lamina", "version": version, "rules": [{"id": rule} for rule in rules]}
+    driver: Json = {"name": "lamina", "version": version, "rules": [_rule(rule, (summaries or {}).get(rule)) for rule in rules]}
     return {
         "version": "2.1.0",
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -27,6 +27,10 @@ def sarif(found: Iterable[Diagnostic], *, version: str) -> Json:
             }
         ],
     }
+
+
+def _rule(name: str, summary: str | None) -> Json:
+    return {"id": name} if summary is None else {"id": name, "shortDescription": {"text": summary}}
 
 
 def _result(item: Diagnostic, rule: int) -> Json:

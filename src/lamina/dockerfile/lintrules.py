@@ -246,3 +246,33 @@ RULES: dict[str, Rule] = {
 ADVICE = frozenset({"LatestBase", "ArgInManyKeys", "CopyBeforeInstall"})
 """lamina's own rules about what is legal and costs: they are "info", and `error=true` leaves them so."""
 EXPERIMENTAL = frozenset({"InvalidDefinitionDescription"})
+
+SUMMARIES = {
+    "StageNameCasing": "Names of stages are in small letters",
+    "FromAsCasing": "FROM and AS in one line have one case",
+    "NoEmptyContinuation": "No empty line inside of a continued instruction",
+    "ConsistentInstructionCasing": "All instructions of a file have one case",
+    "DuplicateStageName": "Each stage has a name of its own",
+    "ReservedStageName": "No stage is called scratch or context",
+    "JSONArgsRecommended": "CMD and ENTRYPOINT as JSON, so that signals arrive",
+    "MaintainerDeprecated": "A label instead of MAINTAINER",
+    "UndefinedArgInFrom": "Variables in FROM are declared before the first FROM",
+    "WorkdirRelativePath": "The first WORKDIR of a stage is absolute",
+    "UndefinedVar": "Variables are set before they are used",
+    "MultipleInstructionsDisallowed": "One CMD, ENTRYPOINT and HEALTHCHECK in a stage",
+    "LegacyKeyValueFormat": "ENV and LABEL with an equals sign",
+    "InvalidBaseImagePlatform": "The base image is for the platform that is built for",
+    "RedundantTargetPlatform": "No --platform=$TARGETPLATFORM",
+    "SecretsUsedInArgOrEnv": "No secrets in ARG and ENV",
+    "InvalidDefaultArgInFrom": "Defaults of ARGs make valid names of base images",
+    "FromPlatformFlagConstDisallowed": "No constant platform in FROM",
+    "CopyIgnoredFile": "What is copied is not left out by .dockerignore",
+    "InvalidDefinitionDescription": "A comment above an ARG or a stage begins with its name",
+    "ExposeProtoCasing": "Protocols in EXPOSE are in small letters",
+    "ExposeInvalidFormat": "EXPOSE names ports of the container only",
+    "PrivateKeyInArg": "No private keys in ARG and ENV",
+    "LatestBase": "Base images have a version or a digest",
+    "ArgInManyKeys": "An ARG stands right before the steps that use it",
+    "CopyBeforeInstall": "Packages are installed before the files that they do not need",
+}
+"""One line for each rule, for machines that show rules (SARIF)."""

@@ -10,7 +10,7 @@ import pytest
 from lamina.dockerfile import parse
 from lamina.dockerfile.ignore import IgnoreRules
 from lamina.dockerfile.lint import lint
-from lamina.dockerfile.lintrules import RULES
+from lamina.dockerfile.lintrules import RULES, SUMMARIES
 
 PAGE = Path(__file__).parents[3] / "docs/reference/lint.md"
 SECTIONS = {part.partition("\n")[0]: part for part in re.split(r"^### ", PAGE.read_text(), flags=re.MULTILINE)[1:]}
@@ -29,7 +29,7 @@ def codes(text: str) -> list[str]:
 
 
 def test_every_rule_has_its_section_and_no_other() -> None:
-    assert list(SECTIONS) == list(RULES)
+    assert list(SECTIONS) == list(RULES) == list(SUMMARIES)
 
 
 @pytest.mark.parametrize("rule", SECTIONS)

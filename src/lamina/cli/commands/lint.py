@@ -55,9 +55,10 @@ def lint_file(path: str, file: str | None, form: Form, *, skip: frozenset[str] =
         found += lint(document, ignore=IgnoreRules.parse(context.ignore) if context.ignore is not None else None, skip=skip)
     if form == "sarif":
         from lamina.diagnostics.sarif import sarif
+        from lamina.dockerfile.lintrules import SUMMARIES
         from lamina.version import __version__
 
-        json.dump(sarif(found, version=__version__), sys.stdout, indent=2, ensure_ascii=False)
+        json.dump(sarif(found, version=__version__, summaries=SUMMARIES), sys.stdout, indent=2, ensure_ascii=False)
         print()
     elif form == "json":
         json.dump([document_of(item) for item in found], sys.stdout, indent=2, ensure_ascii=False)

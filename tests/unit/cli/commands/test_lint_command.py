@@ -40,6 +40,8 @@ def test_sarif_and_skip(lamina: Lamina, app: Path) -> None:
     (app / "other").write_text("from scratch as a\nCOPY a /a\nCMD x\n")
     document = json.loads(lamina("lint", "-f", "other", "--sarif").out)
     assert {item["ruleId"] for item in document["runs"][0]["results"]} >= {"ConsistentInstructionCasing", "JSONArgsRecommended"}
+    rules = {rule["id"]: rule for rule in document["runs"][0]["tool"]["driver"]["rules"]}
+    assert rules["JSONArgsRecommended"]["shortDescription"]["text"].startswith("CMD and ENTRYPOINT as JSON")
     left = lamina("lint", "-f", "other", "--skip", "ConsistentInstructionCasing,JSONArgsRecommended", "--json", ".")
     assert json.loads(left.out) == []
     assert "did you mean LatestBase?" in lamina("lint", "--skip", "LatestBas").err
