@@ -304,6 +304,14 @@ class Engine:
             job.warn(f"{name}: the registry was not asked ({why}); the image that is here is used", "base-offline")
         for diagnostic in lowered.warnings:
             job.warn(diagnostic.message, diagnostic.code)
+        for name, value in job.request.args.items():
+            if value and "PRIVATE KEY-----" in value:
+                from lamina.dockerfile.lintcache import KEY_HINT
+
+                job.warn(
+                    f"--build-arg {name} is a private key: it stays in the image's history and in the cache. Instead: {KEY_HINT}",
+                    "private-key-arg",
+                )
         if job.request.arg_scope == "declared":
             for use in lowered.arg_uses:
                 if use.in_keys and not use.named:

@@ -111,3 +111,13 @@ def test_check_is_lint(lamina: Lamina, app: Path) -> None:
     said = lamina("build", "--check", ".")
     assert said.code == 1
     assert "CPOY" in said.out
+
+
+def test_a_private_key_as_argument_is_warned_of(lamina: Lamina, app: Path) -> None:
+    (app / "Dockerfile").write_text("FROM scratch\nARG DEPLOY\nCOPY a /a\n")
+    said = lamina("build", "--progress", "plain", "--build-arg", "DEPLOY=-----BEGIN OPENSSH PRIVATE KEY-----\nhidden", ".")
+    assert said.code == 0
+    assert "--build-arg DEPLOY is a private key" in said.err
+    assert "--mount=type=ssh" in said.err
+    assert "--mount=type=secret" in said.err
+    assert "hidden" not in said.err + said.out
