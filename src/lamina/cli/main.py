@@ -25,6 +25,7 @@ COMMANDS = {
     "logout": ("logout", "Forget a login"),
     "outdated": ("outdated", "List images whose bases have moved, and rebuild them"),
     "sbom": ("sbom", "List the packages in an image"),
+    "watch": ("watch", "Look for moved bases on a schedule and when a registry says so"),
     "rebase": ("rebase", "Put an image's layers onto a newer base without running anything"),
     "lock": ("lock", "Write the digests of everything that a build uses to lamina.lock"),
     "save": ("save", "Write images to an archive"),

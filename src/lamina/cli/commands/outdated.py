@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ BEHIND = 3
 
 @click.command(short_help="List images whose bases have moved, and rebuild them")
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@click.option("--base", "bases", multiple=True, metavar="REF", help="Ask about this base only (*/NAME:TAG: of any registry).")
 @click.option("--rebuild", is_flag=True, help="Build again what is outdated, in order; what comes out equal stops there.")
 @click.option("--push", is_flag=True, help="With --rebuild: push again what was built with --push.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Images that are current too.")
@@ -32,6 +34,7 @@ def command(
     settings: Settings,
     /,
     images: tuple[str, ...],
+    bases: tuple[str, ...],
     rebuild: bool,
     push: bool,
     everything: bool,
@@ -59,8 +62,17 @@ def command(
     if push and not rebuild:
         raise BadOption("--push goes with --rebuild")
     names = tuple(str(Reference.parse(name).with_default_tag()) for name in images)
+    only: Callable[[str], bool] | None = None
+    if bases:
+        from lamina.engine.freshness.watching import Pushed
+
+        wanted = [Pushed.parse(text) for text in bases]
+
+        def only(reference: str) -> bool:
+            return any(each.means(reference) for each in wanted)
+
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
-        found = outdated(engine.store, engine.registry, names)
+        found = outdated(engine.store, engine.registry, names, only)
         if not as_json:
             print_found(found, everything=everything, quiet=quiet)
         if not rebuild:

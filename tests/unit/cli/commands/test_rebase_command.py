@@ -93,7 +93,7 @@ def test_on_the_newest_base_already(lamina: Lamina, app: Path) -> None:
 )
 def test_other_settings_are_refused(lamina: Lamina, app: Path, registry: FakeRegistry, settings: dict[str, object], word: str) -> None:
     first = build(lamina, "app:1")
-    base(registry, OLD, **settings)
+    base(registry, OLD, "1", **settings)
     said = lamina("rebase", "app:1")
     assert said.code == 1
     assert f"the new base has another {word}, which its instructions saw" in said.err

@@ -1,0 +1,158 @@
+"""Freshness with a real registry: bases that move, rebuilt and rebased images with RUN steps, notifications, attestations that others read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina.testing.images import busybox_tar, push, simple_image, tar_of
+from lamina.testing.project import Project
+from lamina.testing.registry import docker_registry, free_port
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="RUN steps are run as root here"),
+    pytest.mark.skipif(not shutil.which("docker-registry"), reason="docker-registry is not installed"),
+    pytest.mark.skipif(not shutil.which("busybox"), reason="busybox is not installed"),
+]
+
+
+@pytest.fixture
+def hook() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, hook: int) -> Iterator[str]:
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    notify = f"notifications: {{endpoints: [{{name: hook, url: 'http://127.0.0.1:{hook}/', timeout: 2s, threshold: 1, backoff: 200ms}}]}}\n"
+    with docker_registry(folder, auth=notify) as host:
+        yield host
+
+
+@pytest.fixture
+def project(tmp_path: Path, registry: str) -> Project:
+    (tmp_path / "context").mkdir()
+    made = Project(tmp_path / "context", tmp_path / "store")
+    release(registry, 1)
+    made.dockerfile(f"""
+        FROM {registry}/base:1 AS tools
+        RUN echo made > /made
+        FROM {registry}/base:1
+        COPY --from=tools /made /made
+        RUN mkdir -p /srv && echo own > /srv/own
+    """)
+    return made
+
+
+def release(host: str, number: int, **files: bytes) -> str:
+    layer = tar_of({"etc": None, "etc/release": f"{number}\n".encode(), **{name.replace("_", "/"): data for name, data in files.items()}})
+    return push(host, "base", "1", simple_image([busybox_tar(), layer]))
+
+
+def lamina(project: Project, *arguments: str, code: int = 0) -> str:
+    done = project.run(*arguments)
+    assert done.returncode == code, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def content(project: Project, name: str, path: str) -> str:
+    folder = project.root.parent / "read"
+    shutil.rmtree(folder, ignore_errors=True)
+    (project.folder / "Reading").write_text(f"FROM {name}\n")
+    lamina(project, "build", "-q", "-f", str(project.folder / "Reading"), "-o", str(folder), str(project.folder))
+    return (folder / path).read_text()
+
+
+def test_outdated_and_rebuilt_with_runs(project: Project, registry: str) -> None:
+    project.build("-t", "app:1")
+    assert "0 of 1 images outdated" in project.run("outdated").stderr.decode()
+    release(registry, 2)
+    said = lamina(project, "outdated", code=3)
+    assert "stage tools: follows" in said
+    document = json.loads(lamina(project, "outdated", "--rebuild", "--json"))
+    (rebuilt,) = document["rebuilt"]
+    assert rebuilt["outcome"] == "rebuilt"
+    assert rebuilt["ran"] == 3, "what the COPY takes is the same; it stands on another base"
+    assert content(project, "app:1", "etc/release") == "2\n"
+    assert "0 of 1 images outdated" in project.run("outdated").stderr.decode()
+
+
+def test_rebased_and_refused(project: Project, registry: str) -> None:
+    project.build("-t", "app:1")
+    release(registry, 2)
+    done = project.run("rebase", "app:1")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "1 RUN above" in done.stderr.decode()
+    assert (content(project, "app:1", "etc/release"), content(project, "app:1", "srv/own")) == ("2\n", "own\n")
+    release(registry, 3, srv_own=b"theirs\n")
+    done = project.run("rebase", "app:1")
+    assert done.returncode == 1
+    assert "/srv/own differs" in done.stderr.decode()
+    assert "lamina outdated --rebuild" in done.stderr.decode()
+    assert project.run("rebase", "--strict", "app:1").returncode == 1
+
+
+@pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed")
+def test_others_read_what_has_attestations(project: Project, registry: str, tmp_path: Path) -> None:
+    project.build("-t", f"{registry}/app:1", "--push", "--provenance=max", "--sbom=spdx", "--sbom=cyclonedx")
+    where = f"docker://{registry}/app:1"
+    raw = subprocess.run(["skopeo", "inspect", "--tls-verify=false", "--raw", where], capture_output=True, check=True).stdout
+    assert [each["platform"]["os"] for each in json.loads(raw)["manifests"]] == ["linux", "unknown"]
+    subprocess.run(["skopeo", "copy", "-q", "--src-tls-verify=false", where, f"dir:{tmp_path}/copied"], check=True)
+    assert (tmp_path / "copied" / "manifest.json").is_file()
+    subprocess.run(["skopeo", "copy", "-q", "--all", "--src-tls-verify=false", where, f"oci:{tmp_path}/all:1"], check=True)
+    lamina(project, "copy", f"oci:{tmp_path}/all:1", f"docker://{registry}/again:1")
+
+
+def test_a_push_wakes_the_watch_which_rebuilds(project: Project, registry: str, hook: int, tmp_path: Path) -> None:
+    project.build("-t", "app:1")
+    report = tmp_path / "watch.json"
+    command = [
+        sys.executable,
+        "-m",
+        "lamina",
+        "watch",
+        "--rebuild",
+        "--interval",
+        "1d",
+        "--webhook",
+        f"127.0.0.1:{hook}",
+        "--report",
+        str(report),
+    ]
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LAMINA_ROOT": str(project.root)}
+    with (tmp_path / "watch.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
+        try:
+            wait_for(process, report, lambda rounds: bool(rounds))
+            release(registry, 2)
+            wait_for(process, report, lambda rounds: any(each.get("rebuilt") for each in rounds))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, (tmp_path / "watch.log").read_text()
+    woken = next(each for each in json.loads(report.read_text())["rounds"] if each.get("rebuilt"))
+    assert woken["because"] == "push"
+    assert woken["pushed"] == [f"{registry}/base:1"]
+    assert content(project, "app:1", "etc/release") == "2\n"
+
+
+def wait_for(process: subprocess.Popen[bytes], report: Path, there: object) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        assert process.poll() is None
+        rounds = json.loads(report.read_text())["rounds"] if report.exists() else []
+        if callable(there) and there(rounds):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing came: {report.read_text() if report.exists() else 'no report'}")
