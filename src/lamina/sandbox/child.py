@@ -23,6 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)) + "/standalone")
 
 import kernel
 import limits
+import oci
 import owners
 import rootfs
 import workload
@@ -84,13 +85,14 @@ def helper(out, err, run):
     connection = socket.socket(fileno=run)
     spec = json.loads(read_exactly(connection, struct.unpack("!I", read_exactly(connection, 4))[0]))
     read_error, write_error = os.pipe2(os.O_CLOEXEC)
+    group = limits.Group(spec["limits"])
     if spec["tree"] is None and not isolate(spec, connection):
+        group.close()
         return
     shared = spec["tree"] is not None or spec["shared_pids"]
     if shared:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     created = os.path.join(spec["scratch"], "made")
-    group = limits.Group(spec["limits"])
     heard = teller = None
     if spec["single"]:
         heard, teller = socket.socketpair()
@@ -108,6 +110,9 @@ def helper(out, err, run):
     report = wait(child, read_error, connection, spec["timeout"], heard, spec["upper"])
     if shared:
         end_descendants()
+    if spec["oci"]:
+        report = oci.outcome(spec, report)
+        oci.clean(spec, group.own)
     killed = group.close()
     report["oom"] = killed and bool(report.get("exit_code"))
     report["limited"] = group.how
@@ -121,9 +126,13 @@ def isolate(spec, connection):
     flags = kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     if not spec["shared_pids"]:
         flags |= kernel.CLONE_NEWPID
-    if spec["network"] == "none":
+    if spec["network"] == "none" and not spec["network_of"]:
         flags |= kernel.CLONE_NEWNET
     try:
+        if spec["network_of"]:
+            joined = os.open(spec["network_of"], os.O_RDONLY | os.O_CLOEXEC)
+            kernel.setns(joined, kernel.CLONE_NEWNET)
+            os.close(joined)
         kernel.unshare(flags)
     except OSError as error:
         answer(connection, {"setup_error": "new namespaces: " + error.strerror})
@@ -145,6 +154,8 @@ def first_process(spec, out, err, write_error, created, teller, group):
         stage = "limits"
         group.join()
         stage = "mounts"
+        if spec["oci"]:
+            oci.start(spec, out, err, write_error, created)
         if spec["tree"] is None:
             rootfs.build(spec, created)
         stage = "process"

@@ -27,7 +27,8 @@ from lamina.sandbox.protocols import (
 if TYPE_CHECKING:
     from lamina.sandbox.limits import Limits
 
-RUNGS = ("root", "userns", "userns-single", "chroot", "proot", "none")
+RUNGS = ("root", "userns", "userns-single", "chroot", "proot", "runc", "crun", "none")
+RUNTIMES = ("runc", "crun")  # only when asked for
 WEAK = ("chroot", "proot")  # a RUN sees the machine's processes and network
 
 _CHOWN, _DAC_OVERRIDE, _FOWNER, _SYS_CHROOT, _SYS_ADMIN = 0, 1, 3, 18, 21  # capabilities
@@ -36,12 +37,12 @@ _CHOWN, _DAC_OVERRIDE, _FOWNER, _SYS_CHROOT, _SYS_ADMIN = 0, 1, 3, 18, 21  # cap
 class NamespaceSandbox:
     """Own namespaces over an overlay. `root`: as root with trusted attributes; `userns`: the process is root of a user namespace."""
 
-    def __init__(self, name: str, flavour: Flavour, limits: Limits | None = None) -> None:
+    def __init__(self, name: str, flavour: Flavour, limits: Limits | None = None, oci: str | None = None) -> None:
         self._name = name
         self._flavour = flavour
         from lamina.sandbox.zygote import Zygote  # only where something runs
 
-        self._zygote = Zygote(userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single", limits=limits)
+        self._zygote = Zygote(userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single", limits=limits, oci=oci)
 
     @property
     def name(self) -> str:
@@ -128,7 +129,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 def flavour_of(rung: str) -> Flavour:
     match rung:
-        case "root":
+        case "root" | "runc" | "crun":
             return Flavour("trusted")
         case "userns":
             return Flavour("user")
@@ -149,7 +150,12 @@ def why_not(rung: str) -> str | None:
     uid = os.geteuid()
     if sys.platform != "linux":
         return None if rung == "none" else "it needs Linux"
-    if rung == "root":
+    if rung in RUNTIMES:
+        import shutil
+
+        if shutil.which(rung) is None:
+            return f"{rung} is not installed"
+    if rung == "root" or rung in RUNTIMES:
         if uid != 0:
             return "it needs uid 0"
         return None if may(_SYS_ADMIN) else "this root may not mount (CAP_SYS_ADMIN is missing, as in a default container)"
@@ -207,4 +213,8 @@ def make(rung: str, tried: tuple[str, ...] = (), folder: Path | None = None, lim
         return PlainSandbox(rung, flavour_of(rung), folder, limits)
     if rung == "none":
         return NoSandbox(flavour_of(rung), tried)
+    if rung in RUNTIMES:
+        import shutil
+
+        return NamespaceSandbox(rung, flavour_of(rung), limits, shutil.which(rung) or rung)
     return NamespaceSandbox(rung, flavour_of(rung), limits)

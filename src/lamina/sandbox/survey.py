@@ -29,6 +29,7 @@ _DETAILS = {
     "chroot": "no isolation: a RUN sees this machine's processes and network; /proc is missing",
     "proot": "no isolation, slow; owners that a RUN sets are lost",
 }
+_DETAILS |= {name: "an OCI runtime, only with --sandbox=" + name for name in rungs.RUNTIMES}
 _INSIDE = "run in a container with SYS_ADMIN, or outside of one"
 
 
@@ -49,6 +50,8 @@ def survey(root: Path | None = None) -> tuple[Finding, ...]:
 def _finding(rung: str, place: Path) -> Finding:
     why = rungs.why_not(rung)
     remedy = {"root": _INSIDE, "chroot": "not needed where a user namespace works" if os.geteuid() else _INSIDE}.get(rung, "")
+    if rung in rungs.RUNTIMES:
+        remedy = f"install {rung} to use --sandbox={rung}; nothing else needs it"
     if rung == "proot":
         remedy = "install proot (Debian: proot), where nothing stronger works"
     if rung == "root" and os.geteuid():

@@ -38,7 +38,8 @@ class Plain(NamedTuple):
 class Zygote:
     """Thread-safe. The process starts with the first run and ends with `close`, or with us: its control socket reaches EOF."""
 
-    def __init__(self, *, userxattr: bool, single: bool = False, limits: Limits | None = None) -> None:
+    def __init__(self, *, userxattr: bool, single: bool = False, limits: Limits | None = None, oci: str | None = None) -> None:
+        self._oci = oci
         self._limits = limits
         self._userxattr = userxattr
         self._single = single
@@ -99,11 +100,17 @@ class Zygote:
 
             ownership.complete(spec, found.get("owners", ()), found.get("devices", ()), tuple(found["user"]))
         return SandboxReport(
-            found["exit_code"], found["signal"], found["timed_out"], found.get("oom", False), found["max_rss"], found["cpu"], found.get("limited", "")
+            found["exit_code"],
+            found["signal"],
+            found["timed_out"],
+            found.get("oom", False),
+            found["max_rss"],
+            found["cpu"],
+            found.get("limited", ""),
         )
 
     def _more(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"shared_pids": self._shared_pids}
+        found: dict[str, Any] = {"shared_pids": self._shared_pids, "oci": self._oci}
         if self._limits is not None:
             found["limits"] = {"memory": self._limits.memory, "cpus": self._limits.cpus, "pids": self._limits.pids}
         return found
@@ -175,6 +182,7 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Pl
         "single": single,
         "shared_pids": False,
         "limits": {},
+        "oci": None,
         "tree": None if plain is None else str(plain.root),
         "proot": None if plain is None else plain.proot,
         "argv": list(spec.argv),
@@ -185,6 +193,7 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Pl
         "hosts_file": "\n".join(hosts) + "\n",
         "resolv_conf": _resolv_conf() if spec.network == "host" else "",
         "network": spec.network,
+        "network_of": spec.network_of,
         "insecure": spec.insecure,
         "binds": [
             {"source": str(b.source), "target": b.target, "readonly": b.readonly, "is_file": not b.source.is_dir()} for b in spec.binds

@@ -22,11 +22,12 @@ def command(settings: Settings, /, as_json: bool) -> int:
     Examples:
       lamina doctor
     """
+    from lamina.sandbox.rungs import RUNTIMES
     from lamina.sandbox.survey import survey
     from lamina.version import __version__
 
     findings = survey(settings.root)
-    usable = next((f.rung for f in findings if f.works), "none")
+    usable = next((f.rung for f in findings if f.works and f.rung not in RUNTIMES), "none")
     facts = {
         "lamina": __version__,
         "python": sys.version.split()[0],

@@ -20,7 +20,8 @@ class Group:
         self.wanted = {name: value for name, value in wanted.items() if value}
         self.folders = []
         self.counter, self.before = None, 0
-        own = own_groups()
+        own = own_groups()  # before a namespace of control groups hides where we are
+        self.own = {*own.values()}
         if not self.wanted:
             place = own.get("", own.get("memory"))
             if place is not None:
@@ -103,12 +104,20 @@ class Group:
         for folder in self.folders:
             for _ in range(100):
                 try:
-                    os.rmdir(folder)
+                    remove(folder)
                     break
                 except FileNotFoundError:
                     break
                 except OSError:
                     time.sleep(0.01)  # what was killed is still leaving
+
+
+def remove(folder):
+    """With the groups that a runtime made below it."""
+    for inner in os.scandir(folder):
+        if inner.is_dir(follow_symlinks=False):
+            remove(inner.path)
+    os.rmdir(folder)
 
 
 def own_groups():
@@ -138,7 +147,14 @@ def own_groups():
 
 
 def kills(folder):
-    """How often the kernel killed for want of memory there."""
+    """How often the kernel killed for want of memory there, or below (version 1 counts each group by itself)."""
+    count = own_kills(folder)
+    if count == 0 and os.path.exists(folder + "/memory.oom_control"):
+        count = sum(own_kills(item.path) for item in os.scandir(folder) if item.is_dir(follow_symlinks=False))
+    return count
+
+
+def own_kills(folder):
     for name in ("memory.events", "memory.oom_control"):
         for line in lines(folder + "/" + name, ""):
             if line.startswith("oom_kill "):
@@ -152,7 +168,7 @@ def sweep(above):
         parts = name.split("-")
         if len(parts) == 3 and parts[0] == "lamina" and parts[1].isdigit() and not os.path.exists("/proc/" + parts[1]):
             try:
-                os.rmdir(above + "/" + name)
+                remove(above + "/" + name)
             except OSError:
                 continue
 
