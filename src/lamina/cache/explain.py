@@ -40,7 +40,7 @@ class Facts(msgspec.Struct, frozen=True):
     expired: tuple[float, str] | None = None  # the record's age in seconds, and what limits it: "--max-age deps=12h"
     evicted: bool = False
     forgotten: bool = False
-    not_trusted: str | None = None  # the scope that wrote the record
+    not_trusted: str | None = None  # why the only record of this key is not believed
     upstream: Upstream | None = None
     sources: tuple[Upstream, ...] = ()  # steps that ran now and whose files this one reads (COPY --from, bind mounts)
     args: frozenset[str] = frozenset()
@@ -117,7 +117,7 @@ def _told(facts: Facts) -> Reason | None:
     if facts.evicted:
         return Reason("evicted", "its record is there, its files were removed from this machine")
     if facts.not_trusted:
-        return Reason("not-trusted", f"its record was written by {facts.not_trusted}, which this build does not believe")
+        return Reason("not-trusted", f"a shared record of it is not believed: {facts.not_trusted}")
     return None
 
 

@@ -47,6 +47,7 @@ from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
 if TYPE_CHECKING:
+    from lamina.cache.remote.shared import SharedCache
     from lamina.engine.attest.attached import Attest
     from lamina.engine.freshness.lockfile import Lock
     from lamina.engine.receipt import Receipt
@@ -60,6 +61,10 @@ class UnknownSelector(LaminaError):
 
 def _ignore(event: object) -> None:
     pass
+
+
+def no_caches(place: str) -> SharedCache:
+    raise LaminaError(f"{place}: this engine was opened without shared caches", exit_code=2)
 
 
 class Engine:
@@ -82,6 +87,7 @@ class Engine:
         self.on_steps: Callable[[tuple[ListedStep, ...]], None] | None = (
             None  # told of a build's instructions before the first one is looked at
         )
+        self.open_cache: Callable[[str], SharedCache] = no_caches  # opens what --cache-from and --cache-to name
         self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
         self._sandbox = sandbox
         self.registry = registry
@@ -110,6 +116,7 @@ class Engine:
             lowered = self._lower(request, around)
             job = Job(request, around, report, build_id=build_id)
             job.lowered = lowered
+            self._share(job, build_id)
             self._check_selectors(job, lowered)
             self._notices(lowered, job)
             if self.on_steps is not None:
@@ -155,6 +162,7 @@ class Engine:
             lowered = self._lower(request, around)
             job = Job(request, around, report, build_id="plan", planning=True)
             job.lowered = lowered
+            self._share(job, "plan")
             self._check_selectors(job, lowered)
             self._notices(lowered, job)
             outcome = self._solve(lowered, job, request, None, planning=True)
@@ -164,9 +172,12 @@ class Engine:
             steps = self._steps(lowered, job, ended)
             work = [s for s in steps if s.verdict in ("miss", "unknown")]
             fetch = 0
-            if work:
-                layers = {layer.id: layer for e in outcome.ended if isinstance(e.result, Filesystem) for layer in e.result.layers}
+            if work or around.sharing is not None:
+                wanted = [e for e in outcome.ended if work or e.node is lowered.target]
+                layers = {layer.id: layer for e in wanted if isinstance(e.result, Filesystem) for layer in e.result.layers}
                 fetch = around.bases.missing_bytes(layers)
+                if around.sharing is not None:
+                    fetch += around.sharing.missing_bytes(list(layers.values()))
             return PlanResult(steps, not work, fetch, sum(s.saved for s in work), tuple(job.warnings))
 
     def lock(self, request: BuildRequest) -> Lock:
@@ -285,6 +296,13 @@ class Engine:
             for warning in export(self.store, images, output, sys.stdout.buffer, attest):
                 warn(warning)
         return tuple(pushed)
+
+    def _share(self, job: Job, build_id: str) -> None:
+        """Open the shared caches that the request names; Surroundings.close hands over what was built and closes them."""
+        if job.request.cache_from or job.request.cache_to:
+            from lamina.engine.sharing import share
+
+            share(self.open_cache, job, build_id)
 
     def _check_selectors(self, job: Job, lowered: Lowered) -> None:
         steps = [row.step for row in lowered.steps]

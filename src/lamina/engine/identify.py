@@ -22,6 +22,7 @@ from lamina.oci.digest import StateId
 
 if TYPE_CHECKING:
     from lamina.engine.job import Job
+    from lamina.store.facts import Selection as KnownSelection
 
 
 class Keyed(msgspec.Struct, frozen=True):
@@ -127,22 +128,37 @@ def _whole_source(identifier: str, wanted: keys.Selection) -> str:
     return identifier if wanted.whole or wanted.path.count("/") <= 1 else f"{identifier}:{wanted.path}"
 
 
+def _know(job: Job, source: Filesystem, selector: str, merkle: str) -> KnownSelection:
+    from lamina.store.facts import Selection as Known
+
+    known = Known(merkle, None)
+    job.around.store.facts.set_selection(source.state, selector, known)
+    return known
+
+
 def _from_filesystem(source: Filesystem, wanted: keys.Selection, job: Job) -> tuple[InputPart | None, Listed | None]:
     """From the table of known selections of this state; else by looking at the files, which must be here."""
     if wanted.whole:
         return InputPart("files", source.state, source.label), None
     selector = hashlib.sha256(canonical(_plain(wanted))).hexdigest()
     known = job.around.store.facts.selection(source.state, selector)
+    sharing = job.around.sharing
+    if known is None and sharing is not None and sharing.reads and not job.around.layers.all_present(source.layers):
+        merkle = sharing.selection(source.state, selector)
+        if merkle is not None:
+            known = _know(job, source, selector, merkle)
     if known is not None:
+        if sharing is not None and sharing.writes:
+            sharing.note_selection(source.state, selector, known.merkle)
         return InputPart("files", known.merkle, source.label, known.listing), _lazily(source, wanted, job)
     if not job.around.layers.all_present(source.layers):
         return None, None
     view = job.around.layers.view(source.layers)
     selection = _selection(view, wanted)
     merkle = selection.digest()
-    from lamina.store.facts import Selection as Known
-
-    job.around.store.facts.set_selection(source.state, selector, Known(merkle, None))
+    _know(job, source, selector, merkle)
+    if sharing is not None and sharing.writes:
+        sharing.note_selection(source.state, selector, merkle)
     return InputPart("files", merkle, source.label), Listed(
         lambda: selection, job.around.listing, nullcontext(), wanted.path, relative=False
     )

@@ -38,7 +38,9 @@ class LayerKeeper:
         self._store = store
         self._fetch = fetch
         self._lock = threading.Lock()
-        self.fetch_blob: Fetch | None = None  # gets the blob of a layer that another machine built; set where a cache is shared
+        self.fetch_blobs: Callable[[Sequence[LayerRef]], None] | None = (
+            None  # of layers that other machines built; set where a cache is shared
+        )
         self._hashing: dict[LayerId, Future[DiffId]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
@@ -54,26 +56,27 @@ class LayerKeeper:
         """Fetch what is a base image's and not here; False when a layer built here is gone."""
         wanted = {layer.id: layer for layer in layers}
         here = self._store.layers.present(wanted)
+        away = [layer for name, layer in wanted.items() if name not in here and name.startswith("diff:")]
+        if away and self.fetch_blobs is not None:
+            self.fetch_blobs([layer for layer in away if layer.blob is not None and self._store.blobs.missing([layer.blob])])
         for name, layer in wanted.items():
             if name in here:
                 continue
             if name.startswith("diff:"):
-                if not self._unpack(layer, cancel):
+                if not self._unpack(layer):
                     return False
             elif not self._fetch(layer, cancel):
                 return False
         return True
 
-    def _unpack(self, layer: LayerRef, cancel: CancelToken) -> bool:
+    def _unpack(self, layer: LayerRef) -> bool:
         """Make the directory of a layer that was built elsewhere (or archived) out of its blob. False when nobody has the blob.
 
         The record is believed in nothing: the tar must have the diffID, and the directory the normalised diff that it is named by.
         """
         from lamina.engine.images.layers import ensure_built_layer
 
-        if layer.blob is None or layer.diff_id is None:
-            return False
-        if self._store.blobs.missing([layer.blob]) and (self.fetch_blob is None or not self.fetch_blob(layer, cancel)):
+        if layer.blob is None or layer.diff_id is None or self._store.blobs.missing([layer.blob]):
             return False
         ensure_built_layer(self._store, layer.id, layer.diff_id, layer.blob)
         return True

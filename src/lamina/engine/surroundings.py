@@ -21,6 +21,7 @@ from lamina.store.protocols import BlobNotFound
 if TYPE_CHECKING:
     from lamina.engine.freshness.lockfile import Lock
     from lamina.engine.runners.exec import ExecSurroundings
+    from lamina.engine.sharing import Sharing
 
 
 class Surroundings:
@@ -46,6 +47,12 @@ class Surroundings:
         self.now = now
         self.host = host
         self._sandbox = sandbox
+        self.sharing: Sharing | None = None  # set by `share`
+
+    def share(self, sharing: Sharing) -> None:
+        """This build reads or writes shared caches."""
+        self.sharing = sharing
+        self.layers.fetch_blobs = sharing.fetch
 
     def exec_surroundings(self, request: BuildRequest, *, forced: bool) -> ExecSurroundings:
         from lamina.engine.cachemounts import CacheMounts
@@ -72,6 +79,8 @@ class Surroundings:
         """What differs between a stored listing and one made now; () when the stored one is gone."""
         from lamina.layer import listing
 
+        if self.sharing is not None and self.store.blobs.missing([old]):
+            self.sharing.listing(old)
         try:
             before = listing.load(self.store.blobs.read(old))
         except BlobNotFound:
@@ -81,5 +90,7 @@ class Surroundings:
 
     def close(self) -> None:
         self.contexts.save()
+        if self.sharing is not None:
+            self.sharing.finish()
         self.layers.close()
         self.records.flush()
