@@ -372,6 +372,71 @@ def insecure_keeps_capabilities(b: Bench) -> None:
     assert "mounted" in done.out, done.err
 
 
+_CALLER = """
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+int main(int count, char **words) {
+    for (int i = 1; i + 1 < count; i += 2) {
+        long number = atol(words[i]), first = atol(words[i + 1]);
+        pid_t child = fork();
+        if (child == 0) {
+            long found = syscall(number, first, 0L, 0L, 0L, 0L, 0L);
+            _exit(found == -1 ? errno & 0xff : 0);
+        }
+        int status;
+        waitpid(child, &status, 0);
+        printf("%ld %ld %d\\n", number, first, WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+    }
+    return 0;
+}
+"""
+
+
+def every_refused_call_is_refused(b: Bench) -> None:
+    """Each call of the table is made, with arguments that do no harm were it let through, and its errno is looked at."""
+    import importlib.util
+    import shutil
+    import subprocess
+
+    import lamina.sandbox
+
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return
+    folder = Path(lamina.sandbox.__file__).parent / "standalone"
+    sys.path.insert(0, str(folder))
+    try:
+        found = importlib.util.spec_from_file_location("lamina_filter", folder / "seccomp.py")
+        assert found is not None
+        assert found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    machine = os.uname().machine
+    lower = b.layer("caller")
+    program = lower / "caller"
+    if not program.exists():
+        (b.folder / "caller.c").write_text(_CALLER)
+        subprocess.run([compiler, "-static", "-o", str(program), str(b.folder / "caller.c")], check=True, capture_output=True)
+    # -1 is no pointer, descriptor or command: a call that is let through fails with another errno than EPERM.
+    wanted = {(number, -1): 1 for name, number in module.numbers(module.DENIED, machine).items() if name != "vhangup"}
+    wanted |= {(module.CLONE[machine], flag | 17): 1 for flag in (0x20000, 0x10000000, 0x40000000)}
+    wanted |= {(module.CLONE3, -1): 38, (module.SOCKET[machine], 40): 1, (module.PERSONALITY[machine], 0x0400000): 1}
+    if b.sandbox.name in rungs.RUNTIMES:  # theirs has no rule for personality
+        del wanted[(module.PERSONALITY[machine], 0x0400000)]
+    words = [str(word) for pair in wanted for word in pair]
+    done = b.start(b.spec("/caller", *words, lowers=(lower, b.base)))
+    assert done.code == 0, done.err
+    answers = {(int(n), int(first)): int(errno) for n, first, errno in (line.split() for line in done.out.splitlines())}
+    wrong = {pair: answers.get(pair) for pair, errno in wanted.items() if answers.get(pair) != errno}
+    assert not wrong, wrong
+
+
 def system_calls_are_refused(b: Bench) -> None:
     for script in (
         "mount -t tmpfs x /tmp",
@@ -554,7 +619,7 @@ PROBES: tuple[Callable[[Bench], None], ...] = (
     nothing_injected_reaches_the_upper, mount_points_made_in_the_upper_go_away, secrets_are_files_on_tmpfs, read_only_bind, read_write_bind,
     bind_of_a_file, symlinked_mount_target_stays_inside, submounts, tmpfs_with_a_size, daemons_end_with_the_workload, cancelled_runs_end_as_a_tree,
     term_comes_before_kill, timeouts_end_the_tree, kill_of_the_zygote_leaves_nothing, proc_is_masked, own_processes_only, no_descriptor_is_inherited,
-    devices, made_devices_cannot_be_opened, capabilities, insecure_keeps_capabilities, system_calls_are_refused, users, unknown_users_are_named,
+    devices, made_devices_cannot_be_opened, capabilities, insecure_keeps_capabilities, system_calls_are_refused, every_refused_call_is_refused, users, unknown_users_are_named,
     files_belong_to_the_user, ownership, new_files_in_a_setgid_folder, owners_of_lower_layers_stay, devices_are_in_the_layer, environment_is_complete, working_directory, host_names, network_none_has_loopback_only, limits, limits_hold, empty_root, many_lowers,
     many_at_once, setuid_programs_work,
 )  # fmt: skip
@@ -563,7 +628,7 @@ PROBES: tuple[Callable[[Bench], None], ...] = (
 # What chroot and proot do not promise: they have no namespaces and no mounts.
 ISOLATION = frozenset({
     tmpfs_with_a_size, kill_of_the_zygote_leaves_nothing, proc_is_masked, own_processes_only, devices, made_devices_cannot_be_opened,
-    capabilities, insecure_keeps_capabilities, system_calls_are_refused, host_names, network_none_has_loopback_only,
+    capabilities, insecure_keeps_capabilities, system_calls_are_refused, every_refused_call_is_refused, host_names, network_none_has_loopback_only,
 })  # fmt: skip
 # proot keeps owners as little as it changes users: both are pretended to the workload only. It waits for daemons and hands no signal on.
 PROOT = frozenset(
