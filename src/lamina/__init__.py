@@ -16,17 +16,17 @@ TYPE_CHECKING = False  # typing's own, without its import
 if TYPE_CHECKING:
     from lamina import dockerfile
     from lamina.diagnostics.errors import LaminaError
-    from lamina.engine.facade import build, load, plan, pull, push, save
+    from lamina.engine.facade import build, load, outdated, plan, pull, push, save
     from lamina.engine.request import BuildResult, BuiltImage, PlanResult, StepReport
 
 __all__ = [
-    "BuildResult", "BuiltImage", "LaminaError", "PlanResult", "StepReport", "__version__", "build", "dockerfile", "load", "plan", "pull", "push",
+    "BuildResult", "BuiltImage", "LaminaError", "PlanResult", "StepReport", "__version__", "build", "dockerfile", "load", "outdated", "plan", "pull", "push",
     "save",
 ]  # fmt: skip
 
 _HOMES = {
     "build": "lamina.engine.facade", "plan": "lamina.engine.facade", "save": "lamina.engine.facade", "load": "lamina.engine.facade",
-    "pull": "lamina.engine.facade", "push": "lamina.engine.facade",
+    "pull": "lamina.engine.facade", "push": "lamina.engine.facade", "outdated": "lamina.engine.facade",
     "BuildResult": "lamina.engine.request", "BuiltImage": "lamina.engine.request", "PlanResult": "lamina.engine.request",
     "StepReport": "lamina.engine.request", "LaminaError": "lamina.diagnostics.errors",
 }  # fmt: skip

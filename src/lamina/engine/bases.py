@@ -143,7 +143,12 @@ class Bases:
     def _local(self, reference: Reference, platform: Platform) -> Image | None:
         if reference.digest is not None:
             return self._store.images.by_id(reference.digest)
-        return self._store.images.by_name(str(reference), str(platform)) or self._store.images.by_name(str(reference))
+        exact = self._store.images.by_name(str(reference), str(platform))
+        other = exact or self._store.images.by_name(str(reference))
+        if other is None or exact is not None or platform.runs(Platform.parse(other.platform)):
+            return other
+        # Pulled for another platform: its registry may have this one too. What was made here is refused with its platform.
+        return None if self._store.facts.remote(str(reference), other.platform) is not None else other
 
     def _learn(self, text: str, image: Image, reference: Reference | None, platform: Platform) -> ResolvedBase:
         config = parse_config(self._store.blobs.read(image.id))

@@ -14,10 +14,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.request import BuildRequest, BuildResult, BuiltImage, Incoming, Output, PlanResult, Report, Secret, Selector
+
+if TYPE_CHECKING:
+    from lamina.engine.freshness.lockfile import Lock
+    from lamina.engine.freshness.outdated import Outdated
 
 Source = str | os.PathLike[str]
 
@@ -51,6 +55,9 @@ def build(
     arg_scope: Literal["declared", "named"] = "declared",
     jobs: int = 0,
     epoch: int | None = None,
+    provenance: Literal["min", "max"] | None = None,
+    sbom: Sequence[Literal["spdx", "cyclonedx"]] = (),
+    locked: bool = False,
     root: Source | None = None,
     sandbox: str | None = None,
     report: Report | None = None,
@@ -83,6 +90,9 @@ def build(
         arg_scope=arg_scope,
         jobs=jobs,
         epoch=epoch,
+        provenance=provenance,
+        sbom=tuple(sbom),
+        lock=_lock(context) if locked else None,
     )
     result = _perform("build", request, root, sandbox, report)
     assert isinstance(result, BuildResult)
@@ -155,6 +165,16 @@ def pull(name: str, *, platform: str | None = None, root: Source | None = None, 
     return identifier
 
 
+def outdated(images: Sequence[str] = (), *, root: Source | None = None, sandbox: str | None = None) -> Outdated:
+    """Which images built here (or which of `images`) stand on bases that have moved: `.behind`, in the order of rebuilding. One HEAD request for
+    each distinct base; a registry that does not answer makes its images "unknown". Raises LaminaError for an image that was not built here."""
+    from lamina.engine.freshness.outdated import Outdated
+
+    found = _perform("outdated", tuple(images), root, sandbox, None)
+    assert isinstance(found, Outdated)
+    return found
+
+
 def _request(context: Source, dockerfile: Source | None, **values: Any) -> BuildRequest:
     from lamina.engine.contextfiles import is_remote, read_dockerfile
 
@@ -178,7 +198,13 @@ def _request(context: Source, dockerfile: Source | None, **values: Any) -> Build
 def _platforms(text: str | None) -> tuple[Any, ...]:
     from lamina.oci.platform import Platform
 
-    return (Platform.parse(text),) if text else ()
+    return tuple(Platform.parse(word) for word in (text or "").split(",") if word)
+
+
+def _lock(context: Source) -> Lock:
+    from lamina.engine.freshness.lockfile import NAME, read_lock
+
+    return read_lock(Path(context) / NAME)
 
 
 def _secret(name: str, value: bytes | Path) -> Secret:
@@ -228,6 +254,12 @@ def perform(what: str, subject: Any, root: Path, sandbox: str | None, report: Re
 
                 which, name = subject
                 return push_images(engine.store, engine.registry(), [find_image(engine.store, which)], Reference.parse(name)).digest
+            case "outdated":
+                from lamina.engine.freshness.outdated import outdated as find_outdated
+                from lamina.oci.reference import Reference
+
+                names = tuple(str(Reference.parse(each).with_default_tag()) for each in subject)
+                return find_outdated(engine.store, engine.registry, names)
             case "pull":
                 from lamina.engine.engine import own_platform
                 from lamina.engine.images.importing import pull as pull_image

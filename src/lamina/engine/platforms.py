@@ -3,7 +3,7 @@ nothing has to run on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from lamina.engine.request import BuildRequest, BuildResult, Notice, Output, Pla
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.solver.cancel import CancelToken
+from lamina.store.refs import Image
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
@@ -85,6 +86,7 @@ def build_each(engine: Engine, request: BuildRequest, report: Report, cancel: Ca
 
     found = [engine.store.images.by_id(result.images[0].id) for result in results]
     images = [msgspec.structs.replace(image, names=names) for image in found if image is not None]
+    _remember_all(engine, images, request, names if kept else ())
     pushed = engine.export(images, request, report, warn)
     return BuildResult(
         results[-1].build_id,
@@ -94,6 +96,18 @@ def build_each(engine: Engine, request: BuildRequest, report: Report, cancel: Ca
         tuple(warnings),
         pushed,
     )
+
+
+def _remember_all(engine: Engine, images: Sequence[Image], request: BuildRequest, names: Sequence[str]) -> None:
+    """What is to be repeated is the whole request, not one platform's part of it."""
+    from lamina.engine.freshness.origins import read
+    from lamina.engine.freshness.recipe import recipe_of
+
+    recipe = recipe_of(request)
+    for image in images:
+        origin = read(engine.store.origins.of(image.id, names[0] if names else ""))
+        if origin is not None:
+            engine.store.origins.put(image.id, names, msgspec.json.encode(msgspec.structs.replace(origin, recipe=recipe)))
 
 
 def plan_each(engine: Engine, request: BuildRequest, report: Report) -> PlanResult:

@@ -147,3 +147,20 @@ def test_push_and_pull(context: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         assert lamina.pull(f"{registry.host}/app:1", root=tmp_path / "other", sandbox="none") == built.images[0].id
         with pytest.raises(LaminaError, match="no such manifest"):
             lamina.pull(f"{registry.host}/none", root=root, sandbox="none")
+
+
+def test_several_platforms_and_what_has_moved(context: Path, tmp_path: Path) -> None:
+    result = lamina.build(context, root=tmp_path / "s", sandbox="none", tags=["a:1"], platform="linux/amd64,linux/arm64")
+    assert [str(image.platform) for image in result.images] == ["linux/amd64", "linux/arm64"]
+    found = lamina.outdated(root=tmp_path / "s", sandbox="none")
+    assert [image.verdict for image in found.images] == ["current", "current"]
+    assert found.behind == ()
+    with pytest.raises(lamina.LaminaError, match="nothing is known"):
+        lamina.outdated(["other:1"], root=tmp_path / "s", sandbox="none")
+
+
+def test_locked_builds(context: Path, tmp_path: Path) -> None:
+    with pytest.raises(lamina.LaminaError, match=r"there is no .*lamina\.lock"):
+        lamina.build(context, root=tmp_path / "s", sandbox="none", locked=True)
+    (context / "lamina.lock").write_text('{"version": 1}')
+    assert lamina.build(context, root=tmp_path / "s", sandbox="none", locked=True).images

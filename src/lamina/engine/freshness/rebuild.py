@@ -39,12 +39,13 @@ def rebuild(
     """In the order of `found`. One image's failure stops what stands on it and nothing else. `push` repeats a build's --push."""
     results: list[Rebuilt] = []
     stuck: dict[str, str] = {}
+    built: dict[tuple[bytes, tuple[str, ...]], BuildResult] = {}  # one build may be several images: one for each platform
     for image in found.images:
         if image.verdict == "cut-off":
             _settle(engine.store, image)
         if image.verdict not in ("outdated", "follows"):
             continue
-        result = _one(engine, image, report, push, stuck)
+        result = _one(engine, image, report, push, stuck, built)
         if result.outcome in ("impossible", "failed", "stopped"):
             stuck |= {name: _shown(image.names) for name in image.names}
         results.append(result)
@@ -53,7 +54,14 @@ def rebuild(
     return tuple(results)
 
 
-def _one(engine: Engine, image: ImageReport, report: Report, push: bool, stuck: dict[str, str]) -> Rebuilt:
+def _one(
+    engine: Engine,
+    image: ImageReport,
+    report: Report,
+    push: bool,
+    stuck: dict[str, str],
+    built: dict[tuple[bytes, tuple[str, ...]], BuildResult],
+) -> Rebuilt:
     held = next((stuck[base.reference] for base in image.bases if base.reference in stuck and base.verdict == "follows"), None)
     if held is not None and image.verdict == "follows":
         return Rebuilt(image.names, "stopped", why=f"{held} was not rebuilt")
@@ -66,8 +74,11 @@ def _one(engine: Engine, image: ImageReport, report: Report, push: bool, stuck: 
     ):
         _settle(engine.store, image)
         return Rebuilt(image.names, "cut-off", image.image, why="what it stands on came out equal")
+    key = (msgspec.json.encode(origin.recipe), image.names)
+    if key in built:
+        return _told(image, built[key])
     try:
-        result = engine.build(request_of(origin.recipe, image.names, push=push), report)
+        result = built[key] = engine.build(request_of(origin.recipe, image.names, push=push), report)
     except LaminaError as error:
         kind: Outcome = "impossible" if error.code == "freshness/cannot-rebuild" else "failed"
         return Rebuilt(image.names, kind, why=image.cannot or error.message)
@@ -101,7 +112,7 @@ def _settle(store: LocalStore, image: ImageReport) -> None:
 def _told(image: ImageReport, result: BuildResult) -> Rebuilt:
     ran = sum(step.verdict == "ran" for step in result.steps)
     cached = sum(step.verdict == "hit" for step in result.steps)
-    made = next((built.id for built in result.images), None)
+    made = next((built.id for built in result.images if str(built.platform) == image.platform), None)
     return Rebuilt(image.names, "same" if made == image.image else "rebuilt", made, ran, cached)
 
 

@@ -54,6 +54,8 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     cut_off: bool = True
     epoch: int | None = None
     pushed: tuple[tuple[tuple[str, str], ...], ...] = ()  # attributes of each --output type=registry
+    provenance: Literal["min", "max"] | None = None  # of what is pushed
+    sbom: tuple[Literal["spdx", "cyclonedx"], ...] = ()
     missing: tuple[str, ...] = ()
 
 
@@ -130,6 +132,8 @@ def recipe_of(request: BuildRequest) -> Recipe:
         cut_off=request.cut_off,
         epoch=request.epoch,
         pushed=tuple(output.attrs for output in request.outputs if output.type == "registry"),
+        provenance=request.provenance,
+        sbom=request.sbom,
         missing=tuple(missing),
     )
 
@@ -194,4 +198,6 @@ def request_of(recipe: Recipe, tags: Sequence[str], *, push: bool = False) -> Bu
         arg_scope=recipe.arg_scope,
         cut_off=recipe.cut_off,
         epoch=recipe.epoch,
+        provenance=recipe.provenance if outputs else None,
+        sbom=recipe.sbom if outputs else (),
     )

@@ -184,3 +184,35 @@ def test_a_base_that_was_built_again_by_hand_is_noticed(lamina: Lamina, contexts
     code, document = asked(lamina, "high:1")
     assert (code, verdicts(document)) == (3, {"high:1": "outdated"})
     assert document["images"][0]["bases"][0]["why"] == "it was built again since"
+
+
+def test_several_platforms_are_one_build(lamina: Lamina, contexts: Path, registry: FakeRegistry) -> None:
+    from lamina.testing.images import OCI_INDEX, index_of
+    from lamina.testing.registry import push_blob, push_manifest
+
+    def both(content: bytes) -> None:
+        images = [simple_image([tar_of({"release": content})], architecture=machine) for machine in ("amd64", "arm64")]
+        for image in images:
+            for data in image.blobs().values():
+                push_blob(registry.host, "base", data)
+            push_manifest(registry.host, "base", image.digest, image.manifest, "application/vnd.oci.image.manifest.v1+json")
+        platforms = [{"os": "linux", "architecture": "amd64"}, {"os": "linux", "architecture": "arm64"}]
+        push_manifest(registry.host, "base", "both", index_of(list(zip(images, platforms))), OCI_INDEX)
+
+    both(b"1")
+    (contexts / "low" / "Dockerfile").write_text(f"FROM {registry.host}/base:both\nCOPY a /a\n")
+    name = f"{registry.host}/made:1"
+    said = lamina("build", "-q", "-t", name, "--platform", "linux/amd64,linux/arm64", "--push", "--load", "--sbom", "spdx", "low")
+    assert said.code == 0, said.err
+    before = registry.tags["made"]["1"]
+    both(b"2")
+    registry.asked.clear()
+    assert asked(lamina)[1]["asked"] == 1
+    code, document = asked(lamina, "--rebuild", "--push")
+    assert code == 0
+    assert [(each["outcome"]) for each in document["rebuilt"]] == ["rebuilt", "rebuilt"]
+    assert len({each["image"] for each in document["rebuilt"]}) == 2
+    assert registry.tags["made"]["1"] != before
+    index = json.loads(registry.manifests["made", registry.tags["made"]["1"]][1])
+    assert [each["platform"]["architecture"] for each in index["manifests"]] == ["amd64", "arm64", "unknown", "unknown"]
+    assert asked(lamina)[0] == 0
