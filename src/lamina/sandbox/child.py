@@ -114,7 +114,8 @@ def helper(out, err, run):
         report = oci.outcome(spec, report)
         oci.clean(spec, group.own)
     killed = group.close()
-    report["oom"] = killed and bool(report.get("exit_code"))
+    # Without a group of its own others may have been killed: then only what died by SIGKILL counts.
+    report["oom"] = killed and (bool(report.get("exit_code")) if group.folders else report.get("exit_code") == 137)
     report["limited"] = group.how
     if spec["tree"] is None:
         rootfs.remove_made(spec["upper"], created)

@@ -23,7 +23,7 @@ class Group:
         own = own_groups()  # before a namespace of control groups hides where we are
         self.own = {*own.values()}
         if not self.wanted:
-            place = own.get("", own.get("memory"))
+            place = own.get("memory", own.get(""))
             if place is not None:
                 self.counter = place
                 self.before = kills(place)

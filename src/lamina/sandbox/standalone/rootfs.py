@@ -107,6 +107,9 @@ def inject(spec, folder):
     add("resolv.conf", spec["resolv_conf"].encode(), "/etc/resolv.conf")
     add("hosts", spec["hosts_file"].encode(), "/etc/hosts")
     add("hostname", (spec["hostname"] + "\n").encode(), "/etc/hostname")
+    if spec["single"] and any(os.path.isdir(os.path.join(lower, "etc/apt/apt.conf.d")) for lower in spec["lowers"]):
+        # apt looks whether it has become its own user; here there is no other to become
+        add("apt", b'APT::Sandbox::User "root";\n', "/etc/apt/apt.conf.d/zz-single-id")
     for number, secret in enumerate(spec["secrets"]):
         add("secret%d" % number, bytes.fromhex(secret["data"]), secret["target"], secret["mode"], secret["uid"], secret["gid"])
     return found
