@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import struct
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -186,3 +188,26 @@ def test_links_out_of_the_image_lead_nowhere(look: Make, tmp_path: Path) -> None
 def test_terminal_escapes_do_not_come_through() -> None:
     (package,) = dpkg("Package: a\x1b[31mb\nVersion: 1\n")
     assert package.name == "a [31mb"
+
+
+@pytest.mark.skipif(not shutil.which("dpkg-query"), reason="dpkg is not installed")
+def test_dpkg_says_the_same_of_this_machine() -> None:
+    text = subprocess.run(
+        ["dpkg-query", "-f", "${db:Status-Status} ${Package} ${Version} ${Architecture}\n", "-W"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    theirs = {tuple(line.split()[1:]) for line in text.splitlines() if line.startswith("installed ")}
+    ours = {(p.name, p.version, p.architecture) for p in dpkg(Path("/var/lib/dpkg/status").read_text())}
+    assert ours == theirs
+
+
+def test_python_says_the_same_of_this_environment() -> None:
+    from importlib import metadata
+
+    for distribution in metadata.distributions():
+        text = distribution.read_text("METADATA")
+        if text is not None:
+            (found,) = python(text)
+            assert (found.name, found.version) == (distribution.metadata["Name"], distribution.version)

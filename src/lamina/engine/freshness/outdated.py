@@ -217,7 +217,7 @@ def judge(store: LocalStore, found: Sequence[Built], answers: dict[str, _Answer]
         for name in built.names:
             verdicts[name, built.origin.platform] = verdict
         stages = _stages(built.origin, bases) if verdict in ("outdated", "follows", "cut-off") else ()
-        cannot = hindrance(built.origin.recipe) if verdict in ("outdated", "follows") else None
+        cannot = (hindrance(built.origin.recipe) or _held(built.origin, bases)) if verdict in ("outdated", "follows") else None
         reports.append(ImageReport(built.names, built.image, built.origin.platform, verdict, bases, stages, cannot))
     return reports
 
@@ -285,6 +285,25 @@ def _stages(origin: Origin, bases: Sequence[BaseReport]) -> tuple[StageReport, .
                     report = StageReport(stage.name, "if-changed", f"it takes files from {_shown(source)}")
         known[stage.name] = report
     return tuple(known.values())
+
+
+def _held(origin: Origin, bases: Sequence[BaseReport]) -> str | None:
+    """Whether lamina.lock would give a rebuild the same bases again."""
+    if not origin.recipe.locked:
+        return None
+    from pathlib import Path
+
+    from lamina.engine.freshness.lockfile import NAME, read_lock
+
+    file = Path(origin.recipe.folder) / NAME
+    try:
+        lock = read_lock(file)
+    except LaminaError as error:
+        return error.message
+    moved = [base for base in bases if base.verdict == "moved"]
+    if moved and all(lock.images.get(base.reference) == base.was for base in moved):
+        return f"{file} holds its bases: `lamina lock` first"
+    return None
 
 
 def _bare(reference: str) -> str:

@@ -77,6 +77,8 @@ def _one(
     key = (msgspec.json.encode(origin.recipe), image.names)
     if key in built:
         return _told(image, built[key])
+    if image.cannot is not None and image.verdict == "outdated":
+        return Rebuilt(image.names, "impossible", why=image.cannot)
     try:
         result = built[key] = engine.build(request_of(origin.recipe, image.names, push=push), report)
     except LaminaError as error:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -16,6 +16,9 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.engine.contextfiles import is_remote, read_dockerfile
 from lamina.engine.request import BuildRequest, Incoming, Output, Secret, Selector
 from lamina.oci.platform import Platform
+
+if TYPE_CHECKING:
+    from lamina.engine.freshness.lockfile import Lock
 
 _USER_INFO = re.compile(r"(://)[^/@\s]*@")
 
@@ -54,6 +57,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     cut_off: bool = True
     epoch: int | None = None
     pushed: tuple[tuple[tuple[str, str], ...], ...] = ()  # attributes of each --output type=registry
+    locked: bool = False
     provenance: Literal["min", "max"] | None = None  # of what is pushed
     sbom: tuple[Literal["spdx", "cyclonedx"], ...] = ()
     missing: tuple[str, ...] = ()
@@ -132,6 +136,7 @@ def recipe_of(request: BuildRequest) -> Recipe:
         cut_off=request.cut_off,
         epoch=request.epoch,
         pushed=tuple(output.attrs for output in request.outputs if output.type == "registry"),
+        locked=request.lock is not None,
         provenance=request.provenance,
         sbom=request.sbom,
         missing=tuple(missing),
@@ -198,6 +203,13 @@ def request_of(recipe: Recipe, tags: Sequence[str], *, push: bool = False) -> Bu
         arg_scope=recipe.arg_scope,
         cut_off=recipe.cut_off,
         epoch=recipe.epoch,
+        lock=_lock(recipe.folder) if recipe.locked else None,
         provenance=recipe.provenance if outputs else None,
         sbom=recipe.sbom if outputs else (),
     )
+
+
+def _lock(folder: str) -> Lock:
+    from lamina.engine.freshness.lockfile import NAME, read_lock
+
+    return read_lock(Path(folder) / NAME)

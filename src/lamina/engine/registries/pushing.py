@@ -140,7 +140,8 @@ class _Push:
     def _beside(self, images: Sequence[Image], going: Sequence[LeavingImage]) -> list[Attached]:
         if self._attest is None:
             return []
-        found = [self._attest(image, sha256(each.raw)) for image, each in zip(images, going)]
+        named = [msgspec.structs.replace(image, names=(str(self._reference),)) for image in images]
+        found = [self._attest(image, sha256(each.raw)) for image, each in zip(named, going)]
         return [each for each in found if each is not None]
 
     def _blobs(self, going: Sequence[LeavingImage]) -> None:

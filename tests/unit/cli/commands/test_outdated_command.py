@@ -216,3 +216,16 @@ def test_several_platforms_are_one_build(lamina: Lamina, contexts: Path, registr
     index = json.loads(registry.manifests["made", registry.tags["made"]["1"]][1])
     assert [each["platform"]["architecture"] for each in index["manifests"]] == ["amd64", "arm64", "unknown", "unknown"]
     assert asked(lamina)[0] == 0
+
+
+def test_a_locked_build_is_rebuilt_when_its_lock_is_new(lamina: Lamina, contexts: Path, registry: FakeRegistry) -> None:
+    assert lamina("build", "-q", "-t", "low:1", "--lock", "low").code == 0
+    assert lamina("build", "-q", "-t", "low:1", "--locked", "low").code == 0
+    base(registry, b"2\n")
+    said = lamina("outdated", "--rebuild")
+    assert said.code == 1
+    assert "lamina.lock holds its bases: `lamina lock` first" in said.out
+    assert lamina("lock", "low").code == 0
+    code, document = asked(lamina, "--rebuild")
+    assert (code, document["rebuilt"][0]["outcome"]) == (0, "rebuilt")
+    assert asked(lamina)[0] == 0
