@@ -227,7 +227,9 @@ def main() -> None:
         sys.exit("the bench needs /bin/busybox (Debian: busybox-static; make test-deps)")
     state = Path(tempfile.mkdtemp(prefix="lamina-bench-", dir=options.state))
     results: dict[str, dict[str, float]] = {}
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, medians of {options.n} (of the slow cases of 3 or 2) in seconds\n")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, medians of {options.n} (of the slow cases of 3 or 2) in seconds\n"
+    )
     try:
         with peers(options.peers.split(","), state) as running:
             names = [p.name for p in running]
