@@ -68,6 +68,10 @@ def command(
       DOCKER_HOST=unix:///run/user/1000/lamina.sock docker images
       lamina serve --host tcp://0.0.0.0:2376 --tlsverify --tlscacert ca.pem --tlscert cert.pem --tlskey key.pem
     """
+    try:
+        import h11  # noqa: F401  # only whether it is there
+    except ModuleNotFoundError:
+        raise BadOption("the server needs the package h11, which is not installed", hint="pip install 'lamina[server]'") from None
     activated = settings.environment.get("LISTEN_PID") == str(os.getpid())
     chosen = hosts or (("fd://",) if activated else (f"unix://{default_socket(settings)}",))
     tls = _tls(tlsverify, tlscacert, tlscert, tlskey)

@@ -33,4 +33,11 @@ def apply_changes(config: ContainerConfig, changes: Sequence[str]) -> ContainerC
     base = ResolvedBase(name, Digest("sha256:" + "0" * 64), image)
     lowered = lower(document, Options(platform=platform, build_platform=platform), {(name, platform): base})
     assert isinstance(lowered, Lowered)
-    return msgspec.structs.replace(lowered.config.config)
+    made = lowered.config.config
+    # A stage gets a PATH and a folder of its own accord; a config is only changed where the changes say so.
+    had_path = any(item.startswith("PATH=") for item in config.env or ())
+    if not had_path and not any("PATH=" in change for change in changes):
+        made = msgspec.structs.replace(made, env=tuple(item for item in made.env or () if not item.startswith("PATH=")) or None)
+    if not any(change.lstrip().upper().startswith("WORKDIR") for change in changes):
+        made = msgspec.structs.replace(made, working_dir=config.working_dir)
+    return made

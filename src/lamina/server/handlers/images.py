@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.oci.digest import Digest
@@ -286,10 +287,7 @@ def _remove_all(daemon: Daemon, store: LocalStore, image: Image, users: list[Any
 
 
 def save(daemon: Daemon, request: Request, name: str = "") -> Reply:
-    """Names that were given are in the archive, ids are without names."""
-    from lamina.engine.images.exporting import outgoing
-    from lamina.engine.images.outgoing import write_docker
-
+    """Names that were given are in the archive; ids are without names, and take the cache of their builds along."""
     texts = [name] if name else [part for value in request.query.all("names") for part in value.split(",") if part]
     if not texts:
         raise BadRequest("no image was named")
@@ -301,46 +299,46 @@ def save(daemon: Daemon, request: Request, name: str = "") -> Reply:
             full = _name_of(image, text)
             if full and full not in names:
                 names.append(full)
-        images = [outgoing(store, image, "plain", names) for image, names in chosen.values()]
+    records = daemon.engine.records if any(not names for _, names in chosen.values()) else None
 
     def write(out: Outlet) -> None:
-        write_docker(images, cast(BinaryIO, _Buffered(out)))
+        from lamina.engine.exporters.export import save as write_archive
+
+        with daemon.store() as store, io.BufferedWriter(_Raw(out), 1 << 18) as buffered:
+            write_archive(store, list(chosen.values()), buffered, records)
 
     return Stream(write, "application/x-tar")
 
 
-class _Buffered:
-    """Small writes are put together."""
+class _Raw(io.RawIOBase):
+    """An outlet as a file."""
 
     def __init__(self, out: Outlet) -> None:
         self._out = out
-        self._parts: list[bytes] = []
-        self._size = 0
 
-    def write(self, data: bytes | memoryview, /) -> int:
-        self._parts.append(bytes(data))
-        self._size += len(data)
-        if self._size >= 1 << 18 or (len(data) == 1024 and not any(data)):  # the end of a tar is 1024 zeros
-            self._out.write(b"".join(self._parts))
-            self._parts.clear()
-            self._size = 0
-        return len(data)
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: object, /) -> int:
+        return self._out.write(bytes(data))  # type: ignore[call-overload]  # RawIOBase's buffer protocol type is only in typeshed's private module
 
 
 def load(daemon: Daemon, request: Request) -> Reply:
     from lamina.engine.engine import own_platform
-    from lamina.engine.images.importing import load as take
+    from lamina.engine.images.importing import load_with_cache
 
     with daemon.store() as store:
-        images = take(store, request.body, own_platform())
+        found = load_with_cache(store, request.body, own_platform(), daemon.engine.records)
 
     def run(rows: RowWriter) -> None:
-        for image in images:
+        for image in found.images:
             for name in image.names:
                 rows.row(stream=f"Loaded image: {familiar(name)}\n")
             if not image.names:
                 rows.row(stream=f"Loaded image ID: {image.id}\n")
             daemon.events.emit("image", "load", image.id, {"name": familiar(image.names[0]) if image.names else image.id})
+        for wrong in found.wrong:
+            rows.row(stream=f"A cached step was not taken over: {wrong}\n")
 
     return row_stream(run)
 
@@ -351,8 +349,6 @@ def create(daemon: Daemon, request: Request) -> Reply:
 
 
 def _import(daemon: Daemon, request: Request) -> Reply:
-    import msgspec
-
     from lamina.engine.engine import own_platform
     from lamina.engine.images.importing import import_rootfs
     from lamina.oci.config import ContainerConfig, ImageConfig
@@ -364,8 +360,6 @@ def _import(daemon: Daemon, request: Request) -> Reply:
     names = [target_name(request)] if request.query.get("repo") else []
     platform = own_platform()
     config = apply_changes(ContainerConfig(), request.query.all("changes"))
-    if not any(change.upper().lstrip().startswith("ENV") for change in request.query.all("changes")):
-        config = msgspec.structs.replace(config, env=None)
     image_config = ImageConfig(
         created=daemon.rfc3339(), os=platform.os, architecture=platform.architecture, variant=platform.variant, config=config
     )

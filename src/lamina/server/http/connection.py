@@ -54,20 +54,27 @@ class Connection:
             while await self._one():
                 self._http.start_next_cycle()
         except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
-            self._refuse(error)
+            await self._refuse(error)
         except (ConnectionError, TimeoutError):
             pass
         finally:
             self._gone.tell()
             self._writer.close()
 
-    def _refuse(self, error: h11.ProtocolError) -> None:
+    async def _refuse(self, error: h11.ProtocolError) -> None:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         status = getattr(error, "error_status_hint", 400) or 400
         try:
             self._send_answer(answer({"message": f"bad request: {error}"}, status), "GET", close=True)
-        except h11.ProtocolError:
+            if self._writer.can_write_eof():
+                self._writer.write_eof()
+            await asyncio.wait_for(self._discard(), _LINGER)
+        except (h11.ProtocolError, ConnectionError, TimeoutError):
+            pass
+
+    async def _discard(self) -> None:
+        while await self._reader.read(65536):
             pass
 
     async def _event(self) -> object:
