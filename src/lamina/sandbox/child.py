@@ -23,7 +23,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)) + "/standalone")
 
 import kernel
 import limits
-import oci
 import owners
 import rootfs
 import workload
@@ -111,6 +110,8 @@ def helper(out, err, run):
     if shared:
         end_descendants()
     if spec["oci"]:
+        import oci
+
         report = oci.outcome(spec, report)
         oci.clean(spec, group.own)
     killed = group.close()
@@ -156,6 +157,8 @@ def first_process(spec, out, err, write_error, created, teller, group):
         group.join()
         stage = "mounts"
         if spec["oci"]:
+            import oci  # seldom asked for, and nothing of the image is in sight yet
+
             oci.start(spec, out, err, write_error, created)
         if spec["tree"] is None:
             rootfs.build(spec, created)
