@@ -94,6 +94,7 @@ def test_rebased_and_refused(project: Project, registry: str) -> None:
     done = project.run("rebase", "app:1")
     assert done.returncode == 0, done.stderr.decode()
     assert "1 RUN above" in done.stderr.decode()
+    assert "stage tools: what was copied from there is of the old base" in done.stderr.decode()
     assert (content(project, "app:1", "etc/release"), content(project, "app:1", "srv/own")) == ("2\n", "own\n")
     release(registry, 3, srv_own=b"theirs\n")
     done = project.run("rebase", "app:1")
@@ -113,6 +114,28 @@ def test_others_read_what_has_attestations(project: Project, registry: str, tmp_
     assert (tmp_path / "copied" / "manifest.json").is_file()
     subprocess.run(["skopeo", "copy", "-q", "--all", "--src-tls-verify=false", where, f"oci:{tmp_path}/all:1"], check=True)
     lamina(project, "copy", f"oci:{tmp_path}/all:1", f"docker://{registry}/again:1")
+
+
+@pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed")
+def test_others_take_their_platform_out_of_the_index(project: Project, registry: str, tmp_path: Path) -> None:
+    project.dockerfile("FROM scratch\nARG TARGETARCH\nCOPY ${TARGETARCH} /machine\n")
+    project.write({"amd64": "amd64", "arm64": "arm64"})
+    project.build("-t", f"{registry}/both:1", "--platform", "linux/amd64,linux/arm64", "--push", "--provenance=min")
+    for machine in ("amd64", "arm64"):
+        target = tmp_path / machine
+        command = [
+            "skopeo",
+            "--override-arch",
+            machine,
+            "copy",
+            "-q",
+            "--src-tls-verify=false",
+            f"docker://{registry}/both:1",
+            f"dir:{target}",
+        ]
+        subprocess.run(command, check=True)
+        manifest = json.loads((target / "manifest.json").read_text())
+        assert json.loads((target / manifest["config"]["digest"][7:]).read_text())["architecture"] == machine
 
 
 def test_a_push_wakes_the_watch_which_rebuilds(project: Project, registry: str, hook: int, tmp_path: Path) -> None:

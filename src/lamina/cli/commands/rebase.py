@@ -17,7 +17,7 @@ from lamina.cli.settings import Settings
 @click.argument("image")
 @click.option("--onto", metavar="REF", help="The new base (default: what the tag of its base names now).")
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name the result so; the image keeps its names.")
-@click.option("--strict", is_flag=True, help="Refuse where a RUN stands above the base.")
+@click.option("--strict", is_flag=True, help="Refuse where a RUN stands above the base, or another stage uses it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @registry_options
 @click.pass_obj
@@ -54,7 +54,7 @@ def command(
     if as_json:
         document = {
             "image": done.image.id, "was": found.id, "base": done.base, "base_was": done.was, "base_now": done.now,
-            "unchanged": done.unchanged, "runs_taken_over": done.runs,
+            "unchanged": done.unchanged, "runs_taken_over": done.runs, "stages_taken_over": list(done.stages),
         }  # fmt: skip
         print(json.dumps(document, indent=2))
         return 0
@@ -63,5 +63,11 @@ def command(
     elif done.runs:
         plural = "" if done.runs == 1 else "s"
         print(f"{done.runs} RUN{plural} above {base} taken over as they are: what they have read there is taken as equal", file=sys.stderr)
+    if done.stages:
+        plural = "" if len(done.stages) == 1 else "s"
+        print(
+            f"stage{plural} {', '.join(done.stages)}: what was copied from there is of the old base; a rebuild makes it anew",
+            file=sys.stderr,
+        )
     print(done.image.id)
     return 0

@@ -44,13 +44,15 @@ class CannotRebase(LaminaError):
 
 
 class Rebased(msgspec.Struct, frozen=True):
-    """`unchanged`: it stands on that base already. `runs`: RUN instructions whose layers were taken over."""
+    """`unchanged`: it stands on that base already. `runs`: RUN instructions whose layers were taken over. `stages`: others that stand on the old
+    base or copy from it; what came from them is as it was."""
 
     image: Image
     base: str
     was: Digest
     now: Digest
     runs: int = 0
+    stages: tuple[str, ...] = ()
     unchanged: bool = False
 
 
@@ -81,6 +83,9 @@ def rebase(engine: Engine, image: Image, names: Sequence[str], *, onto: str | No
         return Rebased(image, target.reference, use.manifest, target.manifest, unchanged=True)
     own = _own_history(config, old)
     runs = [entry for entry in own if not entry.empty_layer and entry.created_by.startswith("RUN ")]
+    others = _others(origin, use)
+    if strict and others:
+        raise CannotRebase(f"stages that it copies from use the base too: {', '.join(others)} (--strict)", hint="build it again")
     if strict and runs:
         raise CannotRebase(f"{len(runs)} RUN instructions stand above the base (--strict)", hint="leave out --strict, or build it again")
     _check_settings(old.config, new.config, old, new)
@@ -95,7 +100,7 @@ def rebase(engine: Engine, image: Image, names: Sequence[str], *, onto: str | No
     layers = (*_image(store, target.image).layers, *image.layers[count:])
     made = record_built(store, encode_config(merged), list(zip(layers, merged.diff_ids)), names, stored=stored)
     store.origins.put(made.id, names, msgspec.json.encode(msgspec.structs.replace(origin, bases=bases)))
-    return Rebased(made, target.reference, use.manifest, target.manifest, len(runs))
+    return Rebased(made, target.reference, use.manifest, target.manifest, len(runs), others)
 
 
 def _base(origin: Origin) -> BaseUse:
@@ -113,6 +118,23 @@ def _base(origin: Origin) -> BaseUse:
         if use.reference.partition("@")[0] == stage.base.partition("@")[0]:
             return use
     raise CannotRebase(f"nothing is known of its base {stage.base}", hint="build it again")
+
+
+def _others(origin: Origin, use: BaseUse) -> tuple[str, ...]:
+    """Stages beside those of the image's own layers whose files are the old base's, or were made upon it."""
+    by_name = {stage.name: stage for stage in origin.stages}
+    own: set[str] = set()
+    stage = origin.stages[-1] if origin.stages else None
+    while stage is not None:
+        own.add(stage.name)
+        stage = by_name.get(stage.base or "") if stage.on_stage else None
+    name = use.reference.partition("@")[0]
+    found = []
+    for each in origin.stages:
+        stands = each.name not in own and not each.on_stage and each.base is not None and each.base.partition("@")[0] == name
+        if stands or any(source.partition("@")[0] == name for source in each.copies):
+            found.append(each.name)
+    return tuple(found)
 
 
 def _resolve(engine: Engine, text: str, platform: Platform) -> BaseUse:

@@ -137,3 +137,17 @@ def test_what_stands_on_nothing_or_is_not_known(lamina: Lamina, app: Path, rootf
     assert "it stands on no base image" in lamina("rebase", "app:1").err
     assert lamina("import", str(rootfs), "other:1").code == 0
     assert "nothing is known of how the image was built" in lamina("rebase", "other:1").err
+
+
+def test_other_stages_on_the_base_are_named(lamina: Lamina, app: Path, registry: FakeRegistry) -> None:
+    (app / "Dockerfile").write_text(
+        f"FROM {registry.host}/base:1 AS tools\nCOPY a /tool\nFROM {registry.host}/base:1\nCOPY --from=tools /tool /tool\n"
+    )
+    build(lamina, "app:1")
+    base(registry, {**OLD, "etc/release": b"2\n"})
+    said = lamina("rebase", "--strict", "app:1")
+    assert said.code == 1
+    assert "stages that it copies from use the base too: tools" in said.err
+    said = lamina("rebase", "app:1")
+    assert said.code == 0
+    assert "stage tools: what was copied from there is of the old base" in said.err
