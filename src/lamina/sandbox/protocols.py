@@ -86,6 +86,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     hostname: str = "buildkitsandbox"
     hosts: tuple[tuple[str, str], ...] = ()
     network: Literal["host", "none"] = "host"
+    network_of: str = ""  # with "none": the file of a network namespace to share (sandbox/networks.py); "" makes one of its own
     insecure: bool = False  # all capabilities kept, no seccomp
     binds: tuple[Bind, ...] = ()
     submounts: tuple[SubMount, ...] = ()

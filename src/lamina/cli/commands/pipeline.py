@@ -1,4 +1,4 @@
-"""`lamina pipeline lint|fix|plan`."""
+"""`lamina pipeline lint|fix|plan`; `run` and `caches` have files of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli import inputs
+from lamina.cli.commands.pipeline_run import run
 from lamina.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ def command() -> None:
     Examples:
       lamina pipeline lint
       lamina pipeline plan --branch main
+      lamina pipeline run
     """
+
+
+command.add_command(run)
 
 
 @command.command("lint")

@@ -47,7 +47,7 @@ def build(spec, made):
     make_stub(spec, stub, files)
     kernel.overlay(root, [*spec["lowers"], stub], spec["upper"], spec["work"], spec["userxattr"])
     place = Places(root, spec["upper"])
-    if spec["network"] == "none":
+    if spec["network"] == "none" and not spec.get("network_of"):
         bring_lo_up()
     system(place, spec)
     for number, item in enumerate(spec["submounts"]):

@@ -1,0 +1,182 @@
+"""Wires a planned pipeline to an engine: what `lamina pipeline run` does once it knows what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lamina.cli.dockerservice import DockerServices
+from lamina.cli.session import open_engine
+from lamina.cli.settings import Settings
+from lamina.pipelines.caches.dockercache import OneTar, SharedBuildCache
+from lamina.pipelines.caches.slots import SlotCaches
+from lamina.pipelines.caches.versions import VersionedCaches
+from lamina.pipelines.plan import Plan
+from lamina.pipelines.run.around import Around, StepResult
+from lamina.pipelines.run.artifacts import ArtifactStore
+from lamina.pipelines.run.checkout import Checkouts, Wanted
+from lamina.pipelines.run.files import clone_tree
+from lamina.pipelines.run.history import Project, RunRecord
+from lamina.pipelines.run.images import Images
+from lamina.pipelines.run.log import Terminal
+from lamina.pipelines.run.runner import Runner, Selection, every_step
+from lamina.pipelines.show import visible
+from lamina.pipelines.variables import Variable
+from lamina.pipelines.worktree import Worktree
+
+if TYPE_CHECKING:
+    from lamina.engine.engine import Engine
+
+_THREADS = 4096  # made as they are needed: steps, services and pipes have one each
+
+
+class Work(msgspec.Struct, frozen=True):
+    """`ref` empty: what is checked out. `numbers` None: all steps. `before`: the run that is done again in part."""
+
+    plan: Plan
+    project: Project
+    tree: Worktree
+    ref: str
+    merge: str
+    uncommitted: bool
+    numbers: frozenset[int] | None
+    before: RunRecord | None
+    yes: bool
+    jobs: int
+    image_map: Mapping[str, str]
+    own_network: bool
+    bitbucket_caches: bool
+    changed: tuple[str, ...] | None
+    registry_ca: Path | None = None
+    insecure_registries: tuple[str, ...] = ()
+
+
+def carry_out(work: Work, settings: Settings) -> RunRecord:
+    """Run it; prints as it goes. The record is on disk, too."""
+    services = None
+    steps = every_step(work.plan)
+    if any(step.docker for step in steps if work.numbers is None or step.number in work.numbers):
+        options = ["--sandbox", settings.rung] if settings.rung else []
+        services = DockerServices(settings.root, options)
+    try:
+        with open_engine(settings, registry_ca=work.registry_ca, insecure_registries=work.insecure_registries) as engine:
+            return _run(work, engine, settings, services)
+    finally:
+        if services is not None:
+            services.close()
+
+
+def _run(work: Work, engine: Engine, settings: Settings, services: DockerServices | None) -> RunRecord:
+    from lamina.cli.commands.pipeline_run import docker_cli, summary
+    from lamina.engine.engine import own_platform
+    from lamina.sandbox import rungs
+    from lamina.sandbox.protocols import Sandbox
+    from lamina.solver.cancel import CancelToken
+
+    project = work.project
+    number, folder = project.begin()
+    held = project.lock(number)
+    pipeline = work.plan.pipeline
+    assert pipeline is not None
+    record = RunRecord(
+        number,
+        f"{pipeline.kind} {pipeline.name}".strip(),
+        work.tree.commit,
+        time.time(),
+        attempt=work.before.attempt + 1 if work.before is not None else 1,
+        rerun_of=work.before.number if work.before is not None else 0,
+    )
+    project.write(record)
+    given: list[Variable] = []
+    if work.before is not None:
+        earlier = project.place(work.before.number) / "artifacts"
+        if earlier.is_dir():
+            clone_tree(earlier, folder / "artifacts")
+        given = [Variable(name, value, "output") for step in work.before.steps for name, value in step.outputs]
+    steps = every_step(work.plan)
+    terminal = Terminal(lambda line: print(line, flush=True))
+    terminal.line(f"run {number}: {visible(work.plan.reason)}")
+    scratch = engine.store.scratch() / "pipeline"
+    scratch.mkdir(mode=0o711)
+    artifacts = ArtifactStore(folder / "artifacts")
+    if work.numbers is not None:
+        artifacts.forget(sorted(work.numbers))
+    sandbox: Sandbox = rungs.make(engine.rung, (), engine.store.scratch() / "roots")
+    cancel = CancelToken()
+    slots = SlotCaches(project.slots, time.time)
+    versions = VersionedCaches(project.caches, time.time)
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lamina-step")
+    around = Around(
+        store=engine.store,
+        sandbox=lambda: sandbox,
+        pool=pool,
+        images=Images(engine, own_platform(), work.image_map),
+        checkouts=Checkouts(
+            Wanted(work.tree.root.resolve(), work.ref, work.merge, work.uncommitted, repository=bool(work.tree.commit)), scratch
+        ),
+        artifacts=artifacts,
+        caches=slots if work.bitbucket_caches else versions,
+        terminal=terminal,
+        folder=folder,
+        scratch=scratch,
+        now=time.time,
+        docker_cache=OneTar(slots) if work.bitbucket_caches else SharedBuildCache(),
+        docker=services.start if services is not None else None,
+        docker_apart=work.bitbucket_caches,
+        docker_cli=docker_cli() if services is not None else None,
+        proxies=settings.proxies,
+        own_network=work.own_network,
+    )
+    width = max((len(f"{step.number}. {visible(step.name)}") for step in steps), default=0)
+    runner = Runner(
+        around, Selection(work.numbers, record.attempt), _confirm(work.yes), cancel, work.jobs, work.changed, given, min(width, 40)
+    )
+    passed = False
+    try:
+        passed = runner.run(work.plan)
+    except KeyboardInterrupt:
+        cancel.cancel()
+        raise
+    finally:
+        pool.shutdown(wait=True)
+        sandbox.close()
+        results = _with_outputs(tuple(sorted(runner.results, key=lambda step: step.number)), work.before)
+        record = msgspec.structs.replace(record, steps=results, passed=passed)
+        project.write(record)
+        os.close(held)
+    for line in summary(record.steps):
+        terminal.line(line)
+    terminal.line(f"run {number}: {'passed' if passed else 'failed'}; logs in {folder / 'logs'}")
+    if not work.bitbucket_caches:
+        versions.collect()
+    project.prune()
+    return record
+
+
+def _with_outputs(steps: tuple[StepResult, ...], before: RunRecord | None) -> tuple[StepResult, ...]:
+    """A step that was not run again keeps what it had left."""
+    earlier = {step.number: step for step in before.steps} if before is not None else {}
+    return tuple(
+        msgspec.structs.replace(step, outputs=earlier[step.number].outputs) if step.status == "kept" and step.number in earlier else step
+        for step in steps
+    )
+
+
+def _confirm(yes: bool) -> Callable[[str], bool]:
+    def ask(what: str) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            print(f"{what} is manual and was not started (--yes starts it)", file=sys.stderr)
+            return False
+        print(f"{what} is manual. Start it? [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    return ask

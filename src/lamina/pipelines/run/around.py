@@ -1,0 +1,82 @@
+"""What all steps of one run share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from lamina.diagnostics.errors import LaminaError
+from lamina.pipelines.caches.dockercache import DockerCache
+from lamina.pipelines.caches.keeping import CacheKeeper
+from lamina.pipelines.run.artifacts import ArtifactStore
+from lamina.pipelines.run.checkout import Checkouts
+from lamina.pipelines.run.images import Images
+from lamina.pipelines.run.log import Terminal
+from lamina.sandbox.protocols import Sandbox
+
+if TYPE_CHECKING:
+    from lamina.store.local import LocalStore
+
+
+class RunError(LaminaError):
+    """A step's surroundings could not be made; nothing of its script ran."""
+
+    code = "pipeline/run"
+
+
+class DockerService(msgspec.Struct, frozen=True):
+    """An engine that answers at `socket` until `close`. `store`: the root of its store, when it is not the run's."""
+
+    socket: Path
+    close: Callable[[], None]
+
+
+class StartDocker(Protocol):
+    """Begin an engine for one step at a socket path, over the store at `root` (None: the run's own). Blocks until it answers."""
+
+    def __call__(self, socket: Path, root: Path | None, /) -> DockerService: ...
+
+
+class Around(msgspec.Struct, frozen=True):
+    """`folder` outlives the run (logs, artifacts, result); `scratch` goes with it.
+
+    `docker_apart`: every docker service has a store of its own, which begins empty, as on Bitbucket. `pool`: every sandbox run happens on one of its threads, because the sandbox's helper ends with the thread that began it."""
+
+    store: LocalStore
+    sandbox: Callable[[], Sandbox]
+    pool: ThreadPoolExecutor
+    images: Images
+    checkouts: Checkouts
+    artifacts: ArtifactStore
+    caches: CacheKeeper
+    terminal: Terminal
+    folder: Path
+    scratch: Path
+    now: Callable[[], float]
+    docker_cache: DockerCache
+    docker: StartDocker | None = None
+    docker_apart: bool = False
+    docker_cli: Path | None = None
+    proxies: Mapping[str, str] = {}
+    own_network: bool = True
+
+
+class StepResult(msgspec.Struct, frozen=True):
+    """`status`: passed, failed, stopped (Ctrl-C, a failed sibling), skipped (a condition), declined (a manual step), not-run. `seconds` of wall time."""
+
+    number: int
+    name: str
+    status: str
+    exit_code: int = 0
+    seconds: float = 0.0
+    started: float = 0.0
+    reason: str = ""
+    outputs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def bad(self) -> bool:
+        return self.status in ("failed", "stopped", "not-run", "declined")

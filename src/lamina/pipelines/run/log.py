@@ -1,0 +1,101 @@
+"""What a step prints: masked, cut into whole lines, kept in its log file and shown with its name in front."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+from lamina.pipelines.masking import Masker
+from lamina.pipelines.show import visible
+
+Show = Callable[[str], None]
+"""Prints one line, without its end; called under one lock."""
+_LONGEST = 1 << 16  # bytes of a line; a longer one is cut into several
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Terminal:
+    """One for a run: whole lines only, one at a time."""
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self._lock = threading.Lock()
+
+    def line(self, text: str) -> None:
+        with self._lock:
+            self._show(text)
+
+
+class StepLog:
+    """Thread-safe. The file gets what the step printed, masked; the terminal gets no control sequence but colours."""
+
+    def __init__(self, terminal: Terminal, prefix: str, file: Path, secrets: Iterable[tuple[str, str]]) -> None:
+        self._terminal = terminal
+        self._prefix = prefix
+        self._file = open(file, "ab", buffering=0)  # noqa: SIM115 - open as long as the step
+        self._secrets = tuple(secrets)
+        self._maskers = {"stdout": Masker(self._secrets), "stderr": Masker(self._secrets)}
+        self._rests = {"stdout": b"", "stderr": b""}
+        self._lock = threading.Lock()
+
+    def output(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        with self._lock:
+            self._take(stream, self._maskers[stream].feed(data))
+
+    def say(self, text: str) -> None:
+        """A line of ours."""
+        text = self._maskers["stdout"].mask(text)
+        with self._lock:
+            self._put(text.encode(errors="surrogateescape"))
+
+    def mask(self, text: str) -> str:
+        return self._maskers["stdout"].mask(text)
+
+    def flush(self) -> None:
+        """The last line, when it has no end."""
+        with self._lock:
+            for stream, masker in self._maskers.items():
+                self._take(stream, masker.close())
+                if self._rests[stream]:
+                    self._put(self._rests[stream])
+                    self._rests[stream] = b""
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+    def _take(self, stream: str, data: bytes) -> None:
+        *lines, rest = (self._rests[stream] + data).split(b"\n")
+        while len(rest) > _LONGEST:
+            lines.append(rest[:_LONGEST])
+            rest = rest[_LONGEST:]
+        self._rests[stream] = rest
+        for line in lines:
+            self._put(line)
+
+    def _put(self, line: bytes) -> None:
+        line = line.removeprefix(b"\x1d")
+        if line == b"\x1e":
+            line = b"After script"
+        if not self._file.closed:
+            self._file.write(line + b"\n")
+        self._terminal.line(self._prefix + shown(line))
+
+
+def shown(line: bytes) -> str:
+    """A line for a terminal: colours stay (and end with the line), of what a carriage return overwrites only the last is kept."""
+    text = line.rstrip(b"\r").rpartition(b"\r")[2].decode(errors="backslashreplace")
+    parts = []
+    begun = 0
+    for match in _COLOUR.finditer(text):
+        parts += [_plain(text[begun : match.start()]), match[0]]
+        begun = match.end()
+    parts.append(_plain(text[begun:]))
+    return "".join(parts) + ("\x1b[0m" if begun else "")
+
+
+def _plain(text: str) -> str:
+    return "\t".join(visible(part) for part in text.split("\t"))
