@@ -99,6 +99,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     owner: FakeRegistry
+    disable_nagle_algorithm = True  # head and body are two writes: without it the second waits for an acknowledgement
 
     def log_message(self, format: str, *args: object) -> None:
         pass

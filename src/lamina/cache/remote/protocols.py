@@ -19,7 +19,8 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """`modified`: seconds since the epoch by the backend's clock; None where listing does not tell it (`stat` does)."""
+    """`size`: bytes that it takes there. `modified`: seconds since the epoch by the backend's clock. None where listing does not tell it
+    (`stat` does)."""
 
     name: str
     size: int | None = None
@@ -27,10 +28,11 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Stat(msgspec.Struct, frozen=True):
-    """`size` is what the object takes there, as far as the backend tells."""
+    """`size` of the object's bytes; `overhead`: what the backend needs around them, as far as it tells."""
 
     size: int
     modified: float
+    overhead: int = 0
 
 
 class ObjectStore(Protocol):

@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import msgspec
 
+from lamina.cache.policy import DEFAULT_EXPIRY
 from lamina.cache.record import CacheKey, Place, Record
 from lamina.cache.remote.envelope import BadEnvelope, BlobRef, Envelope, Statement, seal, unseal
 from lamina.cache.remote.errors import CacheDenied, CacheError, ObjectGone
@@ -20,6 +21,9 @@ from lamina.cache.remote.protocols import PIECE, Body, ObjectStore, whole
 from lamina.cache.remote.trust import Trust
 from lamina.oci.digest import Digest
 from lamina.store.protocols import DigestMismatch
+
+if TYPE_CHECKING:
+    from lamina.cache.remote.upkeep import Listed, Problem, Pruned, Usage
 
 _BATCH = 64  # keys of one gather
 
@@ -225,6 +229,42 @@ class SharedCache:
             for key in keys:
                 self._answers.pop(key, None)
         return len(names)
+
+    def ls(self, project: str | None = None) -> list[Listed]:
+        """Every record that lies there, believed or not, last used first. Reads all of them."""
+        from lamina.cache.remote.upkeep import Inventory
+
+        found = [one for one in Inventory(self.objects).records if project is None or one.project == project]
+        return sorted(found, key=lambda one: (-one.used, one.name))
+
+    def du(self) -> Usage:
+        """What lies there, by kind and by project."""
+        from lamina.cache.remote.upkeep import Inventory, usage
+
+        return usage(Inventory(self.objects))
+
+    def prune(
+        self,
+        *,
+        expiry: float | None = DEFAULT_EXPIRY,
+        cap: int | None = None,
+        project: str | None = None,
+        grace: float = 3600.0,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """See upkeep.prune. `cap` in bytes, `expiry` and `grace` in seconds."""
+        from lamina.cache.remote.upkeep import prune
+
+        pruned = prune(self.objects, self.now(), expiry=expiry, cap=cap, project=project, grace=grace, dry_run=dry_run)
+        with self._lock:
+            self._answers.clear()
+        return pruned
+
+    def verify(self, *, bytes_too: bool = False, repair: bool = False) -> list[Problem]:
+        """See upkeep.verify; no problem: sound."""
+        from lamina.cache.remote.upkeep import verify
+
+        return verify(self.objects, bytes_too=bytes_too, repair=repair)
 
     def flush(self) -> None:
         """Write down what was used since the last time: one small object, whatever the number. A cache that may only be read stays as it is."""

@@ -1,0 +1,403 @@
+"""`oci://registry/repository`: objects in any registry, without extensions. One tag and one small manifest for each object.
+
+A tag is made from the object's name alone and everybody who puts that object puts the same content there, so that tags are in effect
+write-once; no index is ever rewritten and none is needed: a key's records share a prefix of their tags. Registries whose tag list knows
+`last` answer a prefix in one request; the others (distribution before 3) send all tags, which is then remembered for a few seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import msgspec
+
+from lamina.cache.remote.errors import CacheDenied, CacheError, CacheUnavailable, ObjectGone
+from lamina.cache.remote.names import KINDS, RecordName, checked, checked_prefix, digest_of_blob, kind_of, known
+from lamina.cache.remote.parallel import each
+from lamina.cache.remote.protocols import SMALL, Body, Entry, Stat
+from lamina.oci.canonical import canonical
+from lamina.oci.digest import Digest, InvalidDigest, parse_digest, sha256
+from lamina.oci.manifest import OCI_MANIFEST, Descriptor
+from lamina.oci.reference import Reference
+from lamina.registry.client import MANIFEST_LIMIT, RegistryClient
+from lamina.registry.errors import RegistryError, RegistryNotFound, RegistryProtocolError, RegistryUnauthorized, RegistryUnreachable
+from lamina.registry.push import Publisher
+from lamina.registry.session import expect
+
+NAME = "org.lamina.cache.object"  # annotation: the object's name
+_CREATED = "org.opencontainers.image.created"
+_KIND = "application/vnd.lamina.cache.%s.v1"
+_CONTENT = "application/vnd.lamina.cache.object.v1"
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+_EMPTY = b"{}"
+_EMBEDDED = 64 << 10  # bytes; smaller objects stand in their manifest too and cost one request
+_PAGE = 200
+_LIST_LIMIT = 256 << 20
+_ATTEMPTS = 5
+_SNAPSHOT = 5.0  # seconds
+_LETTERS = {"r": "records", "b": "blobs", "u": "uses", "p": "places"}
+_NEXT = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel="?next"?')
+
+
+class _Part(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename={"media_type": "mediaType"}):
+    media_type: str
+    digest: str
+    size: int
+    data: str | None = None
+
+
+class _Manifest(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"schema_version": "schemaVersion", "media_type": "mediaType", "artifact_type": "artifactType"},
+):
+    schema_version: int
+    media_type: str
+    artifact_type: str = ""
+    config: _Part
+    layers: tuple[_Part, ...]
+    annotations: dict[str, str] = {}
+
+
+class _Tags(msgspec.Struct):
+    tags: list[str] | None = None
+
+
+class _Object(msgspec.Struct, frozen=True):
+    """A manifest that was read."""
+
+    name: str
+    content: Descriptor | None  # None: the object has no bytes
+    data: bytes | None  # when they stand in the manifest, verified
+    stat: Stat
+    digest: Digest
+
+
+class RegistryObjects:
+    """See ObjectStore. Deleting removes manifests; the registry's own garbage collection frees the bytes."""
+
+    def __init__(self, client: RegistryClient, reference: Reference, *, now: float | None = None) -> None:
+        self._client = client
+        self._publisher = Publisher(client.session)
+        self._at = Reference(reference.registry, reference.repository)
+        self.where = f"oci://{reference.registry}/{reference.repository}"
+        self._lock = threading.Lock()
+        self._config_sent = False
+        self._ranges = True  # until the registry shows that its tag list knows no `last`
+        self._snapshot: set[str] = set()
+        self._snapshot_time = -_SNAPSHOT
+        self._now = now
+
+    def put(self, name: str, body: Body) -> bool:
+        there = self._reference(name)
+        with self._border():
+            if self._has(there):
+                return False
+            if kind_of(name) == "blobs":
+                content, data = Descriptor(media_type=_CONTENT, digest=_usual_digest(name, body), size=body.size), None
+            else:
+                data = b"".join(body.pieces())
+                if len(data) != body.size:
+                    raise CacheError(f"{self.where}: {len(data)} bytes came in place of {body.size}")
+                content = Descriptor(media_type=_CONTENT, digest=sha256(data), size=len(data))
+            pieces = body.pieces if data is None else lambda: (data,)
+            for attempt in range(_ATTEMPTS):
+                if content.size:
+                    self._publisher.push_blob(self._at, content, pieces)
+                self._send_config()
+                try:
+                    self._publisher.put_manifest(there, self._manifest(name, content, data), OCI_MANIFEST)
+                    break
+                except RegistryProtocolError:
+                    # Distribution does not see a blob in the moment in which somebody else sends it too.
+                    if attempt + 1 == _ATTEMPTS:
+                        raise
+                    self._config_sent = False
+                    time.sleep(0.05 * 2**attempt)
+        with self._lock:
+            if not self._ranges:
+                self._snapshot.add(there.tag or "")
+        return True
+
+    def get(self, name: str, limit: int = SMALL) -> bytes | None:
+        with self._border():
+            found = self._read(checked(name))
+            if found is None:
+                return None
+            if found.content is None:
+                return b""
+            if found.content.size > limit:
+                raise CacheError(f"{self.where}: {name} has more than {limit} bytes")
+            if found.data is not None:
+                return found.data
+            try:
+                return b"".join(self._client.stream(self._at, found.content))
+            except RegistryNotFound:
+                return None
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        with self._border():
+            found = self._read(checked(name))
+            if found is None:
+                raise ObjectGone(f"{self.where} has no {name}")
+            if found.content is None:
+                return
+            if found.data is not None:
+                yield found.data
+                return
+            try:
+                yield from self._client.stream(self._at, found.content)
+            except RegistryNotFound as error:
+                raise ObjectGone(f"{self.where} has no {name}") from error
+
+    def gather(self, prefixes: Sequence[str]) -> dict[str, dict[str, bytes]]:
+        if self._ranges and len(prefixes) > 1:
+            self._tags_below(_tag_prefix(prefixes[0]), recent=True)  # shows whether the rest can be asked for side by side
+        tags = each(lambda prefix: self._tags_below(_tag_prefix(checked_prefix(prefix)), recent=True), prefixes)
+        wanted = [(prefix, tag) for prefix, found in zip(prefixes, tags) for tag in found]
+        gathered: dict[str, dict[str, bytes]] = {}
+        with self._border():
+            for (prefix, _), found in zip(wanted, each(lambda pair: self._object(pair[1]), wanted)):
+                if found is not None and found.name.startswith(prefix) and (found.content is None or found.content.size <= SMALL):
+                    data = found.data if found.data is not None else self.get(found.name)
+                    if data is not None:
+                        gathered.setdefault(prefix, {})[found.name] = data
+        return gathered
+
+    def exists(self, names: Collection[str]) -> set[str]:
+        listed = [checked(name) for name in names]
+        with self._border():
+            return {name for name, there in zip(listed, each(lambda name: self._has(self._reference(name)), listed)) if there}
+
+    def stat(self, names: Collection[str]) -> dict[str, Stat]:
+        with self._border():
+            found = each(self._read, [checked(name) for name in names])
+        return {one.name: one.stat for one in found if one is not None}
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        checked_prefix(prefix)
+        if not prefix:
+            for kind in KINDS:
+                yield from self.list(f"{kind}/")
+            return
+        tags = self._tags_below(_tag_prefix(prefix), recent=False)
+        plain = {tag: _name_of(tag) for tag in tags}
+        for name in plain.values():
+            if name is not None and name.startswith(prefix):
+                yield Entry(name)
+        hidden = [tag for tag, name in plain.items() if name is None]
+        for start in range(0, len(hidden), 256):
+            with self._border():
+                objects = each(self._object, hidden[start : start + 256])
+            for found in objects:
+                if found is not None and found.name.startswith(prefix):
+                    yield Entry(found.name, found.stat.size + found.stat.overhead, found.stat.modified)
+
+    def delete(self, names: Collection[str]) -> None:
+        def one(name: str) -> None:
+            there = self._reference(name)
+            digest = self._publisher.manifest_digest(there, OCI_MANIFEST)
+            if digest is not None:
+                try:
+                    self._publisher.delete(Reference(there.registry, there.repository, None, digest))
+                except RegistryNotFound:
+                    pass
+            with self._lock:
+                self._snapshot.discard(there.tag or "")
+
+        with self._border():
+            each(one, [checked(name) for name in names])
+
+    def sweep(self, older_than: float) -> int:
+        """Uploads that were begun and left are the registry's to forget."""
+        return 0
+
+    def close(self) -> None:
+        pass
+
+    def _reference(self, name: str) -> Reference:
+        return Reference(self._at.registry, self._at.repository, tag_of(name))
+
+    def _has(self, there: Reference) -> bool:
+        with self._client.session.ask("HEAD", there, f"manifests/{there.tag}", {"Accept": OCI_MANIFEST}) as answer:
+            if answer.status == 404:
+                return False
+            expect(answer, there, "tag")
+            return True
+
+    def _send_config(self) -> None:
+        """The two bytes that every manifest names as its config."""
+        if not self._config_sent:
+            config = Descriptor(media_type=_EMPTY_TYPE, digest=sha256(_EMPTY), size=len(_EMPTY))
+            self._publisher.push_blob(self._at, config, lambda: (_EMPTY,))
+            self._config_sent = True
+
+    def _manifest(self, name: str, content: Descriptor, data: bytes | None) -> bytes:
+        empty = _Part(media_type=_EMPTY_TYPE, digest=sha256(_EMPTY), size=len(_EMPTY), data=base64.b64encode(_EMPTY).decode())
+        embedded = base64.b64encode(data).decode() if data is not None and len(data) <= _EMBEDDED else None
+        layer = _Part(media_type=content.media_type, digest=content.digest, size=content.size, data=embedded) if content.size else empty
+        created = datetime.fromtimestamp(time.time() if self._now is None else self._now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return canonical(
+            _Manifest(
+                schema_version=2,
+                media_type=OCI_MANIFEST,
+                artifact_type=_KIND % kind_of(name),
+                config=empty,
+                layers=(layer,),
+                annotations={NAME: name, _CREATED: created},
+            )
+        )
+
+    def _read(self, name: str) -> _Object | None:
+        found = self._object(tag_of(name))
+        return found if found is not None and found.name == name else None
+
+    def _object(self, tag: str) -> _Object | None:
+        """None for a tag that is gone, or none of ours."""
+        there = Reference(self._at.registry, self._at.repository, tag)
+        with self._client.session.ask("GET", there, f"manifests/{tag}", {"Accept": OCI_MANIFEST}) as answer:
+            if answer.status == 404:
+                return None
+            expect(answer, there, "manifest")
+            raw = answer.read(MANIFEST_LIMIT)
+        try:
+            manifest = msgspec.json.decode(raw, type=_Manifest)
+            name = manifest.annotations.get(NAME, "")
+            if not known(name) or tag_of(name) != tag or len(manifest.layers) != 1:
+                return None
+            return self._parsed(name, manifest, raw)
+        except (msgspec.MsgspecError, RecursionError, InvalidDigest, ValueError):
+            return None
+
+    def _parsed(self, name: str, manifest: _Manifest, raw: bytes) -> _Object:
+        layer = manifest.layers[0]
+        modified = datetime.fromisoformat(manifest.annotations.get(_CREATED, "")).timestamp()
+        if layer.media_type == _EMPTY_TYPE:
+            return _Object(name, None, None, Stat(0, modified, len(raw)), sha256(raw))
+        if layer.size < 0:
+            raise ValueError("a negative size")
+        content = Descriptor(media_type=layer.media_type, digest=parse_digest(layer.digest), size=layer.size)
+        if name.startswith("blobs/sha256/") and content.digest != digest_of_blob(name):
+            raise ValueError("another blob than its name says")
+        data = base64.b64decode(layer.data, validate=True) if layer.data is not None else None
+        if data is not None and sha256(data) != layer.digest:
+            raise ValueError("other bytes than their digest says")
+        return _Object(name, content, data, Stat(layer.size, modified, len(raw)), sha256(raw))
+
+    def _tags_below(self, prefix: str, *, recent: bool) -> Sequence[str]:
+        """Tags that begin with `prefix`. `recent`: a list of all tags that is a few seconds old will do."""
+        with self._border():
+            if self._ranges:
+                found = self._range(prefix)
+                if found is not None:
+                    return found
+                self._ranges = False
+            with self._lock:
+                if not recent or time.monotonic() - self._snapshot_time >= _SNAPSHOT:
+                    self._snapshot = set(self._all())
+                    self._snapshot_time = time.monotonic()
+                return [tag for tag in self._snapshot if tag.startswith(prefix)]
+
+    def _range(self, prefix: str) -> Sequence[str] | None:
+        """None when the registry does not keep to `n` and `last`."""
+        found: list[str] = []
+        last = prefix[:-1]
+        while True:
+            page, _ = self._page(f"tags/list?n={_PAGE}&last={last}")
+            if len(page) > _PAGE or any(tag <= last for tag in page) or any(one > two for one, two in pairwise(page)):
+                return None
+            found += [tag for tag in page if tag.startswith(prefix)]
+            if len(page) < _PAGE or not page[-1].startswith(prefix):
+                return found
+            last = page[-1]
+
+    def _all(self) -> Sequence[str]:
+        found: dict[str, None] = {}
+        path = "tags/list"
+        while path:
+            page, path = self._page(path)
+            before = len(found)
+            found.update(dict.fromkeys(page))
+            if len(found) == before:
+                break  # a page without anything new: the registry's pages run in a circle
+        return list(found)
+
+    def _page(self, path: str) -> tuple[Sequence[str], str]:
+        """(tags, path of the next page or nothing)."""
+        with self._client.session.ask("GET", self._at, path) as answer:
+            if answer.status == 404:
+                return [], ""  # nobody has put anything into the repository
+            expect(answer, self._at, "list of tags")
+            raw = answer.read(_LIST_LIMIT)
+            following = _NEXT.search(answer.header("Link"))
+        try:
+            tags = msgspec.json.decode(raw, type=_Tags).tags or []
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise CacheError(f"{self.where}: the list of tags cannot be read") from error
+        query = following[1].partition("?")[2] if following else ""
+        return [tag for tag in tags if tag.isascii()], f"tags/list?{query}" if query else ""
+
+    @contextmanager
+    def _border(self) -> Iterator[None]:
+        """The registry's errors become ours."""
+        try:
+            yield
+        except RegistryUnreachable as error:
+            raise CacheUnavailable(error.message, hint=error.hint) from error
+        except RegistryUnauthorized as error:
+            raise CacheDenied(error.message, hint=error.hint) from error
+        except RegistryError as error:
+            raise CacheError(error.message, hint=error.hint) from error
+
+
+def _usual_digest(name: str, body: Body) -> Digest:
+    """sha256 also of a blob with another name: registries that take no other digest are many."""
+    digest = digest_of_blob(name)
+    if digest.startswith("sha256:"):
+        return digest
+    found = hashlib.sha256()
+    for piece in body.pieces():
+        found.update(piece)
+    return Digest(f"sha256:{found.hexdigest()}")
+
+
+def tag_of(name: str) -> str:
+    """At most 128 characters; names that share a prefix of components share one here."""
+    parts = checked(name).split("/")
+    if parts[0] == "records":
+        record = RecordName(name)
+        return f"r.{parts[1][-40:]}.{_short(parts[2])}.{record.digest}"
+    if parts[0] == "blobs":
+        return f"b.{parts[1]}.{parts[2][:100]}"
+    return f"{parts[0][0]}.{'.'.join(parts[1:])}"
+
+
+def _short(scope: str) -> str:
+    return sha256(scope.encode()).partition(":")[2][:16]
+
+
+def _tag_prefix(prefix: str) -> str:
+    """What the tags of all names below `prefix` begin with."""
+    parts = checked_prefix(prefix).split("/")[:-1]
+    letter = parts[0][0]
+    if parts[0] == "records":
+        return ".".join((letter, *(part[-40:] for part in parts[1:2]), *(_short(part) for part in parts[2:]))) + "."
+    return ".".join((letter, *parts[1:])) + "."
+
+
+def _name_of(tag: str) -> str | None:
+    """The name, where the tag tells it; records and the longest digests stand in their manifests only."""
+    letter, _, rest = tag.partition(".")
+    if letter not in _LETTERS or letter == "r":
+        return None
+    name = f"{_LETTERS[letter]}/{rest.replace('.', '/')}"
+    return name if known(name) else None

@@ -1,0 +1,197 @@
+"""`s3://bucket/prefix` (extra `s3`: obstore): objects are created with `If-None-Match: *`.
+
+A blob of more than 32 MiB goes up in parts; where its bytes are the same under the same name, whoever finishes last changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from lamina.cache.remote.errors import BadCacheSpec, CacheDenied, CacheError, CacheUnavailable, ObjectGone
+from lamina.cache.remote.names import checked, checked_prefix, known
+from lamina.cache.remote.parallel import each, gather_by_listing
+from lamina.cache.remote.protocols import PIECE, SMALL, Body, Entry, Stat
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+_IN_PARTS = 32 << 20
+_PART = 8 << 20
+_STATUS = re.compile(r"status code: ([0-9]{3})")
+
+
+class S3Objects:
+    """See ObjectStore."""
+
+    def __init__(self, store: S3Store, where: str) -> None:
+        self._store = store
+        self.where = where
+        self._conditions = True  # until the server shows that it knows none
+
+    @classmethod
+    def open(cls, bucket: str, prefix: str, options: Mapping[str, str], environment: Mapping[str, str]) -> S3Objects:
+        """`options`: region, endpoint. Credentials are AWS's variables of `environment`, else what the machine or role gives."""
+        try:
+            from obstore.store import S3Store
+        except ImportError:
+            raise BadCacheSpec("s3:// caches need the extra `s3`", hint="pip install 'lamina[s3]'") from None
+        config: dict[str, str] = {name: value for name, value in options.items() if name in ("region", "endpoint")}
+        for variable, name in (
+            ("AWS_ACCESS_KEY_ID", "access_key_id"),
+            ("AWS_SECRET_ACCESS_KEY", "secret_access_key"),
+            ("AWS_SESSION_TOKEN", "session_token"),
+            ("AWS_ENDPOINT_URL_S3", "endpoint"),
+            ("AWS_ENDPOINT_URL", "endpoint"),
+            ("AWS_REGION", "region"),
+            ("AWS_DEFAULT_REGION", "region"),
+        ):
+            if environment.get(variable):
+                config.setdefault(name, environment[variable])
+        plain = config.get("endpoint", "").startswith("http://")
+        where = f"s3://{bucket}/{prefix}".rstrip("/")
+        try:
+            store = S3Store(
+                bucket,
+                prefix=prefix or None,
+                config=config,  # type: ignore[arg-type]  # a TypedDict of these names
+                client_options={"allow_http": plain, "timeout": "60s", "connect_timeout": "15s"},
+                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=20)},
+            )
+        except Exception as error:
+            raise BadCacheSpec(f"{where}: {_first_line(error)}") from error
+        return cls(store, where)
+
+    def put(self, name: str, body: Body) -> bool:
+        from obstore.exceptions import AlreadyExistsError, GenericError, NotSupportedError, PreconditionError
+
+        checked(name)
+        with self._border():
+            if self._stat(name) is not None:
+                return False
+            if body.size > _IN_PARTS:
+                self._store.put(name, _exact(self.where, body), use_multipart=True, chunk_size=_PART, max_concurrency=2)
+                return True
+            data = b"".join(_exact(self.where, body))
+            try:
+                if self._conditions:
+                    self._store.put(name, data, mode="create", use_multipart=False)
+                    return True
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            except (NotSupportedError, GenericError) as error:
+                if not isinstance(error, NotSupportedError) and _status(error) != 501:
+                    raise
+                self._conditions = False
+            # A server that knows no conditions: same name, same bytes.
+            self._store.put(name, data, use_multipart=False)
+            return True
+
+    def get(self, name: str, limit: int = SMALL) -> bytes | None:
+        from obstore.exceptions import NotFoundError
+
+        with self._border():
+            try:
+                found = self._store.get(checked(name))
+            except (NotFoundError, FileNotFoundError):
+                return None
+            if found.meta["size"] > limit:
+                raise CacheError(f"{self.where}: {name} has more than {limit} bytes")
+            return bytes(found.bytes())
+
+    def stream(self, name: str) -> Iterator[bytes]:
+        from obstore.exceptions import NotFoundError
+
+        with self._border():
+            try:
+                found = self._store.get(checked(name))
+            except (NotFoundError, FileNotFoundError) as error:
+                raise ObjectGone(f"{self.where} has no {name}") from error
+            for piece in found.stream(min_chunk_size=PIECE):
+                yield bytes(piece)
+
+    def gather(self, prefixes: Sequence[str]) -> dict[str, dict[str, bytes]]:
+        return gather_by_listing(self, prefixes)
+
+    def exists(self, names: Collection[str]) -> set[str]:
+        return set(self.stat(names))
+
+    def stat(self, names: Collection[str]) -> dict[str, Stat]:
+        listed = [checked(name) for name in names]
+        return {name: found for name, found in zip(listed, each(self._stat, listed)) if found is not None}
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        with self._border():
+            for page in self._store.list(checked_prefix(prefix).rstrip("/") or None, chunk_size=1000):
+                for found in page:
+                    if known(found["path"]):
+                        yield Entry(found["path"], found["size"], found["last_modified"].timestamp())
+
+    def delete(self, names: Collection[str]) -> None:
+        from obstore.exceptions import NotFoundError
+
+        listed = [checked(name) for name in names]
+        if listed:
+            with self._border():
+                try:
+                    self._store.delete(listed)
+                except (NotFoundError, FileNotFoundError):
+                    pass
+
+    def sweep(self, older_than: float) -> int:
+        """Uploads in parts that were left are for the bucket's life-cycle rule."""
+        return 0
+
+    def close(self) -> None:
+        pass
+
+    def _stat(self, name: str) -> Stat | None:
+        from obstore.exceptions import NotFoundError
+
+        with self._border():
+            try:
+                found = self._store.head(name)
+            except (NotFoundError, FileNotFoundError):
+                return None
+            return Stat(found["size"], found["last_modified"].timestamp())
+
+    @contextmanager
+    def _border(self) -> Iterator[None]:
+        """obstore's errors become ours, without the keys that they may show."""
+        from obstore import exceptions
+
+        try:
+            yield
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            raise CacheDenied(f"{self.where} refuses these credentials", hint="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        except exceptions.GenericError as error:
+            if _status(error) in (401, 403):
+                raise CacheDenied(f"{self.where} refuses these credentials") from error
+            raise CacheUnavailable(f"{self.where}: {_first_line(error)}") from error
+        except exceptions.BaseError as error:
+            raise CacheError(f"{self.where}: {_first_line(error)}") from error
+
+
+def _exact(where: str, body: Body) -> Iterator[bytes]:
+    size = 0
+    for piece in body.pieces():
+        size += len(piece)
+        yield piece
+    if size != body.size:
+        raise CacheError(f"{where}: {size} bytes came in place of {body.size}")
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status in an error's first line; obstore has no other place for it. 0: none."""
+    found = _STATUS.search(str(error).partition("\n")[0])
+    return int(found[1]) if found else 0
+
+
+def _first_line(error: BaseException) -> str:
+    """Without what follows: obstore appends its debug output."""
+    from lamina.cache.wording import shorten
+
+    return shorten(str(error).strip().partition("\n")[0], 200)

@@ -1,0 +1,408 @@
+"""The life of what lies in a shared cache: what is there, what it costs, what goes, whether it is sound.
+
+All of it may run while others build. Records go before the blobs that they need; nothing younger than the grace period goes, nothing that
+a build said it uses since then; and a reader that finds a blob gone has a miss, never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from lamina.cache.policy import DEFAULT_EXPIRY, Item, value
+from lamina.cache.record import CacheKey
+from lamina.cache.remote.envelope import BadEnvelope, unseal
+from lamina.cache.remote.errors import CacheError, ObjectGone
+from lamina.cache.remote.names import KINDS, blob_name, digest_of_blob, kind_of, place_names, used_at
+from lamina.cache.remote.parallel import each
+from lamina.cache.remote.protocols import Entry, ObjectStore
+from lamina.cache.wording import age
+
+GRACE = 3600.0  # seconds; a build that is younger than that is never disturbed
+_BATCH = 500
+_LARGEST_USES = 64 << 20  # bytes
+
+Damage = Literal["altered", "unreadable", "blob-gone", "blob-altered"]
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One record that lies there, believed or not. `size`: of the record itself; `needs`: names of blobs. Times in seconds since the epoch."""
+
+    name: str
+    key: CacheKey
+    scope: str
+    project: str
+    step: str  # the instruction's text
+    created: float
+    used: float
+    seconds: float  # that it took to make
+    size: int
+    needs: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+class Share(msgspec.Struct, frozen=True):
+    """Bytes of one project: what only its records need, and what it shares with other projects."""
+
+    project: str
+    records: int
+    own: int
+    shared: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """`total` is everything that lies there, metadata included; `orphans`: blobs that no record needs (yet)."""
+
+    total: int
+    records: int
+    record_bytes: int
+    blobs: int
+    blob_bytes: int
+    other_bytes: int
+    orphans: int
+    orphan_bytes: int
+    projects: tuple[Share, ...]
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """`what` is a step's text, or a blob's digest; `why` the rest of a sentence; `size` bytes become free (shared blobs: with the last one)."""
+
+    name: str
+    what: str
+    why: str
+    size: int
+    project: str = ""
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    removals: tuple[Removal, ...]
+    freed: int
+    left: int  # bytes
+    spared: int  # records over the limits that stay because of the grace period
+
+
+class Problem(msgspec.Struct, frozen=True):
+    name: str
+    damage: Damage
+    message: str
+
+
+class Inventory:
+    """One look at everything. `objects` by name with size and time."""
+
+    def __init__(self, store: ObjectStore, *, forgotten_before: float = 0.0) -> None:
+        self.store = store
+        self.objects: dict[str, Entry] = {}
+        for kind in KINDS:
+            self.objects.update({entry.name: entry for entry in _complete(store, store.list(f"{kind}/"))})
+        self.used: dict[str, float] = {}
+        self._seen: set[str] = set()
+        self._read_uses([name for name in self.objects if name.startswith("uses/")], forgotten_before)
+        self.records: list[Listed] = []
+        self.problems: list[Problem] = []
+        names = [name for name in self.objects if name.startswith("records/")]
+        for name, data in zip(names, each(lambda name: _quietly(store, name), names)):
+            if data is None:
+                continue
+            try:
+                statement = unseal(name, data).statement
+            except BadEnvelope as error:
+                damage: Damage = "altered" if hashlib.sha256(data).hexdigest() != name.rpartition("/")[2] else "unreadable"
+                self.problems.append(Problem(name, damage, error.message))
+                continue
+            record = statement.record
+            self.records.append(
+                Listed(
+                    name,
+                    record.key,
+                    statement.scope,
+                    statement.project,
+                    record.place.text,
+                    record.created,
+                    self.last_used(name),
+                    record.seconds,
+                    self.size(name),
+                    tuple(dict.fromkeys(blob_name(blob.digest) for blob in statement.blobs)),
+                    place_names(record),
+                )
+            )
+
+    def size(self, name: str) -> int:
+        found = self.objects.get(name)
+        return 0 if found is None else found.size or 0
+
+    def last_used(self, name: str) -> float:
+        found = self.objects.get(name)
+        return max(0.0 if found is None else found.modified or 0.0, self.used.get(name, 0.0))
+
+    def used_since(self) -> set[str]:
+        """Names that builds said they use since the last look."""
+        new = [entry.name for entry in self.store.list("uses/") if entry.name not in self._seen]
+        return self._read_uses(new, 0.0)
+
+    def _read_uses(self, names: Sequence[str], after: float) -> set[str]:
+        self._seen.update(names)
+        found: set[str] = set()
+        wanted = [name for name in names if used_at(name) >= after]
+        for name, data in zip(wanted, each(lambda name: self.store.get(name, _LARGEST_USES), wanted)):
+            lines = (data or b"").decode("ascii", "replace").split()
+            found.update(lines)
+            when = used_at(name)
+            for line in lines:
+                self.used[line] = max(when, self.used.get(line, 0.0))
+        return found
+
+
+def usage(inventory: Inventory) -> Usage:
+    users: dict[str, set[str]] = {}
+    for record in inventory.records:
+        for name in record.needs:
+            users.setdefault(name, set()).add(record.project)
+    projects: dict[str, list[int]] = {}
+    for record in inventory.records:
+        share = projects.setdefault(record.project, [0, 0, 0])
+        share[0] += 1
+        share[1] += record.size
+    for name, who in users.items():
+        for project in who:
+            projects[project][1 if len(who) == 1 else 2] += inventory.size(name)
+    sizes = {kind: [inventory.size(name) for name in inventory.objects if kind_of(name) == kind] for kind in KINDS}
+    orphans = [inventory.size(name) for name in inventory.objects if name.startswith("blobs/") and name not in users]
+    return Usage(
+        total=sum(map(sum, sizes.values())),
+        records=len(sizes["records"]),
+        record_bytes=sum(sizes["records"]),
+        blobs=len(sizes["blobs"]),
+        blob_bytes=sum(sizes["blobs"]),
+        other_bytes=sum(sizes["uses"]) + sum(sizes["places"]),
+        orphans=len(orphans),
+        orphan_bytes=sum(orphans),
+        projects=tuple(Share(name, *share) for name, share in sorted(projects.items())),
+    )
+
+
+def prune(
+    store: ObjectStore,
+    now: float,
+    *,
+    expiry: float | None = DEFAULT_EXPIRY,
+    cap: int | None = None,
+    project: str | None = None,
+    grace: float = GRACE,
+    dry_run: bool = False,
+) -> Pruned:
+    """First what was not used for `expiry` seconds, then the least valuable until at most `cap` bytes lie there, metadata included.
+
+    `project` limits all of it, the cap too, to the records of one project and what only they need. None = no such limit. `dry_run`
+    says what would go (`prune --explain`). Blobs that no record needs go when they are older than the grace period.
+    """
+    inventory = Inventory(store, forgotten_before=0.0 if expiry is None else now - expiry - 86400)
+    plan = _Plan(inventory, now, project, grace)
+    if expiry is not None:
+        for record in plan.candidates():
+            unused = now - record.used
+            if unused > expiry:
+                plan.remove(record, f"not used for {age(unused)}")
+    if cap is not None:
+        plan.shrink(cap)
+    plan.orphans()
+    if not dry_run:
+        plan.carry_out()
+        store.sweep(now - 86400)
+    return plan.result()
+
+
+class _Plan:
+    """What goes. Sizes are exact: a shared blob counts once and becomes free with the last record that needs it."""
+
+    def __init__(self, inventory: Inventory, now: float, project: str | None, grace: float) -> None:
+        self._inventory = inventory
+        self._now = now
+        self._grace = grace
+        self._project = project
+        self._needed: dict[str, int] = {}
+        for record in inventory.records:
+            for name in record.needs:
+                self._needed[name] = self._needed.get(name, 0) + 1
+        self._gone: dict[str, Removal] = {}
+        self._records: dict[str, Listed] = {}
+        self._kept = {record.name: record for record in inventory.records}
+        self._spared: set[str] = set()
+        self._places: dict[str, int] = {}
+        for record in inventory.records:
+            for name in record.places:
+                self._places[name] = self._places.get(name, 0) + 1
+
+    def candidates(self) -> list[Listed]:
+        """Least recently used first; what is in its grace period is none."""
+        found = []
+        for record in sorted(self._kept.values(), key=lambda record: (record.used, record.name)):
+            if self._project is not None and record.project != self._project:
+                continue
+            if self._now - record.used < self._grace:
+                self._spared.add(record.name)
+            else:
+                found.append(record)
+        return found
+
+    def remove(self, record: Listed, why: str) -> None:
+        del self._kept[record.name]
+        self._records[record.name] = record
+        size = record.size
+        for name in record.needs:
+            self._needed[name] -= 1
+            if not self._needed[name] and name in self._inventory.objects and self._old(name):
+                blob = Removal(name, digest_of_blob(name), "only removed records need it", self._inventory.size(name))
+                self._gone[name] = blob
+                size += blob.size
+        for name in record.places:
+            self._places[name] -= 1
+            if not self._places[name] and name in self._inventory.objects:
+                self._gone[name] = Removal(name, name, "tells of removed records only", self._inventory.size(name))
+                size += self._inventory.size(name)
+        self._gone[record.name] = Removal(record.name, record.step, why, size, record.project)
+
+    def shrink(self, cap: int) -> None:
+        import heapq
+
+        total = self._total()
+        heap = [(self._value(record), record.name, record) for record in self.candidates()]
+        heapq.heapify(heap)
+        while total > cap and heap:
+            worth, _, record = heapq.heappop(heap)
+            now_worth = self._value(record)
+            if heap and now_worth < worth:
+                # Others that shared its blobs went: it holds more alone now, and is worth less for a byte.
+                heapq.heappush(heap, (now_worth, record.name, record))
+                continue
+            unused = age(self._now - record.used)
+            self.remove(record, f"over the size limit; {record.seconds:.1f} s to make, last used {unused} ago")
+            total -= self._gone[record.name].size
+
+    def orphans(self) -> None:
+        if self._project is not None:
+            return
+        for name in self._inventory.objects:
+            kind = kind_of(name)
+            if name in self._gone or not self._old(name):
+                continue
+            if kind == "blobs" and name not in self._needed:
+                self._gone[name] = Removal(name, digest_of_blob(name), "no record needs it", self._inventory.size(name))
+            elif kind == "places" and name not in self._places:
+                self._gone[name] = Removal(name, name, "its records are gone", self._inventory.size(name))
+            elif kind == "uses" and self._now - used_at(name) > 30 * 86400:
+                self._gone[name] = Removal(name, name, "too old to tell anything", self._inventory.size(name))
+
+    def carry_out(self) -> None:
+        """Records first. Before each batch: what builds have begun to use since the look stays."""
+        store = self._inventory.store
+        self._inventory.used_since()
+        spared = {name for name, when in self._inventory.used.items() if self._now - when < self._grace}
+        kept = [record for record in self._records.values() if record.name in spared]
+        for record in kept:
+            spared.update(record.needs)
+            spared.update(record.places)
+        for name in spared:
+            self._gone.pop(name, None)
+        self._delete([name for name in self._gone if kind_of(name) == "records"], store)
+        late = self._inventory.used_since()
+        for name in late:
+            self._gone.pop(name, None)
+        self._delete([name for name in self._gone if kind_of(name) != "records"], store)
+
+    def result(self) -> Pruned:
+        freed = sum(self._inventory.size(name) for name in self._gone)
+        total = sum(self._inventory.size(name) for name in self._inventory.objects)
+        return Pruned(tuple(self._gone.values()), freed, total - freed, len(self._spared))
+
+    def _delete(self, names: list[str], store: ObjectStore) -> None:
+        for start in range(0, len(names), _BATCH):
+            store.delete(names[start : start + _BATCH])
+
+    def _old(self, name: str) -> bool:
+        return self._now - self._inventory.last_used(name) >= self._grace
+
+    def _total(self) -> int:
+        if self._project is None:
+            counted: Iterable[str] = self._inventory.objects
+        else:
+            counted = {name for r in self._kept.values() if r.project == self._project for name in (r.name, *r.needs, *r.places)}
+        return sum(self._inventory.size(name) for name in counted if name not in self._gone)
+
+    def _value(self, record: Listed) -> float:
+        """Seconds to rebuild x recency, per byte that it alone would free or that it has its share of."""
+        size = record.size + sum(self._inventory.size(name) // max(1, self._needed[name]) for name in record.needs)
+        return value(Item(record.name, size, record.used, record.seconds), self._now)
+
+
+def verify(
+    store: ObjectStore, *, bytes_too: bool = False, repair: bool = False, on_object: Callable[[str], None] | None = None
+) -> list[Problem]:
+    """Every record readable and unaltered, its blobs there; with `bytes_too` every blob's bytes are read and hashed.
+
+    `repair` deletes what is damaged, and records whose blobs are gone; they come back when somebody builds them again.
+    """
+    inventory = Inventory(store)
+    problems = list(inventory.problems)
+    bad: set[str] = set()
+    if bytes_too:
+        names = [name for name in inventory.objects if name.startswith("blobs/")]
+
+        def check(name: str) -> bool:
+            good = _sound(store, name)
+            if on_object:
+                on_object(name)
+            return good
+
+        bad = {name for name, good in zip(names, each(check, names, 4)) if not good}
+        problems += [
+            Problem(name, "blob-altered", f"the blob {digest_of_blob(name)} has other bytes than its name says") for name in sorted(bad)
+        ]
+    for record in inventory.records:
+        lost = [name for name in record.needs if name not in inventory.objects]
+        if lost:
+            message = f"{record.step[:60]!r} needs {len(lost)} blobs that are gone, {digest_of_blob(lost[0])} among them"
+            problems.append(Problem(record.name, "blob-gone", message))
+    if repair:
+        store.delete([problem.name for problem in problems])
+    return problems
+
+
+def _complete(store: ObjectStore, entries: Iterable[Entry]) -> Iterable[Entry]:
+    """Entries with size and time, asked for where the listing did not tell."""
+    asked: list[str] = []
+    for entry in entries:
+        if entry.size is None or entry.modified is None:
+            asked.append(entry.name)
+        else:
+            yield entry
+    for start in range(0, len(asked), _BATCH):
+        for name, about in store.stat(asked[start : start + _BATCH]).items():
+            yield Entry(name, about.size + about.overhead, about.modified)
+
+
+def _quietly(store: ObjectStore, name: str) -> bytes | None:
+    try:
+        return store.get(name)
+    except CacheError as error:
+        if error.transient:
+            raise
+        return b""  # longer than a record can be: told as altered
+
+
+def _sound(store: ObjectStore, name: str) -> bool:
+    digest = digest_of_blob(name)
+    found = hashlib.new(digest.partition(":")[0])
+    try:
+        for piece in store.stream(name):
+            found.update(piece)
+    except ObjectGone:
+        return True  # pruned meanwhile
+    except CacheError as error:
+        if error.transient:
+            raise
+        return False
+    return f"{digest.partition(':')[0]}:{found.hexdigest()}" == digest

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina.cache.remote.adapters import RemoteBlobs, RemoteRecords
+from lamina.cache.remote.errors import CacheDenied, CacheUnavailable
+from lamina.cache.remote.names import key_prefix
+from lamina.cache.remote.oci import RegistryObjects, tag_of
+from lamina.cache.remote.protocols import ObjectStore, whole
+from lamina.cache.remote.shared import SharedCache
+from lamina.oci.reference import Reference
+from lamina.registry.client import RegistryClient
+from lamina.registry.transport import Transport, TransportSettings
+from lamina.testing.conformance.blobstore import BlobStoreSuite
+from lamina.testing.conformance.objectstore import ObjectStoreSuite, blob, doc
+from lamina.testing.conformance.recordcache import RecordCacheSuite, key
+from lamina.testing.fakeregistry import FakeRegistry
+from lamina.testing.registry import docker_registry
+
+needs_docker_registry = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
+
+
+def objects_at(host: str) -> RegistryObjects:
+    client = RegistryClient(Transport(TransportSettings(attempts=1), sleep=lambda _: None))
+    return RegistryObjects(client, Reference(host, "team/cache"))
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as started:
+        yield started
+
+
+class TestRegistryObjects(ObjectStoreSuite):
+    @pytest.fixture
+    def objects(self, registry: FakeRegistry) -> ObjectStore:
+        return objects_at(registry.host)
+
+    @pytest.fixture
+    def other(self, registry: FakeRegistry) -> ObjectStore:
+        return objects_at(registry.host)
+
+
+class TestRegistryBlobs(BlobStoreSuite):
+    @pytest.fixture
+    def blobs(self, registry: FakeRegistry) -> RemoteBlobs:
+        return RemoteBlobs(objects_at(registry.host))
+
+
+class TestRegistryRecords(RecordCacheSuite):
+    @pytest.fixture
+    def records(self, registry: FakeRegistry) -> RemoteRecords:
+        return RemoteRecords(SharedCache(objects_at(registry.host), now=lambda: 5000.0))
+
+
+@needs_docker_registry
+class TestDebiansRegistry(ObjectStoreSuite):
+    @pytest.fixture
+    def host(self, tmp_path: Path) -> Iterator[str]:
+        with docker_registry(tmp_path) as host:
+            yield host
+
+    @pytest.fixture
+    def objects(self, host: str) -> ObjectStore:
+        return objects_at(host)
+
+    @pytest.fixture
+    def other(self, host: str) -> ObjectStore:
+        return objects_at(host)
+
+
+def test_tags_fit() -> None:
+    for name in (doc(1, b"x", "pr+17"), blob(b"x"), f"blobs/sha512/{'a' * 128}", f"places/{1:032x}/0000001000-{2:064x}"):
+        assert len(tag_of(name)) <= 128
+
+
+def test_a_lookup_asks_for_its_own_keys_only(registry: FakeRegistry) -> None:
+    objects = objects_at(registry.host)
+    for number in range(30):
+        objects.put(doc(number, b"%d" % number), whole(b"%d" % number))
+    registry.asked.clear()
+    assert objects.gather([key_prefix(key(7))])
+    assert len(registry.asked) == 2, "a page of tags and the manifest, which has the record inside"
+
+
+def test_nothing_is_ever_rewritten(registry: FakeRegistry) -> None:
+    one, two = objects_at(registry.host), objects_at(registry.host)
+    one.put(doc(1, b"a"), whole(b"a"))
+    before = dict(registry.tags["team/cache"])
+    two.put(doc(1, b"b"), whole(b"b"))
+    two.put(doc(1, b"a"), whole(b"a"))
+    assert {tag: registry.tags["team/cache"][tag] for tag in before} == before
+
+
+def test_foreign_tags_are_left_alone(registry: FakeRegistry) -> None:
+    objects = objects_at(registry.host)
+    name = doc(1, b"a")
+    objects.put(name, whole(b"a"))
+    tags = registry.tags["team/cache"]
+    tags["latest"] = tags[tag_of(name)]
+    tags[tag_of(doc(1, b"planted"))] = tags[tag_of(name)]
+    assert [entry.name for entry in objects_at(registry.host).list("")] == [name]
+    assert objects_at(registry.host).gather([key_prefix(key(1))]) == {key_prefix(key(1)): {name: b"a"}}
+
+
+def test_a_registry_that_is_not_there() -> None:
+    with pytest.raises(CacheUnavailable):
+        objects_at("127.0.0.1:1").gather([key_prefix(key(1))])
+
+
+def test_a_registry_that_refuses() -> None:
+    with FakeRegistry(users={"me": "secret"}, auth="basic") as registry, pytest.raises(CacheDenied):
+        objects_at(registry.host).put(blob(b"x"), whole(b"x"))

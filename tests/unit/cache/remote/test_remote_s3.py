@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lamina.cache.remote.errors import CacheDenied, CacheUnavailable
+from lamina.cache.remote.protocols import Body, ObjectStore, whole
+from lamina.testing.conformance.blobstore import BlobStoreSuite
+from lamina.testing.conformance.objectstore import ObjectStoreSuite, blob, doc
+from lamina.testing.conformance.recordcache import RecordCacheSuite
+from lamina.testing.fakes3 import FakeS3
+
+pytest.importorskip("obstore", reason="the extra `s3` is not installed")
+
+from lamina.cache.remote.adapters import RemoteBlobs, RemoteRecords
+from lamina.cache.remote.s3 import S3Objects
+from lamina.cache.remote.shared import SharedCache
+
+_KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "s3cr3t-value", "AWS_REGION": "test"}
+
+
+def objects_at(server: FakeS3, prefix: str = "some/prefix") -> S3Objects:
+    return S3Objects.open("bucket", prefix, {"endpoint": server.endpoint}, _KEYS)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeS3]:
+    with FakeS3(page=3) as started:
+        yield started
+
+
+class TestS3Objects(ObjectStoreSuite):
+    @pytest.fixture
+    def objects(self, server: FakeS3) -> ObjectStore:
+        return objects_at(server)
+
+    @pytest.fixture
+    def other(self, server: FakeS3) -> ObjectStore:
+        return objects_at(server)
+
+
+class TestS3WithoutConditions(ObjectStoreSuite):
+    @pytest.fixture
+    def objects(self, server: FakeS3) -> ObjectStore:
+        server.conditions = False
+        return objects_at(server, "")
+
+    @pytest.fixture
+    def other(self, server: FakeS3, objects: ObjectStore) -> ObjectStore:
+        return objects_at(server, "")
+
+
+class TestS3Blobs(BlobStoreSuite):
+    @pytest.fixture
+    def blobs(self, server: FakeS3) -> RemoteBlobs:
+        return RemoteBlobs(objects_at(server))
+
+
+class TestS3Records(RecordCacheSuite):
+    @pytest.fixture
+    def records(self, server: FakeS3) -> RemoteRecords:
+        return RemoteRecords(SharedCache(objects_at(server), now=lambda: 5000.0))
+
+
+def test_objects_are_created_on_condition(server: FakeS3) -> None:
+    objects_at(server).put(doc(1, b"x"), whole(b"x"))
+    (headers,) = [headers for method, _, headers in server.asked if method == "PUT"]
+    assert headers["if-none-match"] == "*"
+    assert set(server.objects) == {f"bucket/some/prefix/{doc(1, b'x')}"}
+
+
+def test_big_blobs_go_in_parts(server: FakeS3) -> None:
+    data = bytes(33 << 20)
+    assert objects_at(server).put(
+        blob(data), Body(len(data), lambda: (data[start : start + (1 << 20)] for start in range(0, len(data), 1 << 20)))
+    )
+    assert b"".join(objects_at(server).stream(blob(data))) == data
+    assert not server.uploads
+
+
+def test_refused_without_showing_the_key(server: FakeS3) -> None:
+    server.refuse = 403
+    with pytest.raises(CacheDenied) as caught:
+        objects_at(server).put(doc(1, b"x"), whole(b"x"))
+    assert "s3cr3t" not in caught.value.message
+    with pytest.raises(CacheDenied):
+        objects_at(server).get(doc(1, b"x"))
+
+
+def test_a_server_that_is_not_there() -> None:
+    objects = S3Objects.open("bucket", "", {"endpoint": "http://127.0.0.1:1"}, _KEYS)
+    with pytest.raises(CacheUnavailable):
+        objects.get(doc(1, b"x"))
