@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lamina.testing import dockerd
 from lamina.testing.images import busybox_tar, push, simple_image, tar_of
 from lamina.testing.project import Project
 from lamina.testing.registry import docker_registry, free_port
@@ -136,6 +137,16 @@ def test_others_take_their_platform_out_of_the_index(project: Project, registry:
         subprocess.run(command, check=True)
         manifest = json.loads((target / "manifest.json").read_text())
         assert json.loads((target / manifest["config"]["digest"][7:]).read_text())["architecture"] == machine
+
+
+@pytest.mark.docker
+@pytest.mark.skipif(dockerd.why_not() is not None, reason=str(dockerd.why_not()))
+def test_docker_pulls_and_runs_what_has_attestations(project: Project, registry: str) -> None:
+    project.build("-t", f"{registry}/app:1", "--push", "--provenance=max", "--sbom=spdx")
+    with dockerd.daemon() as daemon:
+        daemon.docker("pull", "-q", f"{registry}/app:1")
+        run = daemon.docker("run", "--rm", "--network=none", f"{registry}/app:1", "cat", "/srv/own")
+    assert run.stdout == b"own\n"
 
 
 def test_a_push_wakes_the_watch_which_rebuilds(project: Project, registry: str, hook: int, tmp_path: Path) -> None:

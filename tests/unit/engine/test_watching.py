@@ -67,7 +67,8 @@ def test_what_is_no_notification(raw: bytes) -> None:
         ("docker.io/library/debian:12", "docker.io/library/debian:11", False),
         ("*/debian:12", "docker.io/library/debian:12", True),
         ("*/team/base", "127.0.0.1:5000/team/base:7", True),
-        ("other:1/team/base:7", "127.0.0.1:5000/team/base:7", False),
+        ("registry:5000/team/base:7", "registry.example/team/base:7", True),
+        ("127.0.0.1:5000/team/base:7", "127.0.0.1:5000/team/base2:7", False),
     ],
 )
 def test_which_references_a_push_means(pushed: str, reference: str, means: bool) -> None:

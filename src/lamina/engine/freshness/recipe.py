@@ -57,6 +57,8 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     cut_off: bool = True
     epoch: int | None = None
     pushed: tuple[tuple[tuple[str, str], ...], ...] = ()  # attributes of each --output type=registry
+    cache_from: tuple[str, ...] = ()  # without those whose address has a password: a rebuild only takes longer then
+    cache_to: tuple[str, ...] = ()
     locked: bool = False
     provenance: Literal["min", "max"] | None = None  # of what is pushed
     sbom: tuple[Literal["spdx", "cyclonedx"], ...] = ()
@@ -84,6 +86,8 @@ def recipe_of(request: BuildRequest) -> Recipe:
         if plain_url(place) != place:
             place = plain_url(place)
             missing.append("its context's URL has a password or a query, which is not kept")
+    if incoming is not None and request.lock is not None:
+        missing.append("it was built with --locked, and its context is no directory here")
     if incoming is not None and incoming.dockerfile is not None:
         inside = incoming.dockerfile
     elif request.dockerfile_path is not None:
@@ -136,6 +140,8 @@ def recipe_of(request: BuildRequest) -> Recipe:
         cut_off=request.cut_off,
         epoch=request.epoch,
         pushed=tuple(output.attrs for output in request.outputs if output.type == "registry"),
+        cache_from=tuple(place for place in request.cache_from if plain_url(place) == place),
+        cache_to=tuple(place for place in request.cache_to if plain_url(place) == place),
         locked=request.lock is not None,
         provenance=request.provenance,
         sbom=request.sbom,
@@ -203,6 +209,8 @@ def request_of(recipe: Recipe, tags: Sequence[str], *, push: bool = False) -> Bu
         arg_scope=recipe.arg_scope,
         cut_off=recipe.cut_off,
         epoch=recipe.epoch,
+        cache_from=recipe.cache_from,
+        cache_to=recipe.cache_to,
         lock=_lock(recipe.folder) if recipe.locked else None,
         provenance=recipe.provenance if outputs else None,
         sbom=recipe.sbom if outputs else (),

@@ -40,10 +40,9 @@ class Pushed(msgspec.Struct, frozen=True):
         return f"{self.registry or '*'}/{self.repository}" + (f":{self.tag}" if self.tag else "")
 
     def means(self, reference: str) -> bool:
-        """Whether a reference that images stand on may have moved by it."""
+        """Whether a reference that images stand on may have moved by it. A registry seldom knows the name by which it is reached, so its own
+        does not count: at worst one request too many is made."""
         found = Reference.parse(reference)
-        if self.registry and self.registry != found.registry:
-            return False
         return self.repository in (found.repository, found.repository.removeprefix("library/")) and self.tag in ("", found.tag)
 
 
