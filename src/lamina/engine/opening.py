@@ -13,6 +13,7 @@ from lamina.sandbox.protocols import Sandbox, SandboxUnavailable
 from lamina.store.local import LocalStore
 
 if TYPE_CHECKING:
+    from lamina.cache.remote.shared import SharedCache
     from lamina.registry.client import RegistryClient
 
 
@@ -62,6 +63,11 @@ def open_engine(
             clients.append(client_for(registry_environment, proxies, registry_ca, insecure_registries))
         return clients[0]
 
+    def shared_cache(spec: str) -> SharedCache:
+        from lamina.engine.caches import open_cache
+
+        return open_cache(spec, now=clock, environment=registry_environment or {}, registry=registry)
+
     flavour = rungs.flavour_of(chosen)
     if on_rescue is not None and (root / "VERSION").exists():
         from lamina.store.rescue import rescue
@@ -72,7 +78,9 @@ def open_engine(
     store = LocalStore.open(root, flavour, now=clock, making_room=making_room)
     try:
         with store:
-            yield Engine(store, sandbox, now=clock, host=host, registry=registry)
+            engine = Engine(store, sandbox, now=clock, host=host, registry=registry)
+            engine.open_cache = shared_cache
+            yield engine
     finally:
         for item in made:
             item.close()

@@ -106,7 +106,7 @@ def _repeatable(request: BuildRequest) -> bool:
     """Whether another build of this request would look at nothing but the context, the store and the command line."""
     asked = (
         request.secrets, request.ssh, request.named_contexts, request.pull, request.no_cache, request.no_cache_filter,
-        request.refresh, request.max_age, request.lock,
+        request.refresh, request.max_age, request.lock, request.cache_from, request.cache_to,
     )  # fmt: skip
     return not any(asked) and all(output.type == "image" for output in request.outputs)
 

@@ -80,8 +80,13 @@ _OPTIONS = [
         "--reproducible", is_flag=True, help="Every time in the image is SOURCE_DATE_EPOCH's (0 without it), as it is when that is set."
     ),
     click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Steps that may run at once."),
-    click.option("--cache-from", multiple=True, metavar="PLACE", hidden=True),
-    click.option("--cache-to", multiple=True, metavar="PLACE", hidden=True),
+    click.option(
+        "--cache-from",
+        multiple=True,
+        metavar="PLACE[,OPTION=…]",
+        help="Read this shared cache: dir:PATH, oci://REPOSITORY, s3://BUCKET/PREFIX.",
+    ),
+    click.option("--cache-to", multiple=True, metavar="PLACE[,OPTION=…]", help="Write to this shared cache what the build found and made."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but the result."),
 ]
 
@@ -98,11 +103,6 @@ def request_from(
     """The frozen request behind a command line. Raises BadOption."""
     from lamina.oci.platform import Platform
 
-    for name in ("cache_from", "cache_to"):
-        if options[name]:
-            raise inputs.BadOption(
-                f"--{name.replace('_', '-')}: shared caches are not in this version", hint="the local store is always used"
-            )
     platforms = tuple(Platform.parse(item) for item in (options["platforms"] or "").split(",") if item)
     context = inputs.context(path, options["file"])
     args = inputs.build_args(options["args"], settings.environment)
@@ -141,6 +141,8 @@ def request_from(
         exact_modes=options["exact_modes"],
         arg_scope=options["arg_scope"],
         cut_off=settings.cut_off,
+        cache_from=tuple(options["cache_from"]),
+        cache_to=tuple(options["cache_to"]),
         jobs=options["jobs"] or 0,
     )
 
