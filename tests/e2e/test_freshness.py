@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lamina.testing import dockerd
+from lamina.testing import dockerd, ordinary
 from lamina.testing.images import busybox_tar, push, simple_image, tar_of
 from lamina.testing.project import Project
 from lamina.testing.registry import docker_registry, free_port
@@ -190,3 +191,32 @@ def wait_for(process: subprocess.Popen[bytes], report: Path, there: object) -> N
             return
         time.sleep(0.1)
     raise AssertionError(f"nothing came: {report.read_text() if report.exists() else 'no report'}")
+
+
+@pytest.mark.rootless
+@pytest.mark.xdist_group("rootless")
+@pytest.mark.skipif(ordinary.why_not() is not None, reason=ordinary.why_not() or "")
+def test_an_ordinary_user_watches_rebases_and_lists(registry: str) -> None:
+    release(registry, 1)
+    home = Path(tempfile.mkdtemp(prefix="lamina-fresh-", dir="/var/tmp"))
+    try:
+        ordinary.make_user()
+        (home / "app").mkdir()
+        (home / "app" / "Dockerfile").write_text(f"FROM {registry}/base:1\nRUN echo own > /own\n")
+
+        def lamina(*arguments: str) -> str:
+            done = ordinary.run(["-m", "lamina", *arguments], home, {"XDG_DATA_HOME": str(home / "data")})
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        lamina("build", "-q", "-t", "app:1", "app")
+        release(registry, 2)
+        said = lamina("watch", "--once", "--rebuild", "--webhook", "127.0.0.1:0", "--report", "report.json")
+        assert "REBUILT    app:1" in said
+        assert json.loads((home / "report.json").read_text())["rounds"][0]["rebuilt"][0]["ran"] == 1
+        release(registry, 3)
+        lamina("rebase", "app:1")
+        assert [image["verdict"] for image in json.loads(lamina("outdated", "--json"))["images"]] == ["current"]
+        lamina("sbom", "app:1")
+    finally:
+        shutil.rmtree(home)
