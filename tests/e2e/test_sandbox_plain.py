@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lamina.sandbox import rungs
+from lamina.sandbox.protocols import SandboxSetupFailed
 from lamina.testing import bases, ordinary
 from lamina.testing.conformance.sandbox import Bench, probes
 from lamina.testing.project import Project
@@ -52,6 +53,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 @pytest.mark.parametrize("probe", probes("chroot"), ids=lambda probe: probe.__name__)
 def test_probe(probe: Callable[[Bench], None], bench: Bench) -> None:
     probe(bench)
+
+
+@pytest.mark.parametrize("wish", [{"network": "none"}, {"insecure": True}])
+def test_what_cannot_be_given_is_refused(wish: dict[str, object], bench: Bench) -> None:
+    with pytest.raises(SandboxSetupFailed, match="RUN --"):
+        bench.run("true", **wish)
 
 
 def members(path: Path) -> dict[str, tuple[object, ...]]:

@@ -61,6 +61,10 @@ class PlainSandbox:
     def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken) -> SandboxReport:
         if spec.network == "none":
             raise SandboxSetupFailed(f"RUN --network=none needs a network of its own, which the rung {self._name} cannot make")
+        if spec.insecure:
+            raise SandboxSetupFailed(
+                f"RUN --security=insecure: what it mounts would stay on this machine (the rung {self._name} has no mounts of its own)"
+            )
         proot = shutil.which("proot") if self._name == "proot" else None
         try:
             tree = self._take(spec.root.lowers)
