@@ -27,11 +27,12 @@ _GRACE = 5.0
 
 
 class DockerServices:
-    """Make it before any thread and before the store is opened. Thread-safe afterwards."""
+    """`options` go before `serve`, `serve` after it. Make it before any thread and before the store is opened. Thread-safe afterwards."""
 
-    def __init__(self, root: Path, options: Sequence[str]) -> None:
+    def __init__(self, root: Path, options: Sequence[str], serve: Sequence[str] = ()) -> None:
         self._root = root
         self._options = tuple(options)
+        self._serve = tuple(serve)
         self._lock = threading.Lock()
         self._helper, theirs = socket.socketpair()
         self._pid = os.fork()
@@ -46,7 +47,7 @@ class DockerServices:
     def start(self, place: Path, root: Path | None = None, /) -> DockerService:
         """As pipelines.run.around.StartDocker."""
         store = self._root if root is None else root
-        command = [sys.executable, "-m", "lamina", "--root", str(store), *self._options, "serve", "--host", f"unix://{place}"]
+        command = [sys.executable, "-m", "lamina", "--root", str(store), *self._options, "serve", *self._serve, "--host", f"unix://{place}"]
         log = place.with_name("engine.log")
         pid = int(self._ask({"start": command, "log": str(log)})["pid"])
         deadline = time.monotonic() + _PATIENCE

@@ -64,7 +64,9 @@ def carry_out(work: Work, settings: Settings) -> RunRecord:
     steps = every_step(work.plan)
     if any(step.docker for step in steps if work.numbers is None or step.number in work.numbers):
         options = ["--sandbox", settings.rung] if settings.rung else []
-        services = DockerServices(settings.root, options)
+        serve = [part for host in work.insecure_registries for part in ("--insecure-registry", host)]
+        serve += [] if work.registry_ca is None else ["--registry-ca", str(work.registry_ca.absolute())]
+        services = DockerServices(settings.root, options, serve)
     try:
         with open_engine(settings, registry_ca=work.registry_ca, insecure_registries=work.insecure_registries) as engine:
             return _run(work, engine, settings, services)
@@ -148,7 +150,7 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         pool.shutdown(wait=True)
         sandbox.close()
         results = _with_outputs(tuple(sorted(runner.results, key=lambda step: step.number)), work.before)
-        record = msgspec.structs.replace(record, steps=results, passed=passed)
+        record = msgspec.structs.replace(record, steps=results, passed=passed, interrupted=cancel.cancelled())
         project.write(record)
         os.close(held)
     for line in summary(record.steps):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lamina.cli import inputs
+from lamina.cli.commands.pipeline_caches import caches
 from lamina.cli.commands.pipeline_run import run
 from lamina.cli.settings import Settings
 
@@ -34,6 +35,7 @@ def command() -> None:
 
 
 command.add_command(run)
+command.add_command(caches)
 
 
 @command.command("lint")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -170,9 +169,7 @@ def run(
     record = carry_out(work, settings)
     if report is not None:
         report.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
-    if any(step.status == "stopped" and step.exit_code == 130 for step in record.steps) and not record.passed:
-        return 130
-    return 0 if record.passed else 1
+    return 130 if record.interrupted else 0 if record.passed else 1
 
 
 def project_identity(tree: Worktree) -> str:
@@ -244,8 +241,3 @@ def summary(steps: tuple[StepResult, ...]) -> list[str]:
         + (f" ({step.reason})" if step.reason and step.status != "passed" else "")
         for step in sorted(steps, key=lambda step: step.number)
     ]
-
-
-def print_json(value: object) -> None:
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    print()

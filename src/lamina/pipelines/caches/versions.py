@@ -140,6 +140,23 @@ class VersionedCaches:
         finally:
             os.close(reading)
 
+    def explain(self, identity: Identity) -> list[str]:
+        """What `restore` would find now, in words."""
+        every = self._versions(identity)
+        fresh = {name: one for name, one in every.items() if self._now() - self._used(identity, name) <= self._keep}
+        heads = _heads(fresh)
+        said = [f"{identity.name}: {identity.path}"]
+        said += [f"key file {path}: {digest[:12]}" for path, digest in sorted(identity.key_files.items())]
+        if not heads:
+            return [*said, self._why_not(identity, bool(every))]
+        entries = merged([one for _, one in heads])
+        said.append(f"hit: {len(entries)} files, {megabytes(sum(entry.size for entry in entries))}")
+        for name, one in heads:
+            said.append(f'from {name[:12]}: {len(one.entries)} files, saved by "{one.step}" {age(self._now() - one.created)}')
+        if len(heads) > 1:
+            said.append("these were saved beside each other: of one path the newest file is taken, and every path that any of them has")
+        return said
+
     # Saving
 
     def store(self, source: Path) -> str:

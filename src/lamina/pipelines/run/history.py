@@ -34,6 +34,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     passed: bool | None = None
     attempt: int = 1
     rerun_of: int = 0
+    interrupted: bool = False
     format: int = _FORMAT
 
 

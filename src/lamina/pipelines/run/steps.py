@@ -52,7 +52,7 @@ class StepRun:
         self._cancel = cancel
         own = own_of_step(step_uuid="{" + str(uuid.uuid4()) + "}", run_number=attempt, parallel=planned.parallel,
                           environment=planned.environment, variables_path=shell.VARIABLES)  # fmt: skip
-        self._variables: Variables = layer((*own, *planned.variables.winners, *given), planned.environment)
+        self._variables: Variables = layer((*planned.variables.winners, *own, *given), planned.environment)
         self._scratch = around.scratch / f"step{planned.number}"
         self.log = StepLog(around.terminal, prefix, around.folder / "logs" / f"{planned.number}.log", self._variables.secrets())
 
