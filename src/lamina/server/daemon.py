@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +58,8 @@ class Daemon:
         self.registry_for = registry_for
         self.now_nano = now_nano
         self.closing = False
+        self._using = threading.RLock()
+        self._users = 0
         flavour = engine.store.flavour
         self.folder, self._lock = _own_folder(engine.store.layout.root / "engines", place)
         self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
@@ -78,8 +81,26 @@ class Daemon:
 
     @contextlib.contextmanager
     def store(self) -> Iterator[LocalStore]:
-        """The store, for the time of a request."""
-        yield self.engine.store
+        """The store, for the time of a request: what is looked at stays at least until the block ends."""
+        with self._using:
+            self._users += 1
+        try:
+            yield self.engine.store
+        finally:
+            with self._using:
+                self._users -= 1
+
+    def collect(self) -> int:
+        """Remove from the disk what nobody needs any more: bytes freed. Does nothing while another request uses the store: what that has
+        looked at could not be told from what is not needed."""
+        from lamina.store.gc import collect_garbage
+
+        with self._using:
+            if self._users:
+                return 0
+            store = self.engine.store
+            store.lease.release({layer for container in self.containers.all() for layer in container.record.layers})
+            return collect_garbage(store).freed
 
     @contextlib.contextmanager
     def builder(self, logins: Given | None = None) -> Iterator[Engine]:
@@ -92,9 +113,8 @@ class Daemon:
             return made[0]
 
         try:
-            yield Engine(
-                self.engine.store, sandbox, now=self.engine.now, host=self.engine.host, registry=lambda: self.registry_for(logins or {})
-            )
+            with self.store() as store:
+                yield Engine(store, sandbox, now=self.engine.now, host=self.engine.host, registry=lambda: self.registry_for(logins or {}))
         finally:
             for each in made:
                 each.close()

@@ -7,15 +7,18 @@ import contextlib
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.server.http.messages import Reply, Request
+
+if TYPE_CHECKING:
+    import ssl
 
 _LISTEN_FDS_START = 3
 _THREADS = 4096  # made as they are needed: an attached client has one, a waiting one too
@@ -64,8 +67,11 @@ def _handed_over(environment: Mapping[str, str], pid: int) -> list[socket.socket
         return []
     found = []
     for number in range(_LISTEN_FDS_START, _LISTEN_FDS_START + int(count)):
-        os.set_inheritable(number, False)
-        found.append(socket.socket(fileno=number))
+        try:
+            os.set_inheritable(number, False)
+            found.append(socket.socket(fileno=number))
+        except OSError as error:
+            raise CannotListen(f"the service manager's descriptor {number} is no socket: {error.strerror}") from error
     return found
 
 
@@ -118,6 +124,8 @@ def _tcp(place: str, tls: Tls | None, insecure: bool) -> socket.socket:
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
+    import ssl  # only where it is asked for
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

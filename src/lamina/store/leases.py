@@ -67,6 +67,23 @@ class Lease:
                 fcntl.flock(self._gate, fcntl.LOCK_UN)
             self._pinned.update(fresh)
 
+    def release(self, kept: Iterable[str]) -> None:
+        """Give up all pins but these. The caller knows that nothing else of what was pinned is in use; what is looked up again is pinned again."""
+        with self._lock:
+            if self._file < 0:
+                raise StoreError("the store is closed")
+            names = set(kept) & self._pinned
+            fcntl.flock(self._gate, fcntl.LOCK_EX)
+            try:
+                os.ftruncate(self._file, 0)
+                self._pinned = set()
+                data = "\n" + "".join(f"{name}\n" for name in sorted(names))
+                if os.write(self._file, data.encode()) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._pinned = names
+            finally:
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
+
     @contextmanager
     def careful(self) -> Iterator[None]:
         """An error inside leaves work for `recover`: the lease file stays when the lease is closed, as after a kill."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -206,3 +207,22 @@ def test_two_daemons_on_one_root_have_containers_of_their_own(tmp_path: Path) ->
         assert one.folder != other.folder
         document(one, "POST", "/volumes/create", {"Name": "v"}, 201)
         assert document(other, "GET", "/volumes")["Volumes"] == []
+
+
+def test_what_was_removed_leaves_the_disk_while_the_engine_runs(daemon: Daemon) -> None:
+    """The engine's lease must not hold for ever what a client once looked at."""
+    imported(daemon, "app", {"f": os.urandom(100_000)})
+    layer = document(daemon, "GET", "/images/app/json")["RootFS"]["Layers"][0]
+    blob = daemon.engine.store.layout.blobs / "sha256" / layer[7:]
+    assert blob.exists()
+    call(daemon, "DELETE", "/images/app")
+    assert not blob.exists()
+
+
+def test_nothing_is_collected_under_a_request_that_goes_on(daemon: Daemon) -> None:
+    imported(daemon, "app", {"f": os.urandom(1000)})
+    with daemon.store() as store:
+        image = store.images.all()[0]
+        assert store.images.by_id(image.id) is not None
+        call(daemon, "DELETE", "/images/app")
+        assert not store.blobs.missing([image.id])

@@ -58,6 +58,16 @@ def test_a_pin_waits_for_the_collector(layout: Layout) -> None:
     lease.close()
 
 
+def test_pins_that_are_released_protect_no_longer(layout: Layout) -> None:
+    lease = Lease(layout)
+    lease.pin(["one", "two", "three"])
+    lease.release(["two", "never pinned"])
+    assert live(layout) == {lease.id: {"two"}}
+    lease.pin(["one"])
+    assert live(layout) == {lease.id: {"one", "two"}}
+    lease.close()
+
+
 def test_two_collectors(layout: Layout) -> None:
     with standstill(layout) as first, standstill(layout, wait=False) as second:
         assert first

@@ -173,10 +173,14 @@ def process(spec, streams, write_error, terminal):
     try:
         os.setgroups(groups)
     except PermissionError:
-        if any(groups):
-            raise
-    os.setresgid(gid, gid, gid)
-    os.setresuid(uid, uid, uid)
+        pass  # one id only: whether the user is mapped is seen below
+    try:
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    except OSError:
+        raise ValueError(
+            "user %d:%d is not mapped here: only one id is (a range in /etc/subuid and newuidmap would help)" % (uid, gid)
+        ) from None
     if not spec["insecure"]:
         workload.set_capabilities(spec["capabilities"] if uid == 0 else 0)
     if spec["no_new_privileges"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -105,11 +106,13 @@ class Table:
                 raise creating.taken(name, self._names[name])
             self._names[name] = identifier
         folder = self._folder / identifier
+        stack = contextlib.ExitStack()
         try:
+            stack.enter_context(self._daemon.store())  # until the container is known, nothing else holds its layers
+            layers = self._daemon.unpacked(image)
             volumes = self._daemon.volumes
             labels: dict[str, str] = {}
             mounts = creating.mounts(config, host, self._daemon.rules, lambda wanted: volumes.ensure(wanted, labels), inherited)
-            layers = self._daemon.unpacked(image)
             folder.mkdir(0o700)
             (folder / "diff").mkdir(0o755)
             (folder / "diff").chmod(0o755)
@@ -121,12 +124,14 @@ class Table:
             )  # fmt: skip
             container = Container(folder, record)
             container.save()
+            with self._lock:
+                self._containers[identifier] = container
         except BaseException:
             with self._lock:
                 self._names.pop(name, None)
             raise
-        with self._lock:
-            self._containers[identifier] = container
+        finally:
+            stack.close()
         self._daemon.events.emit("container", "create", identifier, container.attributes())
         return container, warnings
 

@@ -225,6 +225,8 @@ def remove(daemon: Daemon, request: Request, name: str) -> Reply:
         if "@" in name and full:
             return answer([{"Untagged": name.removeprefix("/")}])  # the digest is a fact about the tag, which stays
         rows = _untag(daemon, store, image, full, name, users, force) if full else _remove_all(daemon, store, image, users, force)
+    if any("Deleted" in row for row in rows):
+        daemon.collect()
     for row in rows:
         if "Untagged" in row and "@" not in row["Untagged"]:
             daemon.events.emit("image", "untag", image.id, {"name": row["Untagged"]})
@@ -425,6 +427,7 @@ def prune(daemon: Daemon, request: Request) -> Reply:
             store.images.remove(image.id, force=True)
             deleted += [{"Untagged": familiar(name)} for name in image.names] + [{"Deleted": image.id}]
             freed += image.size
+    daemon.collect()
     daemon.events.emit("image", "prune", "", {"reclaimed": str(freed)})
     return answer({"ImagesDeleted": deleted or None, "SpaceReclaimed": freed})
 

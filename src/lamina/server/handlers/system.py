@@ -101,7 +101,7 @@ def _operating_system() -> str:
 
 def events(daemon: Daemon, request: Request) -> Reply:
     now = daemon.now()
-    since = clock.parse(request.query.get("since"), now)
+    since = 0.0 if request.query.get("since") == "0" else clock.parse(request.query.get("since"), now)
     until = clock.parse(request.query.get("until"), now)
     wanted = filters.parse(request.query, FILTERS)
 
