@@ -136,3 +136,38 @@ def test_a_scope_that_is_not_believed_is_a_reason(machines: list[Project], cache
     assert outcome.verdicts() == "xxxxxx"
     assert outcome.row("COPY tool").code == "not-trusted"
     assert "pr/17" in outcome.row("COPY tool").message
+
+
+def test_looking_after_a_shared_cache(machines: list[Project], cache: str) -> None:
+    one, two, three = machines
+    one.build("-t", "app:1")
+    sent = one.run("cache", "push", cache, "app:1").stdout.decode()
+    assert sent.startswith("6 records sent"), sent
+    assert one.run("cache", "push", cache).stdout.decode().startswith("0 records sent")
+    listed = two.run("cache", "ls", cache).stdout.decode()
+    assert "COPY tool.txt" in listed
+    assert "RUN cat tool" in listed
+    measured = json.loads(two.run("cache", "du", "--json", cache).stdout)
+    assert measured["records"] == 6
+    assert measured["blob_bytes"] > 0
+    assert two.run("cache", "verify", "--bytes", cache).stdout == b"0 problems\n"
+    assert two.run("cache", "pull", "--records-only", cache).stdout.decode().startswith("6 records taken over, 0B")
+    assert two.build("--cache-from", cache).verdicts() == "CCCCCC"
+    assert three.run("cache", "pull", cache).returncode == 0
+    assert three.build().verdicts() == "CCCCCC", "without the cache"
+    explained = two.run("cache", "prune", "--older-than", "0s", "--explain", "--dry-run", cache).stdout.decode()
+    assert "would free" in explained
+
+
+def test_damage_is_named_and_removed(machines: list[Project], cache: str, tmp_path: Path) -> None:
+    one = machines[0]
+    one.build("--cache-to", cache)
+    blob = next(path for path in (tmp_path / "cache").rglob("*") if path.is_file() and "blobs" in path.parts)
+    blob.chmod(0o644)
+    blob.write_bytes(b"nonsense")
+    found = one.run("cache", "verify", "--bytes", cache)
+    assert found.returncode == 1
+    assert b"blob-altered" in found.stderr
+    assert one.run("cache", "verify", "--bytes", "--repair", cache).returncode == 0
+    one.run("cache", "verify", "--repair", cache)
+    assert one.run("cache", "verify", "--bytes", cache).returncode == 0

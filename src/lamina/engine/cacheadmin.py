@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from lamina.cache.freshness import matches
 from lamina.cache.index import LocalRecords
-from lamina.cache.record import Record
+from lamina.cache.record import CacheKey, Record
 from lamina.diagnostics.errors import LaminaError, nearest
 from lamina.graph.vertex import Step
+from lamina.store.local import LocalStore
 
 
 class NothingSelected(LaminaError):
@@ -43,3 +46,19 @@ def _step(record: Record) -> Step:
     number = int(place.stage) if place.stage.isdecimal() else 0
     name = "" if place.stage.isdecimal() else place.stage
     return Step(number if not name else 0, name, place.position, 0, place.line, place.text)
+
+
+def records_of(store: LocalStore, records: LocalRecords, images: Sequence[str]) -> list[Record]:
+    """The living records of the builds that made these images (as a user names them); all for none. ImageNotFound."""
+    if not images:
+        return records.records()
+    from lamina.engine.images.finding import find_image
+
+    ids = {find_image(store, text).id for text in images}
+    steps = [step for log in store.builds.last() if ids & set(log.images) for step in msgspec.json.decode(log.steps, type=list[_Keyed])]
+    found = records.lookup(list(dict.fromkeys(step.key for step in steps if step.key)))
+    return [newest[0] for newest in found.values()]
+
+
+class _Keyed(msgspec.Struct):
+    key: CacheKey | None = None

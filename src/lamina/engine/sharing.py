@@ -7,12 +7,14 @@ A cache that does not answer costs a warning and its answers, never the build, u
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from lamina.cache import keys
+from lamina.cache.index import LocalRecords
 from lamina.cache.record import KEY_SCHEMA, CacheKey, KeyParts, LayerRef, Place, Record
 from lamina.cache.remote.envelope import BlobRef
 from lamina.cache.remote.errors import CacheError
@@ -263,3 +265,39 @@ def share(open_cache: Callable[[str], SharedCache], job: Job, build: str) -> Non
     sharing = Sharing(around.store, readers, writers, job.warn, host=around.host, build=build)
     sharing.attach(job, list(opened.values()))
     around.share(sharing)
+
+
+def push(store: LocalStore, records: Sequence[Record], cache: SharedCache, warn: Warn, *, host: str) -> Published:
+    """Hand over records of the store that have all their layers here. CacheErrors are raised."""
+    with _insisting(cache):
+        sharing = Sharing(store, [], [cache], warn, host=host, build="")
+        return sharing.publish(records)[0]
+
+
+def pull(
+    store: LocalStore, local: LocalRecords, keys_wanted: Sequence[CacheKey], cache: SharedCache, warn: Warn, *, host: str, layers: bool
+) -> tuple[int, int]:
+    """Take over believed records of these keys, with `layers` also what they stand for. Returns (records, bytes)."""
+    with _insisting(cache):
+        sharing = Sharing(store, [cache], [], warn, host=host, build="")
+        taken: list[Record] = []
+        for key in dict.fromkeys(keys_wanted):
+            for record in sharing.lookup(key).records[:1]:
+                if record.layers:
+                    local.publish(record)
+                    sharing.used(record)
+                    taken.append(record)
+        if layers:
+            here = store.layers.present({layer.id for record in taken for layer in record.layers})
+            sharing.fetch([layer for record in taken for layer in record.layers if layer.id not in here])
+        return len(taken), sharing.fetched_bytes
+
+
+@contextmanager
+def _insisting(cache: SharedCache) -> Iterator[None]:
+    """A cache that does not answer is an error here, not a warning."""
+    before, cache.required = cache.required, True
+    try:
+        yield
+    finally:
+        cache.required = before

@@ -1,4 +1,4 @@
-"""`lamina cache ls|du|forget|prune`."""
+"""`lamina cache ls|du|forget|prune|push|pull|verify`: of the store, or with a PLACE of a shared cache."""
 
 from __future__ import annotations
 
@@ -31,14 +31,20 @@ def command() -> None:
 @command.command("ls")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @click.option("--no-trunc", is_flag=True, help="Show keys and texts whole.")
+@click.argument("place", required=False)
 @click.pass_obj
-def list_records(settings: Settings, /, as_json: bool, no_trunc: bool) -> int:
-    """List cache records, newest first.
+def list_records(settings: Settings, /, as_json: bool, no_trunc: bool, place: str | None) -> int:
+    """List cache records, newest first: the store's, or those of a shared cache.
 
     \b
     Examples:
       lamina cache ls
+      lamina cache ls oci://registry.example/team/cache
     """
+    if place is not None:
+        from lamina.cli import sharedcache
+
+        return sharedcache.list_records(settings, place, as_json=as_json, no_trunc=no_trunc)
     with open_engine(settings) as engine:
         records = engine.records.records()
     if as_json:
@@ -64,14 +70,20 @@ def list_records(settings: Settings, /, as_json: bool, no_trunc: bool) -> int:
 
 @command.command("du")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.argument("place", required=False)
 @click.pass_obj
-def usage(settings: Settings, /, as_json: bool) -> int:
-    """Say where the store's bytes are.
+def usage(settings: Settings, /, as_json: bool, place: str | None) -> int:
+    """Say where the bytes are: the store's, or those of a shared cache, by project.
 
     \b
     Examples:
       lamina cache du
+      lamina cache du s3://ci/cache
     """
+    if place is not None:
+        from lamina.cli import sharedcache
+
+        return sharedcache.usage(settings, place, as_json=as_json)
     from lamina.store.gc import du
 
     with open_engine(settings) as engine:
@@ -122,9 +134,21 @@ def forget(settings: Settings, /, selectors: tuple[str, ...], everything: bool) 
 @click.option("--all", "everything", is_flag=True, help="Remove everything that no image holds.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--explain", is_flag=True, help="Give the reason for each thing that goes or stays.")
+@click.option("--project", metavar="NAME", help="Of a shared cache: only this project's records, and what only they need.")
+@click.argument("place", required=False)
 @click.pass_obj
-def prune(settings: Settings, /, keep: str | None, older_than: str | None, everything: bool, dry_run: bool, explain: bool) -> int:
-    """Free disk space. What a tagged image or a running build needs stays.
+def prune(
+    settings: Settings,
+    /,
+    keep: str | None,
+    older_than: str | None,
+    everything: bool,
+    dry_run: bool,
+    explain: bool,
+    project: str | None,
+    place: str | None,
+) -> int:
+    """Free disk space. What a tagged image or a running build needs stays. With a PLACE: in a shared cache.
 
     Layers of the cache go, cache mounts (RUN --mount=type=cache), downloads of ADD, and what is known of contexts' files. Under --keep
     what is worth least goes first: what nothing is known of, then layers by the seconds that they save, by size and last use.
@@ -139,6 +163,12 @@ def prune(settings: Settings, /, keep: str | None, older_than: str | None, every
 
     limit = inputs.size(keep, "--keep") if keep else None
     oldest = inputs.duration(older_than, "--older-than") if older_than else None if limit is not None or everything else 7 * 86400.0
+    if place is not None:
+        from lamina.cli import sharedcache
+
+        if everything:
+            oldest = 0.0
+        return sharedcache.prune(settings, place, keep=limit, older_than=oldest, project=project, dry_run=dry_run, explain=explain)
     with open_engine(settings, making_room=not dry_run) as engine:
         done = prune_store(engine.store, PrunePolicy(time.time(), oldest, limit, everything), dry_run=dry_run)
     if explain:
@@ -150,3 +180,52 @@ def prune(settings: Settings, /, keep: str | None, older_than: str | None, every
     mounts = sum(1 for name in done.swept.idle if name.startswith("cachemounts/"))
     print(f"{verb} {size(done.swept.freed)}: {len(done.swept.layers)} layers, {len(done.swept.blobs)} blobs, {mounts} cache mounts")
     return 0
+
+
+@command.command("push")
+@click.argument("place")
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@click.pass_obj
+def push(settings: Settings, /, place: str, images: tuple[str, ...]) -> int:
+    """Hand over to a shared cache what this store has: all records, or those of the builds that made these images.
+
+    \b
+    Examples:
+      lamina cache push oci://registry.example/team/cache app:1
+    """
+    from lamina.cli import sharedcache
+
+    return sharedcache.push(settings, place, images)
+
+
+@command.command("pull")
+@click.argument("place")
+@click.option("--records-only", is_flag=True, help="Leave the layers: a build with --cache-from fetches those that it needs.")
+@click.pass_obj
+def pull(settings: Settings, /, place: str, records_only: bool) -> int:
+    """Take over what a shared cache has, so that later builds find it without asking, also offline.
+
+    \b
+    Examples:
+      lamina cache pull dir:/mnt/cache
+    """
+    from lamina.cli import sharedcache
+
+    return sharedcache.pull(settings, place, layers=not records_only)
+
+
+@command.command("verify")
+@click.argument("place")
+@click.option("--bytes", "bytes_too", is_flag=True, help="Read and hash every blob.")
+@click.option("--repair", is_flag=True, help="Remove what is damaged: it comes back when somebody builds it again.")
+@click.pass_obj
+def verify(settings: Settings, /, place: str, bytes_too: bool, repair: bool) -> int:
+    """Prove that a shared cache is sound: records unaltered, what they need there. Exit code 1 when it is not.
+
+    \b
+    Examples:
+      lamina cache verify dir:/mnt/cache --bytes
+    """
+    from lamina.cli import sharedcache
+
+    return sharedcache.verify(settings, place, bytes_too=bytes_too, repair=repair)

@@ -1,0 +1,120 @@
+"""`lamina cache … PLACE`: what lies in a shared cache, and its life."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lamina.cache.remote.shared import SharedCache
+from lamina.cache.remote.upkeep import Inventory
+from lamina.cache.remote.upkeep import prune as prune_objects
+from lamina.cache.remote.upkeep import usage as usage_of
+from lamina.cache.remote.upkeep import verify as verify_objects
+from lamina.cli.session import open_engine
+from lamina.cli.settings import Settings
+from lamina.cli.words import age, seconds, shorten, size, table
+from lamina.engine.engine import Engine
+
+
+@contextmanager
+def opened(settings: Settings, place: str) -> Iterator[tuple[Engine, SharedCache]]:
+    with open_engine(settings) as engine, engine.open_cache(place) as cache:
+        yield engine, cache
+
+
+def list_records(settings: Settings, place: str, *, as_json: bool, no_trunc: bool) -> int:
+    with opened(settings, place) as (_, cache):
+        records = sorted(Inventory(cache.objects).records, key=lambda record: -record.created)
+    if as_json:
+        import msgspec
+
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(records), indent=2) + b"\n")
+        return 0
+    now = time.time()
+    rows = [
+        (
+            record.key.removeprefix("sha256:")[: None if no_trunc else 12],
+            record.scope,
+            age(max(0.0, now - record.created)),
+            age(max(0.0, now - record.used)),
+            seconds(record.seconds),
+            record.step if no_trunc else shorten(record.step, 60),
+        )
+        for record in records
+    ]
+    print(table(("KEY", "SCOPE", "CREATED", "USED", "TOOK", "STEP"), rows))
+    return 0
+
+
+def usage(settings: Settings, place: str, *, as_json: bool) -> int:
+    with opened(settings, place) as (_, cache):
+        found = usage_of(Inventory(cache.objects))
+    if as_json:
+        import msgspec
+
+        json.dump(msgspec.to_builtins(found), sys.stdout, indent=2)
+        print()
+        return 0
+    rows = [
+        ("records", str(found.records), size(found.record_bytes)),
+        ("blobs", str(found.blobs), size(found.blob_bytes)),
+        ("blobs that no record needs", str(found.orphans), size(found.orphan_bytes)),
+        ("notes of use and place", "", size(found.other_bytes)),
+        ("all", "", size(found.total)),
+    ]
+    print(table(("WHAT", "COUNT", "SIZE"), rows))
+    if any(share.project for share in found.projects):
+        print()
+        shares = [(share.project or "-", str(share.records), size(share.own), size(share.shared)) for share in found.projects]
+        print(table(("PROJECT", "RECORDS", "OWN", "SHARED"), shares))
+    return 0
+
+
+def prune(
+    settings: Settings, place: str, *, keep: int | None, older_than: float | None, project: str | None, dry_run: bool, explain: bool
+) -> int:
+    with opened(settings, place) as (_, cache):
+        done = prune_objects(cache.objects, time.time(), expiry=older_than, cap=keep, project=project, dry_run=dry_run)
+    if explain:
+        for removal in done.removals:
+            print(f"remove {shorten(removal.what, 60)}  {size(removal.size)}  {removal.why}")
+    print(f"{'would free' if dry_run else 'freed'} {size(done.freed)}: {len(done.removals)} objects; {size(done.left)} are left")
+    if done.spared:
+        print(f"{done.spared} records over the limit stay for now: a build may be using them")
+    return 0
+
+
+def verify(settings: Settings, place: str, *, bytes_too: bool, repair: bool) -> int:
+    with opened(settings, place) as (_, cache):
+        problems = verify_objects(cache.objects, bytes_too=bytes_too, repair=repair)
+    for problem in problems:
+        print(f"{problem.damage}: {problem.message}", file=sys.stderr)
+    print(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}{', removed' if repair and problems else ''}")
+    return 1 if problems and not repair else 0
+
+
+def push(settings: Settings, place: str, images: tuple[str, ...]) -> int:
+    from lamina.engine.cacheadmin import records_of
+    from lamina.engine.sharing import push as push_records
+
+    with opened(settings, place) as (engine, cache):
+        done = push_records(engine.store, records_of(engine.store, engine.records, images), cache, _warn, host=engine.host)
+    print(f"{done.records} records sent, {done.records_there} were there; {done.blobs} blobs, {size(done.bytes)}")
+    return 0
+
+
+def pull(settings: Settings, place: str, *, layers: bool) -> int:
+    from lamina.engine.sharing import pull as pull_records
+
+    with opened(settings, place) as (engine, cache):
+        wanted = [record.key for record in Inventory(cache.objects).records]
+        count, fetched = pull_records(engine.store, engine.records, wanted, cache, _warn, host=engine.host, layers=layers)
+    print(f"{count} records taken over, {size(fetched)} fetched")
+    return 0
+
+
+def _warn(text: str, code: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
