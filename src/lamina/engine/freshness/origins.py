@@ -4,17 +4,19 @@ each name of an image (store/origins.py). The document holds no time of its own,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from lamina.diagnostics.errors import LaminaError
 from lamina.engine.freshness.recipe import Recipe, plain_url, recipe_of
 from lamina.graph.ops import GitOp, ImageOp
 from lamina.graph.vertex import Vertex, walk
 from lamina.oci.canonical import canonical
 from lamina.oci.config import ImageConfig
 from lamina.oci.digest import Digest
+from lamina.oci.reference import Reference
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
@@ -152,28 +154,37 @@ def stages_of(lowered: Lowered) -> tuple[StageUse, ...]:
             names[row.step.stage] = row.step.stage_name or str(row.step.stage)
             own.setdefault(row.step.stage, []).append(row)
     of_vertex: dict[int, int] = {}
+    images: set[str] = set()
     for vertex in walk((lowered.target,)):
         if vertex.steps:
             of_vertex[id(vertex)] = vertex.steps[0].stage
+        elif isinstance(vertex.op, ImageOp):
+            images.add(vertex.op.reference)
     found = []
     for stage, name in names.items():
         vertices = [row.vertex for row in own[stage] if row.vertex is not None]
-        base: str | None = None
-        on_stage = False
-        copies: dict[str, None] = {}
-        first = True
-        for vertex in vertices:
-            if first:
-                base, on_stage = _source(vertex.inputs[0] if vertex.inputs else None, names, of_vertex, stage)
-                first = False
-            for below in vertex.inputs[1:]:
-                source, _ = _source(below, names, of_vertex, stage)
-                if source is not None:
-                    copies[source] = None
-        if not vertices and stage == max(names):
-            base, on_stage = _source(lowered.target, names, of_vertex, stage)
-        found.append(StageUse(name, base, on_stage, tuple(copies)))
+        base, on_stage, certain = _written(own[stage], names.values(), images)
+        if not certain:
+            lowest = lowered.target if not vertices and stage == max(names) else next((v.inputs[0] for v in vertices if v.inputs), None)
+            base, on_stage = _source(lowest, names, of_vertex, stage)
+        copies = (_source(below, names, of_vertex, stage)[0] for vertex in vertices for below in vertex.inputs[1:])
+        found.append(StageUse(name, base, on_stage, tuple(dict.fromkeys(source for source in copies if source is not None))))
     return tuple(found)
+
+
+def _written(rows: Sequence[LoweredStep], names: Iterable[str], images: Collection[str]) -> tuple[str | None, bool, bool]:
+    """(base, whether it is a stage, whether that is certain) as FROM says it: not so for a variable or a named context."""
+    words = next((row.step.text.split() for row in rows if row.kind == "FROM"), [])
+    word = next((word for word in words[1:] if not word.startswith("--")), "")
+    if word in names:
+        return word, True, True
+    if word == "scratch":
+        return None, False, True
+    try:
+        reference = str(Reference.parse(word).with_default_tag()).partition("@")[0]
+    except LaminaError:
+        return None, False, False
+    return reference, False, reference in images
 
 
 def _source(vertex: Vertex | None, names: Mapping[int, str], of_vertex: Mapping[int, int], stage: int) -> tuple[str | None, bool]:
