@@ -361,7 +361,7 @@ def test_hostile_patterns_stay_inside(project: Project, tmp_path: Path) -> None:
                 script: ["ls -la; test ! -e got/outside; readlink keep/root"]
     """
         % tmp_path
-    )  # noqa: UP031 - braces abound
+    )
     project.write({"linked": ""})
     (project.folder / "linked").unlink()
     (project.folder / "linked").symlink_to("/etc")
