@@ -20,6 +20,8 @@ from lamina.server.http.messages import Reply, Request
 if TYPE_CHECKING:
     import ssl
 
+    from lamina.server.http.connection import Sink, Source
+
 _LISTEN_FDS_START = 3
 _THREADS = 4096  # made as they are needed: an attached client has one, a waiting one too
 _BACKLOG = 1024
@@ -164,6 +166,16 @@ class Server:
         """Blocks. `ready` is called when clients can come, `stopping` on a thread when none can come any more; then they are let go."""
         asyncio.run(self._main(ready, stopping))
 
+    async def _ends(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[Source, Sink]:
+        """What a connection reads and writes: with TLS where it came by tcp and certificates were given. ConnectionError."""
+        if self._context is None or writer.get_extra_info("socket").family == socket.AF_UNIX:
+            return reader, writer
+        from lamina.server.http.tls import TlsStream
+
+        stream = TlsStream(reader, writer, self._context)
+        await stream.handshake()
+        return stream, stream
+
     async def _main(self, ready: Callable[[], None], stopping: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -179,7 +191,9 @@ class Server:
             assert task is not None
             self._clients.add(task)
             try:
-                await Connection(reader, writer, self._serve, pool, self._headers).run()
+                await Connection(*await self._ends(reader, writer), self._serve, pool, self._headers).run()
+            except ConnectionError:
+                writer.close()
             except asyncio.CancelledError:
                 writer.close()
             finally:
@@ -188,11 +202,10 @@ class Server:
 
         servers = []
         for listener in self._sockets:
-            encrypted = self._context if listener.family in (socket.AF_INET, socket.AF_INET6) else None
             if listener.family == socket.AF_UNIX:
                 servers.append(await asyncio.start_unix_server(accept, sock=listener))
             else:
-                servers.append(await asyncio.start_server(accept, sock=listener, ssl=encrypted))
+                servers.append(await asyncio.start_server(accept, sock=listener))
         ready()
         if self._idle_exit is None:
             await stop.wait()

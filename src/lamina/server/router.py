@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.server.errors import message_of, status_of
+from lamina.server.errors import ClientGone, message_of, status_of
 from lamina.server.http.messages import Answer, Reply, Request, answer
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class Router:
 
 
 def failure(error: Exception) -> Answer:
+    if isinstance(error, ClientGone):
+        return answer({"message": "the client left"}, 400)  # nobody reads it
     if not isinstance(error, (LaminaError, OSError)):
         print("lamina serve: " + "".join(traceback.format_exception(error)), file=sys.stderr, end="")
     return answer({"message": message_of(error)}, status_of(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -67,6 +68,10 @@ def serve(
 
     headers = (("Api-Version", "1.41"), ("Docker-Experimental", "false"), ("Ostype", "linux"), ("Server", "lamina (linux)"))
     server = Server(answer, sockets, tls=options.tls, idle_exit=options.idle_exit, busy=daemon.busy, headers=headers)
+    # A process that stays: what start-up made is never garbage, what requests leave in circles is collected as usual.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(700, 10, 10)
     try:
         server.run(lambda: ready([_shown(host) for host in options.hosts]), daemon.close)
     finally:

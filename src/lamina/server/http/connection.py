@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import Executor
 from http import HTTPStatus
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 from urllib.parse import unquote
 
 import h11
@@ -33,12 +33,25 @@ _ROWS_LIMIT = 16384  # rows that may wait for a client before it is given up
 Serve = Callable[[Request], Reply]
 
 
+class Source(Protocol):
+    async def read(self, limit: int, /) -> bytes: ...
+
+
+class Sink(Protocol):
+    def write(self, data: bytes, /) -> None: ...
+    async def drain(self) -> None: ...
+    def can_write_eof(self) -> bool: ...
+    def write_eof(self) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def transport(self) -> asyncio.WriteTransport: ...
+    def get_extra_info(self, name: str, /) -> object: ...
+
+
 class Connection:
     """`serve` is called on threads of `pool`; it answers errors itself and never raises."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, serve: Serve, pool: Executor, headers: tuple[tuple[str, str], ...]
-    ) -> None:
+    def __init__(self, reader: Source, writer: Sink, serve: Serve, pool: Executor, headers: tuple[tuple[str, str], ...]) -> None:
         self._reader = reader
         self._writer = writer
         self._serve = serve
@@ -283,7 +296,7 @@ class Connection:
     def _peer_closed(self) -> bool:
         """After the client's EOF: whether it closed altogether (POLLHUP) or only its writing side."""
         found = self._writer.get_extra_info("socket")
-        if found is None or self._writer.transport.is_closing():
+        if not hasattr(found, "fileno") or not hasattr(found, "family") or self._writer.transport.is_closing():
             return True
         number = found.fileno()
         if number < 0:
