@@ -10,10 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -34,6 +36,8 @@ class DockerServices:
         self._options = tuple(options)
         self._serve = tuple(serve)
         self._lock = threading.Lock()
+        # Not in the store: the path of a socket has 108 bytes at most.
+        self._folder = Path(tempfile.mkdtemp(prefix="lamina-"))
         self._helper, theirs = socket.socketpair()
         self._pid = os.fork()
         if self._pid == 0:
@@ -41,14 +45,15 @@ class DockerServices:
             try:
                 _serve(theirs)
             finally:
+                shutil.rmtree(self._folder, ignore_errors=True)
                 os._exit(0)
         theirs.close()
 
-    def start(self, place: Path, root: Path | None = None, /) -> DockerService:
+    def start(self, name: str, root: Path | None, log: Path, /) -> DockerService:
         """As pipelines.run.around.StartDocker."""
+        place = self._folder / name
         store = self._root if root is None else root
         command = [sys.executable, "-m", "lamina", "--root", str(store), *self._options, "serve", *self._serve, "--host", f"unix://{place}"]
-        log = place.with_name("engine.log")
         pid = int(self._ask({"start": command, "log": str(log)})["pid"])
         deadline = time.monotonic() + _PATIENCE
         while not _answers(place):

@@ -36,9 +36,10 @@ class DockerService(msgspec.Struct, frozen=True):
 
 
 class StartDocker(Protocol):
-    """Begin an engine for one step at a socket path, over the store at `root` (None: the run's own). Blocks until it answers."""
+    """Begin an engine for one step, over the store at `root` (None: the run's own); what it says goes to the file `log`. Blocks until it answers.
+    `name` is unique within the run."""
 
-    def __call__(self, socket: Path, root: Path | None, /) -> DockerService: ...
+    def __call__(self, name: str, root: Path | None, log: Path, /) -> DockerService: ...
 
 
 class Around(msgspec.Struct, frozen=True):
