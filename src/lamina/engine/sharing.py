@@ -131,6 +131,12 @@ class Sharing:
     def fetch(self, layers: Sequence[LayerRef]) -> None:
         """Bring the blobs of these layers, side by side. What nobody has stays away: look what is there afterwards."""
         self._fetch([layer.blob for layer in layers if layer.blob is not None])
+        # Records that were taken over earlier do not say from where: any cache that is read may have what they need.
+        for cache in tuple(self._readers):
+            away = {layer.blob: layer for layer in layers if layer.blob is not None and layer.blob_size}
+            refs = [BlobRef(digest, away[digest].blob_size, "layer", away[digest].id) for digest in self._store.blobs.missing(list(away))]
+            if refs:
+                self._fetch_from(cache, refs)
 
     def listing(self, digest: Digest) -> None:
         """Bring a listing, if some cache has it."""
@@ -220,13 +226,16 @@ class Sharing:
         for cache, blob in known:
             by_cache.setdefault(id(cache), (cache, []))[1].append(blob)
         for cache, blobs in by_cache.values():
-            try:
-                done = cache.fetch_blobs(blobs, self._store.blobs)
-            except CacheError as error:
-                self._lost(cache, error)
-                continue
-            with self._lock:
-                self.fetched_bytes += done.bytes
+            self._fetch_from(cache, blobs)
+
+    def _fetch_from(self, cache: SharedCache, blobs: Sequence[BlobRef]) -> None:
+        try:
+            done = cache.fetch_blobs(blobs, self._store.blobs)
+        except CacheError as error:
+            self._lost(cache, error)
+            return
+        with self._lock:
+            self.fetched_bytes += done.bytes
 
     def _lost(self, cache: SharedCache, error: CacheError) -> None:
         """Not asked again in this build."""
