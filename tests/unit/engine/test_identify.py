@@ -50,6 +50,7 @@ class Around:
     def __init__(self, store: LocalStore) -> None:
         self.store = store
         self.here = True
+        self.sharing = None
         self.tree = MemoryTree().file("a", b"one").file("b", b"two")
         self.layers = SimpleNamespace(all_present=lambda layers: self.here, view=lambda layers: self.tree)
         self.sources = SimpleNamespace(watch=lambda url, warn: f"answer of {url}")

@@ -90,7 +90,7 @@ def test_the_sandbox_is_made_when_it_is_needed_and_closed_once(tmp_path: Path, m
         def close(self) -> None:
             made.append("closed")
 
-    def make(rung: str, tried: tuple[str, ...], folder: Path) -> Fake:
+    def make(rung: str, tried: tuple[str, ...], folder: Path, held: object) -> Fake:
         made.append(rung)
         return Fake(rungs.flavour_of(rung), tried)
 

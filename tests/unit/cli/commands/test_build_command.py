@@ -84,7 +84,7 @@ def test_a_report_of_a_failure(lamina: Lamina, app: Path, tmp_path: Path) -> Non
     [
         (["none"], "there is no directory none"),
         (["--push", "."], "nothing says where"),
-        (["--cache-from", "x", "."], "--cache-from"),
+        (["--cache-from", "x", "."], "is no shared cache"),
         (["--platform", "linux/amd64,linux/arm64", "-o", "out", "."], "takes one platform"),
         (["--label", "x", "."], "NAME=VALUE"),
         (["--refresh", "prats", "."], "did you mean 'parts'"),
