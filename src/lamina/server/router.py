@@ -40,6 +40,9 @@ class Router:
     def __call__(self, daemon: Daemon, request: Request) -> Reply:
         """Never raises."""
         try:
+            if "origin" in request.headers or "sec-fetch-site" in request.headers:
+                # Only browsers say so: a page that was opened somewhere asks an engine on loopback.
+                return answer({"message": "requests of web pages are refused"}, 403)
             versioned = _VERSION.fullmatch(request.path)
             if versioned:
                 request.version = (int(versioned[1]), int(versioned[2]))

@@ -67,6 +67,13 @@ def test_unknown_paths_and_methods_are_docker_s_404() -> None:
     assert ask("/missing", "DELETE") == (404, {"message": "page not found"})
 
 
+@pytest.mark.parametrize("header", ["origin", "sec-fetch-site"])
+def test_web_pages_are_refused(header: str) -> None:
+    reply = ROUTER(NOBODY, request("GET", "/things/x", headers={header: "null"}))
+    assert isinstance(reply, Answer)
+    assert reply.status == 403
+
+
 def test_head_is_answered_as_get() -> None:
     assert ask("/things/x", "HEAD")[0] == 200
 
