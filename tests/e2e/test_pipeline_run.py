@@ -408,3 +408,23 @@ def test_what_is_over_its_time_is_ended_with_all_its_processes(project: Project)
         assert not subprocess.run(["pgrep", "-f", "sleep 432[12]"], capture_output=True, check=False).stdout
     assert project.run("check").returncode == 0
     assert not [path for path in (project.root / "tmp").iterdir() if path.name.endswith("pipeline")]
+
+
+def test_too_much_memory_is_told_in_bitbuckets_words(project: Project) -> None:
+    if not os.access("/sys/fs/cgroup", os.W_OK):
+        pytest.skip("no control group can be made here")
+    text = """
+        pipelines:
+          default:
+            - step:
+                script: [dd if=/dev/zero of=/dev/null bs=1500M count=1, echo got it]
+                runtime: {self-hosted: {memory: 1024}}
+    """
+    project.write({"bitbucket-pipelines.yml": "image: box:1\n" + textwrap.dedent(text)})
+    git(project, "add", "-A")
+    git(project, "commit", "-q", "-m", "x")
+    done = project.run("pipeline", "run")
+    if b"] got it" in done.stdout:
+        pytest.skip("this machine's control groups hold no memory")
+    assert b"Container 'Build' exceeded memory limit." in done.stdout
+    assert done.returncode == 1

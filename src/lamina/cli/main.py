@@ -33,6 +33,7 @@ COMMANDS = {
     "import": ("import_", "Make an image from a root file system"),
     "lint": ("lint", "Check a Dockerfile without building it"),
     "pipeline": ("pipeline", "Run, plan and check bitbucket-pipelines.yml"),
+    "ci-cache": ("ci_cache", "A CI service's cache folder that merges instead of overwriting"),
     "serve": ("serve", "Answer docker's clients: the Docker Engine API over a socket"),
     "check": ("check", "Prove that the store is sound, and repair it"),
     "doctor": ("doctor", "Say what works on this machine, and why the rest does not"),

@@ -94,6 +94,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     secrets: tuple[SecretFile, ...] = ()
     shm_size: int = 64 << 20
     rlimits: tuple[tuple[str, int, int], ...] = ()  # ("nofile", soft, hard)
+    memory: int = 0  # bytes for all processes together, where a control group can be made; nowhere an rlimit
     stdin: bytes = b""
     timeout: float | None = None  # seconds
 

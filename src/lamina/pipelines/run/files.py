@@ -116,7 +116,7 @@ class Tree:
     def _parent(self, path: str) -> tuple[int, str]:
         folder, _, name = path.rpartition("/")
         parts = folder.split("/") if folder else []
-        if name in ("", ".", "..") or any(part in ("", ".", "..") for part in parts):
+        if path.startswith("/") or name in ("", ".", "..") or any(part in ("", ".", "..") for part in parts):
             raise CannotCopy(f"{path!r} does not stay below its folder")
         if self._last is not None and self._last[0] == folder:
             return self._last[1], name

@@ -66,6 +66,7 @@ class Services:
             hostname="localhost",
             network="none" if self._network is not None else "host",
             network_of=self.network_of,
+            memory=service.memory << 20,
         )
         file = self._around.folder / "logs" / f"{self._planned.number}-{service.name}.log"
         log = StepLog(Terminal(lambda line: None), "", file, secrets)

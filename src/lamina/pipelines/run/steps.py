@@ -231,6 +231,7 @@ class StepRun:
             binds=tuple(binds),
             submounts=submounts,
             shm_size=64 << 20,
+            memory=max(0, self._planned.memory.build) << 20,
             timeout=self._planned.minutes * 60.0,
         )
         self.log.say("Build")

@@ -16,8 +16,8 @@ class Group:
     """Made before the fork; `join` in the child, `close` in the helper."""
 
     def __init__(self, wanted):
-        """`wanted`: {"memory": bytes, "cpus": number, "pids": number}, 0 for none."""
-        self.wanted = {name: value for name, value in wanted.items() if value}
+        """`wanted`: {"memory": bytes, "cpus": number, "pids": number}, 0 for none. `only_groups`: where none can be made there is no limit."""
+        self.wanted = {name: value for name, value in wanted.items() if value and name != "only_groups"}
         self.folders = []
         self.counter, self.before = None, 0
         own = own_groups()  # before a namespace of control groups hides where we are
@@ -33,6 +33,8 @@ class Group:
         except OSError:
             self._remove()
             self.folders = []
+            if wanted.get("only_groups"):
+                self.wanted = {}
 
     @property
     def how(self):
