@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -171,3 +175,47 @@ def test_damage_is_named_and_removed(machines: list[Project], cache: str, tmp_pa
     assert one.run("cache", "verify", "--bytes", "--repair", cache).returncode == 0
     one.run("cache", "verify", "--repair", cache)
     assert one.run("cache", "verify", "--bytes", cache).returncode == 0
+
+
+def test_a_cache_over_http_with_a_token(machines: list[Project], tmp_path: Path) -> None:
+    one, two, _ = machines
+    token = "a-random-token-of-a-test"
+    access = tmp_path / "access.toml"
+    access.write_text(f'[tokens.ci]\nsha256 = "{hashlib.sha256(token.encode()).hexdigest()}"\nwrite = ["main"]\n')
+    command = [
+        sys.executable,
+        "-m",
+        "lamina",
+        "serve",
+        "--cache",
+        str(tmp_path / "srv"),
+        "--access",
+        str(access),
+        "--host",
+        "tcp://127.0.0.1:0",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            place = server.stderr.readline().rpartition(" at ")[2].strip()
+            for machine in (one, two):
+                machine.environment["CACHE_TOKEN"] = token
+            one.build("--cache-to", f"{place},token-env=CACHE_TOKEN")
+            assert two.build("--cache-from", f"{place},token-env=CACHE_TOKEN").verdicts() == "CCCCCC"
+            refused = two.run("cache", "ls", place)
+            assert refused.returncode == 77
+            assert b"token" in refused.stderr
+            assert token.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "srv").rglob("*") if path.is_file())
+        finally:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 0
+
+
+def test_a_served_cache_needs_to_know_who_comes(project: Project, tmp_path: Path) -> None:
+    done = project.run("serve", "--cache", str(tmp_path / "srv"))
+    assert done.returncode == 2
+    assert b"--access" in done.stderr
+    (tmp_path / "access.toml").write_text("")
+    done = project.run("serve", "--cache", str(tmp_path / "srv"), "--access", str(tmp_path / "access.toml"), "--host", "tcp://0.0.0.0:1")
+    assert done.returncode == 2
+    assert b"in the clear" in done.stderr

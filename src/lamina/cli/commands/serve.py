@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Bind mounts only from below DIR (default: anywhere).",
 )
+@click.option(
+    "--cache", "cache", type=click.Path(path_type=Path), metavar="DIR", help="Serve this folder as a shared cache instead (http)."
+)
+@click.option("--access", type=click.Path(path_type=Path), metavar="FILE", help="With --cache: tokens and what each may do.")
 @registry_options
 @click.pass_obj
 def command(
@@ -57,6 +61,8 @@ def command(
     idle_exit: str | None,
     allow_privileged: bool,
     roots: tuple[Path, ...],
+    cache: Path | None,
+    access: Path | None,
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],
 ) -> int:
@@ -67,7 +73,12 @@ def command(
       lamina serve --host unix:///run/user/1000/lamina.sock
       DOCKER_HOST=unix:///run/user/1000/lamina.sock docker images
       lamina serve --host tcp://0.0.0.0:2376 --tlsverify --tlscacert ca.pem --tlscert cert.pem --tlskey key.pem
+      lamina serve --cache /srv/cache --access access.toml --host tcp://127.0.0.1:8470
     """
+    if cache is not None:
+        from lamina.cli.cacheservice import serve_cache
+
+        return serve_cache(cache, hosts, access, tlscert, tlskey)
     try:
         import h11  # noqa: F401  # only whether it is there
     except ModuleNotFoundError:
