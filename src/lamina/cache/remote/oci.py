@@ -21,7 +21,7 @@ import msgspec
 
 from lamina.cache.remote.errors import CacheDenied, CacheError, CacheUnavailable, ObjectGone
 from lamina.cache.remote.names import KINDS, RecordName, checked, checked_prefix, digest_of_blob, kind_of, known
-from lamina.cache.remote.parallel import each
+from lamina.cache.remote.parallel import each, small
 from lamina.cache.remote.protocols import SMALL, Body, Entry, Stat
 from lamina.oci.canonical import canonical
 from lamina.oci.digest import Digest, InvalidDigest, parse_digest, sha256
@@ -91,6 +91,7 @@ class RegistryObjects:
         self._at = Reference(reference.registry, reference.repository)
         self.where = f"oci://{reference.registry}/{reference.repository}"
         self._lock = threading.Lock()
+        self._config_lock = threading.Lock()
         self._config_sent = False
         self._ranges = True  # until the registry shows that its tag list knows no `last`
         self._snapshot: set[str] = set()
@@ -111,14 +112,14 @@ class RegistryObjects:
                 content = Descriptor(media_type=_CONTENT, digest=sha256(data), size=len(data))
             pieces = body.pieces if data is None else lambda: (data,)
             for attempt in range(_ATTEMPTS):
-                if content.size:
-                    self._publisher.push_blob(self._at, content, pieces)
-                self._send_config()
                 try:
+                    if content.size:
+                        self._publisher.push_blob(self._at, content, pieces)
+                    self._send_config()
                     self._publisher.put_manifest(there, self._manifest(name, content, data), OCI_MANIFEST)
                     break
                 except RegistryProtocolError:
-                    # Distribution does not see a blob in the moment in which somebody else sends it too.
+                    # Distribution stumbles over a blob in the moment in which somebody else sends it too.
                     if attempt + 1 == _ATTEMPTS:
                         raise
                     self._config_sent = False
@@ -167,8 +168,8 @@ class RegistryObjects:
         gathered: dict[str, dict[str, bytes]] = {}
         with self._border():
             for (prefix, _), found in zip(wanted, each(lambda pair: self._object(pair[1]), wanted)):
-                if found is not None and found.name.startswith(prefix) and (found.content is None or found.content.size <= SMALL):
-                    data = found.data if found.data is not None else self.get(found.name)
+                if found is not None and found.name.startswith(prefix):
+                    data = found.data if found.data is not None else small(self, found.name)
                     if data is not None:
                         gathered.setdefault(prefix, {})[found.name] = data
         return gathered
@@ -236,10 +237,11 @@ class RegistryObjects:
 
     def _send_config(self) -> None:
         """The two bytes that every manifest names as its config."""
-        if not self._config_sent:
-            config = Descriptor(media_type=_EMPTY_TYPE, digest=sha256(_EMPTY), size=len(_EMPTY))
-            self._publisher.push_blob(self._at, config, lambda: (_EMPTY,))
-            self._config_sent = True
+        with self._config_lock:
+            if not self._config_sent:
+                config = Descriptor(media_type=_EMPTY_TYPE, digest=sha256(_EMPTY), size=len(_EMPTY))
+                self._publisher.push_blob(self._at, config, lambda: (_EMPTY,))
+                self._config_sent = True
 
     def _manifest(self, name: str, content: Descriptor, data: bytes | None) -> bytes:
         empty = _Part(media_type=_EMPTY_TYPE, digest=sha256(_EMPTY), size=len(_EMPTY), data=base64.b64encode(_EMPTY).decode())

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from lamina.cache.remote.errors import CacheDenied, CacheError
+from lamina.cache.remote.protocols import SMALL
+
 if TYPE_CHECKING:
     from lamina.cache.remote.protocols import ObjectStore
 
@@ -40,12 +43,22 @@ def each(work: Callable[[_T], _R], items: Collection[_T], width: int = WIDTH) ->
             raise
 
 
+def small(store: ObjectStore, name: str, limit: int = SMALL) -> bytes | None:
+    """`get`, but one object that cannot be believed is no bytes in place of an error: it must not spoil the look at all others."""
+    try:
+        return store.get(name, limit)
+    except CacheError as error:
+        if error.transient or isinstance(error, CacheDenied):
+            raise
+        return b""
+
+
 def gather_by_listing(store: ObjectStore, prefixes: Sequence[str]) -> dict[str, dict[str, bytes]]:
     """`gather` for backends that list a prefix cheaply: list, then get, both side by side."""
     listed = each(lambda prefix: [entry.name for entry in store.list(prefix)], prefixes)
     wanted = [(prefix, name) for prefix, names in zip(prefixes, listed) for name in names]
     found: dict[str, dict[str, bytes]] = {}
-    for (prefix, name), data in zip(wanted, each(lambda pair: store.get(pair[1]), wanted)):
+    for (prefix, name), data in zip(wanted, each(lambda pair: small(store, pair[1]), wanted)):
         if data is not None:
             found.setdefault(prefix, {})[name] = data
     return found

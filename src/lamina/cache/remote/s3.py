@@ -1,6 +1,6 @@
 """`s3://bucket/prefix` (extra `s3`: obstore): objects are created with `If-None-Match: *`.
 
-A blob of more than 32 MiB goes up in parts; where its bytes are the same under the same name, whoever finishes last changes nothing.
+A blob of more than 16 MiB goes up in parts; where its bytes are the same under the same name, whoever finishes last changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lamina.cache.remote.protocols import PIECE, SMALL, Body, Entry, Stat
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-_IN_PARTS = 32 << 20
+_IN_PARTS = 16 << 20
 _PART = 8 << 20
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 

@@ -356,7 +356,9 @@ class SharedCache:
                 writer.commit()
         except ObjectGone:
             return False
-        except DigestMismatch:
+        except (DigestMismatch, CacheError) as error:
+            if error.transient or isinstance(error, CacheDenied):
+                raise
             with self._lock:
                 self._damaged.add(name)
             return False

@@ -17,7 +17,7 @@ from lamina.cache.record import CacheKey
 from lamina.cache.remote.envelope import BadEnvelope, unseal
 from lamina.cache.remote.errors import CacheError, ObjectGone
 from lamina.cache.remote.names import KINDS, blob_name, digest_of_blob, kind_of, place_names, used_at
-from lamina.cache.remote.parallel import each
+from lamina.cache.remote.parallel import each, small
 from lamina.cache.remote.protocols import Entry, ObjectStore
 from lamina.cache.wording import age
 
@@ -104,7 +104,7 @@ class Inventory:
         self.records: list[Listed] = []
         self.problems: list[Problem] = []
         names = [name for name in self.objects if name.startswith("records/")]
-        for name, data in zip(names, each(lambda name: _quietly(store, name), names)):
+        for name, data in zip(names, each(lambda name: small(store, name), names)):
             if data is None:
                 continue
             try:
@@ -147,10 +147,12 @@ class Inventory:
         self._seen.update(names)
         found: set[str] = set()
         wanted = [name for name in names if used_at(name) >= after]
-        for name, data in zip(wanted, each(lambda name: self.store.get(name, _LARGEST_USES), wanted)):
+        for name, data in zip(wanted, each(lambda name: small(self.store, name, _LARGEST_USES), wanted)):
             lines = (data or b"").decode("ascii", "replace").split()
             found.update(lines)
-            when = used_at(name)
+            # A writer's clock that is ahead (or lies) must not keep things for ever: the backend's own time is the latest.
+            entry = self.objects.get(name)
+            when = used_at(name) if entry is None or entry.modified is None else min(used_at(name), entry.modified)
             for line in lines:
                 self.used[line] = max(when, self.used.get(line, 0.0))
         return found
@@ -382,15 +384,6 @@ def _complete(store: ObjectStore, entries: Iterable[Entry]) -> Iterable[Entry]:
     for start in range(0, len(asked), _BATCH):
         for name, about in store.stat(asked[start : start + _BATCH]).items():
             yield Entry(name, about.size + about.overhead, about.modified)
-
-
-def _quietly(store: ObjectStore, name: str) -> bytes | None:
-    try:
-        return store.get(name)
-    except CacheError as error:
-        if error.transient:
-            raise
-        return b""  # longer than a record can be: told as altered
 
 
 def _sound(store: ObjectStore, name: str) -> bool:

@@ -11,11 +11,13 @@ from lamina.cache.remote.adapters import RemoteBlobs, RemoteRecords
 from lamina.cache.remote.directory import DirectoryObjects
 from lamina.cache.remote.errors import CacheDenied, CacheError, CacheFull
 from lamina.cache.remote.memory import MemoryObjects
+from lamina.cache.remote.names import key_prefix
 from lamina.cache.remote.protocols import ObjectStore, whole
-from lamina.cache.remote.shared import SharedCache
+from lamina.cache.remote.shared import Publication, SharedCache
+from lamina.store.memory import MemoryBlobs
 from lamina.testing.conformance.blobstore import BlobStoreSuite
 from lamina.testing.conformance.objectstore import ObjectStoreSuite, blob, doc
-from lamina.testing.conformance.recordcache import RecordCacheSuite
+from lamina.testing.conformance.recordcache import RecordCacheSuite, key, record
 
 
 class TestMemoryObjects(ObjectStoreSuite):
@@ -161,3 +163,16 @@ def test_pruning_of_empty_folders_does_not_hurt_writers(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_planted_record_does_not_spoil_the_others(tmp_path: Path) -> None:
+    cache = SharedCache(DirectoryObjects(tmp_path), now=lambda: 1.0)
+    cache.publish([Publication(record(1))], MemoryBlobs())
+    folder = tmp_path / key_prefix(key(1)) / "main"
+    (folder / f"{1:064x}").symlink_to("/etc/passwd")
+    (folder / f"{2:064x}").write_bytes(b"x" * (5 << 20))
+    (folder / "foreign").write_bytes(b"x")
+    answer = cache.lookup([key(1)], again=True)[key(1)]
+    assert [offer.record for offer in answer.offers] == [record(1)]
+    assert [refusal.code for refusal in answer.refusals] == ["damaged"]
+    assert [problem.name.rpartition("/")[2] for problem in cache.verify()] == [f"{2:064x}"]

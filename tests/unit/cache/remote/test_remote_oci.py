@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,17 +8,20 @@ from pathlib import Path
 import pytest
 
 from lamina.cache.remote.adapters import RemoteBlobs, RemoteRecords
+from lamina.cache.remote.envelope import BlobRef
 from lamina.cache.remote.errors import CacheDenied, CacheUnavailable
 from lamina.cache.remote.names import key_prefix
 from lamina.cache.remote.oci import RegistryObjects, tag_of
 from lamina.cache.remote.protocols import ObjectStore, whole
-from lamina.cache.remote.shared import SharedCache
+from lamina.cache.remote.shared import Publication, SharedCache
+from lamina.oci.digest import sha256
 from lamina.oci.reference import Reference
 from lamina.registry.client import RegistryClient
 from lamina.registry.transport import Transport, TransportSettings
+from lamina.store.memory import MemoryBlobs
 from lamina.testing.conformance.blobstore import BlobStoreSuite
 from lamina.testing.conformance.objectstore import ObjectStoreSuite, blob, doc
-from lamina.testing.conformance.recordcache import RecordCacheSuite, key
+from lamina.testing.conformance.recordcache import RecordCacheSuite, key, record
 from lamina.testing.fakeregistry import FakeRegistry
 from lamina.testing.registry import docker_registry
 
@@ -115,3 +119,26 @@ def test_a_registry_that_is_not_there() -> None:
 def test_a_registry_that_refuses() -> None:
     with FakeRegistry(users={"me": "secret"}, auth="basic") as registry, pytest.raises(CacheDenied):
         objects_at(registry.host).put(blob(b"x"), whole(b"x"))
+
+
+@pytest.mark.parametrize("lie", [("size", 7), ("size", 10**15), ("size", -1), ("digest", "sha256:" + "0" * 64), ("digest", "x")])
+def test_manifests_that_lie(registry: FakeRegistry, lie: tuple[str, object]) -> None:
+    cache = SharedCache(objects_at(registry.host), now=lambda: 1.0)
+    local = MemoryBlobs()
+    local.keep(sha256(b"layer"), b"layer")
+    blobs = (BlobRef(sha256(b"layer"), 5),)
+    cache.publish([Publication(record(1), blobs), Publication(record(2), blobs)], local)
+    broken = [tag for tag in registry.tags["team/cache"] if tag.startswith((f"r.{2:040x}.", "b."))]
+    assert len(broken) == 2
+    for tag in broken:
+        digest = registry.tags["team/cache"][tag]
+        media_type, raw = registry.manifests["team/cache", digest]
+        document = json.loads(raw)
+        document["layers"][0].update([lie])
+        registry.manifests["team/cache", digest] = (media_type, json.dumps(document).encode())
+    answers = SharedCache(objects_at(registry.host), now=lambda: 1.0).lookup([key(1), key(2)])
+    assert [offer.record for offer in answers[key(1)].offers] == [record(1)]
+    assert all(offer.record == record(2) for offer in answers[key(2)].offers), "what stands in the manifest is verified"
+    sink = MemoryBlobs()
+    assert cache.fetch_blobs(blobs, sink).gone == {sha256(b"layer")}
+    assert sink.missing([sha256(b"layer")])

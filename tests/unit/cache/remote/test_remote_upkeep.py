@@ -196,3 +196,12 @@ def test_the_facade(world: World) -> None:
     assert cache.prune(dry_run=True).removals
     cache.prune()
     assert not cache.lookup([key(1)])[key(1)].offers, "what was remembered went too"
+
+
+def test_a_clock_that_is_ahead_keeps_nothing_for_ever(world: World) -> None:
+    world.publish(1)
+    (listed,) = Inventory(world.objects).records
+    world.objects.put(f"uses/9999999999-{1:016x}", whole(f"{listed.name}\n".encode()))
+    world.time += 9 * DAY
+    prune(world.objects, world.time)
+    assert world.keys() == set()
