@@ -63,7 +63,9 @@ def test_by_name_an_archive_has_the_image_only(built: Project, tmp_path: Path) -
         assert "lamina/records.json" not in archive.getnames()
     other, said = elsewhere(built, tmp_path, tmp_path / "a.tar")
     assert "cache" not in said
-    assert other.build().verdicts() == "xxxxxx"
+    outcome = other.build()
+    assert outcome.verdicts() == "xxxxxC"
+    assert outcome.row("RUN cat").code == "adopted", "the image itself has this layer; of the other stage nothing is here"
 
 
 def test_the_cache_can_be_left(built: Project, tmp_path: Path) -> None:
