@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -122,3 +126,48 @@ def test_the_way_around_by_hand_runs_and_hits(project: Project) -> None:
         assert "No cache" not in of(second, number).replace('|| echo "No cache"', "")
         assert of(second, number).count("---> Using cache") == 2
         assert f'Cache "{name}": hit: 1 files' in of(second, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_a_run_that_was_ended(project: Project, number: signal.Signals) -> None:
+    text = STEP.format(1, "docker") + "            - docker run box:1 sleep 5555\n"
+    project.write({"bitbucket-pipelines.yml": "image: box:1\npipelines:\n  default:" + text.replace("\n  ", "\n")})
+    temporary = project.root.parent / "tmp"
+    temporary.mkdir()
+    environment = {"PATH": os.environ["PATH"], "LAMINA_ROOT": str(project.root), "TMPDIR": "/tmp", "LAMINA_TEST": str(temporary)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lamina", "pipeline", "run", "--branch", "main"],
+        cwd=project.folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_until(lambda: bool(processes("sleep 5555")))
+    process.send_signal(number)
+    assert process.wait(30) == (130 if number == signal.SIGINT else -9)
+    wait_until(lambda: not processes("sleep 5555"))
+    wait_until(lambda: not [pid for pid in of_run(temporary) if pid != process.pid])
+    assert project.run("check").returncode == 0
+
+
+def processes(command: str) -> list[str]:
+    return subprocess.run(["pgrep", "-f", f"^{command}"], capture_output=True, text=True, check=False).stdout.split()
+
+
+def of_run(mark: Path) -> list[int]:
+    """Processes that carry the run's mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and f"LAMINA_TEST={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

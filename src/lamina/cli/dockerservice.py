@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -53,7 +52,7 @@ class DockerServices:
         """As pipelines.run.around.StartDocker."""
         place = self._folder / name
         store = self._root if root is None else root
-        command = [sys.executable, "-m", "lamina", "--root", str(store), *self._options, "serve", *self._serve, "--host", f"unix://{place}"]
+        command = ["--root", str(store), *self._options, "serve", *self._serve, "--host", f"unix://{place}"]
         pid = int(self._ask({"start": command, "log": str(log)})["pid"])
         deadline = time.monotonic() + _PATIENCE
         while not _answers(place):
@@ -110,47 +109,74 @@ def _serve(control: socket.socket) -> None:
     """The helper: one thread, ends with the other side."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    children: dict[int, subprocess.Popen[bytes]] = {}
-    lines = control.makefile("rb")
+    _prepare()
+    children: set[int] = set()
     try:
-        for line in lines:
+        for line in control.makefile("rb"):
             asked = json.loads(line)
             if "start" in asked:
-                with open(asked["log"], "wb") as log:
-                    child = subprocess.Popen(
-                        asked["start"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
-                        preexec_fn=_default_signals,  # noqa: PLW1509 - the helper has one thread
-                    )  # fmt: skip
-                children[child.pid] = child
-                answer: dict[str, object] = {"pid": child.pid}
+                pid = _begin(control, asked["start"], asked["log"])
+                children.add(pid)
+                answer: dict[str, object] = {"pid": pid}
             else:
-                stopped = children.pop(asked["stop"], None)
-                if stopped is not None:
-                    _end(stopped)
+                if asked["stop"] in children:
+                    children.discard(asked["stop"])
+                    _end([asked["stop"]])
                 answer = {}
             control.sendall(json.dumps(answer).encode() + b"\n")
     except OSError:
         pass
     finally:
-        for child in children.values():
-            child.send_signal(signal.SIGTERM)
-        for child in children.values():
-            _end(child)
+        _end(list(children))
 
 
-def _default_signals() -> None:
-    """In the child before exec: the helper ignores what its child must hear, and the child ends with the helper."""
-    import ctypes
+def _prepare() -> None:
+    """What every engine imports, once, while the command opens the store: an engine is then a fork and no new interpreter."""
+    import lamina.cli.commands.serve
+    import lamina.cli.group
+    import lamina.engine.engine
+    import lamina.server.routes
+    import lamina.server.serving  # noqa: F401 - so that they are there
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    child.terminate()
+def _begin(control: socket.socket, command: Sequence[str], log: str) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
     try:
-        child.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+        control.close()
+        os.setsid()
+        os.chdir("/")
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for target, source in ((0, null), (1, written), (2, written)):
+            os.dup2(source, target)
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the helper
+        from lamina.cli.main import run
+
+        code = run(list(command))
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _end(children: Sequence[int]) -> None:
+    """SIGTERM to all, then SIGKILL to those that stay."""
+    left = list(children)
+    deadline = time.monotonic() + _GRACE
+    for pid in left:
+        os.kill(pid, signal.SIGTERM)
+    while left:
+        left = [pid for pid in left if os.waitpid(pid, os.WNOHANG)[0] == 0]
+        if left and time.monotonic() > deadline:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            return
+        if left:
+            time.sleep(0.005)
