@@ -3,6 +3,7 @@
 Shown as BuildKit's client sends it: owner 0:0, sockets left out, ignored names invisible, links never followed out of the root.
 Unless `exact_modes`, a group-write bit without an other-write bit (what umask 002 leaves and 022 takes away) is cleared.
 Folders are scanned when asked for, once per tree object, so one build sees one state of each folder.
+Names that no layer could hold (more than MAX_PATH bytes) are refused; folders may be as deep as that allows, so nothing here recurses.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lamina.layer import merkle
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.links import follow
 from lamina.layer.modes import ModeRule
+from lamina.layer.paths import MAX_PATH
 from lamina.layer.reading import (
     CHUNK,
     ContextChanged,
@@ -38,6 +40,7 @@ from lamina.layer.statcache import RACY, FolderRecord, Node, StatCache, Summary,
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_OPEN_LEVELS = 64  # folders that a walk keeps open above the one it is in; a limit of 256 descriptors has to be enough
 _pack = msgspec.msgpack.Encoder().encode
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -87,6 +90,21 @@ class _Folder:
         self.record = record
         self.nodes = nodes
         self.changed = record is None
+
+
+class _Frame:
+    """A folder whose digest is being made: `fd` -1 while too many are open below it, `todo` its folders, `below` those that are done."""
+
+    __slots__ = ("below", "fd", "head", "leaves", "name", "path", "todo")
+
+    def __init__(self, path: bytes, name: bytes, fd: int, head: bytes, summary: Summary) -> None:
+        self.path = path
+        self.name = name
+        self.fd = fd
+        self.head = head
+        self.leaves = summary.leaves
+        self.todo = iter(summary.folders)
+        self.below: list[tuple[bytes, bytes]] = []
 
 
 class ContextTree:
@@ -166,11 +184,34 @@ class ContextTree:
 
         Equal to what selection.py computes name by name; here unchanged folders are not looked into.
         """
-        fd = self._open_below(path, _FOLDER)
+        stack: list[_Frame] = []
         try:
-            return self._digest_folder(path, fd, head, mode)
+            stack.append(self._frame(path, b"", self._open_below(path, _FOLDER), head, mode))
+            while True:
+                frame = stack[-1]
+                following = next(frame.todo, None)
+                if following is not None:
+                    name, inner = following
+                    where = frame.path + b"/" + name if frame.path else name
+                    try:
+                        if frame.fd < 0:
+                            frame.fd = self._open_folder(frame.path)
+                        sub = os.open(name, _FOLDER, dir_fd=frame.fd)
+                    except OSError as error:
+                        raise ContextUnreadable(f"cannot read {show(where)} of the build context: {error.strerror}") from error
+                    stack.append(self._frame(where, name, sub, inner, mode))
+                    if len(stack) > _OPEN_LEVELS:
+                        _release(stack[-_OPEN_LEVELS])
+                    continue
+                stack.pop()
+                _release(frame)
+                done = merkle.folder_digest(frame.head, frame.leaves, frame.below)
+                if not stack:
+                    return done
+                stack[-1].below.append((frame.name, done))
         finally:
-            os.close(fd)
+            for frame in stack:
+                _release(frame)
 
     def hidden(self, path: bytes) -> bool:
         """Whether the name is on disk but ignored (for the message about a missing source)."""
@@ -222,8 +263,13 @@ class ContextTree:
             if not path:
                 return os.open(self._root, flags & ~os.O_NOFOLLOW)
             if self._held is None or self._held[0] != parent:
+                above, _, last = parent.rpartition(b"/")
+                if self._held is not None and parent and self._held[0] == above:  # one deeper: not from the root again
+                    fd = os.open(last, _FOLDER, dir_fd=self._held[1])
+                else:
+                    fd = self._open_folder(parent)
                 self.close()
-                self._held = parent, self._open_folder(parent)
+                self._held = parent, fd
             return os.open(name, flags, dir_fd=self._held[1])
         except OSError as error:
             raise ContextUnreadable(f"cannot read {show(path)} of the build context: {error.strerror}") from error
@@ -242,6 +288,11 @@ class ContextTree:
         known = self._folders.get(path)
         if known is not None:
             return known
+        if len(path) > MAX_PATH:
+            raise ContextUnreadable(
+                f"a folder of the build context has a path of {len(path)} bytes; no layer can hold more than {MAX_PATH} ({show(path[:60])}…)",
+                hint="leave it out with .dockerignore",
+            )
         own = fd is None
         where = self._open_below(path, _FOLDER) if fd is None else fd
         try:
@@ -311,16 +362,29 @@ class ContextTree:
         """The visible names of a folder."""
         if self._ignore is None:
             return self._nodes(path, fd)
-        shown = self._visible.get(path)
-        if shown is None:
-            shown = self._visible[path] = self._filtered(path, fd)
-        return shown
+        known = self._visible.get(path)
+        if known is not None:
+            return known
+        todo = [path]
+        while True:
+            here = todo.pop()
+            shown, undecided = self._filtered(here, fd if here == path else None)
+            if undecided:
+                todo += [here, *undecided]
+                continue
+            self._visible[here] = shown
+            if not todo:
+                return shown
 
-    def _filtered(self, path: bytes, fd: int | None) -> dict[bytes, Node]:
-        """An ignored folder with something visible below it, and only such a one, is there all the same."""
+    def _filtered(self, path: bytes, fd: int | None) -> tuple[dict[bytes, Node], list[bytes]]:
+        """The visible names, and the folders that have to be looked into before that can be said.
+
+        An ignored folder with something visible below it, and only such a one, is there all the same.
+        """
+        undecided: list[bytes] = []
         rules = self._rules_of(path)
         if rules.skip:
-            return {}
+            return {}, undecided
         base = path + b"/" if path else b""
         nodes = self._nodes(path, fd)
         kept = set(rules.kept([_decoded(name) for name, node in nodes.items() if not stat.S_ISDIR(node.mode)]))
@@ -328,24 +392,39 @@ class ContextTree:
         for name, node in nodes.items():
             if stat.S_ISDIR(node.mode):
                 below = self._rules[base + name] = rules.directory(_decoded(name))
-                if not below.ignored or (not below.skip and self._shown(base + name)):
+                if not below.ignored:
                     shown[name] = node
+                elif not below.skip:
+                    inner = self._visible.get(base + name)
+                    if inner is None:
+                        undecided.append(base + name)
+                    elif inner:
+                        shown[name] = node
             elif _decoded(name) in kept:
                 shown[name] = node
-        return shown
+        return shown, undecided
 
     def _rules_of(self, path: bytes) -> IgnoreFolder:
-        rules = self._rules.get(path)
-        if rules is None:
-            parent, _, name = path.rpartition(b"/")
-            rules = self._rules[path] = self._rules_of(parent).directory(_decoded(name))
+        todo = []
+        here = path
+        while (rules := self._rules.get(here)) is None:
+            todo.append(here)
+            here = here.rpartition(b"/")[0]
+        for here in reversed(todo):
+            rules = self._rules[here] = rules.directory(_decoded(here.rpartition(b"/")[2]))
         return rules
 
     def _node(self, path: bytes) -> Node | None:
         """The visible node of exactly this path: every parent is a real, visible folder."""
         parent, _, name = path.rpartition(b"/")
-        if parent and parent not in self._folders:
-            above = self._node(parent)
+        unseen = []
+        here = parent
+        while here and here not in self._folders:
+            unseen.append(here)
+            here = here.rpartition(b"/")[0]
+        for here in reversed(unseen):
+            outer, _, last = here.rpartition(b"/")
+            above = self._shown(outer).get(last)
             if above is None or not stat.S_ISDIR(above.mode):
                 return None
         return self._shown(parent).get(name)
@@ -381,7 +460,15 @@ class ContextTree:
 
     # -- digesting
 
-    def _digest_folder(self, path: bytes, fd: int, head: bytes, rule: ModeRule | None) -> bytes:
+    def _frame(self, path: bytes, name: bytes, fd: int, head: bytes, rule: ModeRule | None) -> _Frame:
+        """What the digest of a folder needs of the folder itself. The frame owns `fd`; it is closed if there is no frame."""
+        try:
+            return _Frame(path, name, fd, head, self._summary(path, fd, rule))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _summary(self, path: bytes, fd: int, rule: ModeRule | None) -> Summary:
         folder = self._folder(path, fd)
         view = self._view + (rule.text if rule else "")
         summary = folder.record.summaries.get(view) if folder.record is not None else None
@@ -392,17 +479,7 @@ class ContextTree:
             folder.record.summaries[view] = summary
             folder.changed = True
             self._nodes(path, fd)
-        below: list[tuple[bytes, bytes]] = []
-        base = path + b"/" if path else b""
-        for name, inner in summary.folders:
-            sub = os.open(name, _FOLDER, dir_fd=fd)
-            try:
-                below.append((name, self._digest_folder(base + name, sub, inner, rule)))
-            except OSError as error:
-                raise ContextUnreadable(f"cannot read {show(base + name)} of the build context: {error.strerror}") from error
-            finally:
-                os.close(sub)
-        return merkle.folder_digest(head, summary.leaves, below)
+        return summary
 
     def _summarise(self, path: bytes, fd: int, folder: _Folder, rule: ModeRule | None) -> Summary:
         leaves: list[tuple[bytes, bytes]] = []
@@ -442,13 +519,22 @@ class ContextTree:
             except OSError as error:
                 where = path + b"/" + name if path else name
                 raise ContextUnreadable(f"cannot read {show(where)} of the build context: {error.strerror}") from error
-        if len(large) == 1:
-            digest_file(*large[0])
-        elif large:
-            from concurrent.futures import ThreadPoolExecutor
+        try:
+            if len(large) == 1:
+                digest_file(*large[0])
+            elif large:
+                from concurrent.futures import ThreadPoolExecutor
 
-            with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-                list(pool.map(lambda job: digest_file(*job), large))
+                with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+                    list(pool.map(lambda job: digest_file(*job), large))
+        except OSError as error:
+            raise ContextUnreadable(f"cannot read a file in {show(path or b'.')} of the build context: {error.strerror}") from error
+
+
+def _release(frame: _Frame) -> None:
+    if frame.fd >= 0:
+        os.close(frame.fd)
+        frame.fd = -1
 
 
 def _decoded(name: bytes) -> str:

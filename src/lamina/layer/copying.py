@@ -86,16 +86,18 @@ class Target:
 
     def make_folders(self, path: bytes, owner: Ids | None, mode: int = 0o755) -> None:
         """Make what is missing of a path without links. What exists stays as it is."""
-        entry = self.lookup(path)
-        if entry is not None:
-            if entry.kind is not Kind.DIRECTORY:
-                raise CopyFailed(f"{_show(path)} is not a folder")
-            return
-        parent = path.rpartition(b"/")[0]
-        if path:
-            self.make_folders(parent, owner, mode)
+        missing: list[bytes] = []
+        here = path
+        while (entry := self.lookup(here)) is None:
+            missing.append(here)
+            if not here:
+                break
+            here = here.rpartition(b"/")[0]
+        if entry is not None and entry.kind is not Kind.DIRECTORY:
+            raise CopyFailed(f"{_show(here)} is not a folder")
         uid, gid = owner or (0, 0)
-        self.put(Entry(path, Kind.DIRECTORY, mode, uid, gid, mtime=self._now), fresh=True)
+        for here in reversed(missing):
+            self.put(Entry(here, Kind.DIRECTORY, mode, uid, gid, mtime=self._now), fresh=True)
 
     def put(self, entry: Entry, data: BinaryIO | None = None, *, fresh: bool = False) -> None:
         """Write an entry, after giving this layer the entries of its existing parents. `fresh`: a folder that was not there."""
@@ -129,12 +131,14 @@ class Target:
         return self._lower.open(path)
 
     def _parents(self, path: bytes) -> None:
+        missing: list[bytes] = []
         parent = path.rpartition(b"/")[0]
-        if parent in self._written:
-            return
-        self._parents(parent)
-        entry = self._lower.entry(parent) if self._lower is not None else None
-        self._put(_at(entry, parent) if entry is not None else Entry(parent, Kind.DIRECTORY, 0o755, mtime=self._now))
+        while parent not in self._written:  # the root always is
+            missing.append(parent)
+            parent = parent.rpartition(b"/")[0]
+        for parent in reversed(missing):
+            entry = self._lower.entry(parent) if self._lower is not None else None
+            self._put(_at(entry, parent) if entry is not None else Entry(parent, Kind.DIRECTORY, 0o755, mtime=self._now))
 
     def _put(self, entry: Entry, data: BinaryIO | None = None, fresh: bool = False) -> None:
         self._writer.put(entry, data)
@@ -200,17 +204,22 @@ class _Copier:
 
     def _contents(self, relative: bytes, where: bytes) -> None:
         target, match = self._target, self._match
-        for name, entry in self._selection.below(match, relative):
-            inner = relative + b"/" + name if relative else name
-            place = where + b"/" + name if where else name
-            there = target.lookup(place)
-            if entry.kind is Kind.DIRECTORY:
-                if there is not None and there.kind is not Kind.DIRECTORY:
-                    raise CopyFailed(f"cannot copy a folder to {_show(place)}: it is not a folder there")
-                target.put(self._changed(entry, place), fresh=there is None)
-                self._contents(inner, place)
-            else:
+        stack = [(relative, where, iter(self._selection.below(match, relative)))]
+        while stack:
+            relative, where, names = stack[-1]
+            for name, entry in names:
+                inner = relative + b"/" + name if relative else name
+                place = where + b"/" + name if where else name
+                there = target.lookup(place)
+                if entry.kind is Kind.DIRECTORY:
+                    if there is not None and there.kind is not Kind.DIRECTORY:
+                        raise CopyFailed(f"cannot copy a folder to {_show(place)}: it is not a folder there")
+                    target.put(self._changed(entry, place), fresh=there is None)
+                    stack.append((inner, place, iter(self._selection.below(match, inner))))
+                    break
                 self._leaf(match.path + b"/" + inner if match.path else inner, entry, place, there)
+            else:
+                stack.pop()
 
     def _leaf(self, source: bytes, entry: Entry, place: bytes, there: Entry | None) -> None:
         if there is not None and there.kind is Kind.DIRECTORY:

@@ -112,13 +112,19 @@ def _change(was: Item, item: Item) -> Change:
 
 def _below(selection: Selection, match: Match, relative: bytes, prefix: bytes, items: dict[bytes, Item]) -> bool:
     where = match.path + b"/" if match.path else b""
-    for name, entry in selection.below(match, relative):
-        inner = relative + b"/" + name if relative else name
-        if len(items) >= LIMIT:
-            return False
-        items[prefix + inner] = _item(selection, where + inner, entry)
-        if entry.kind is Kind.DIRECTORY and not _below(selection, match, inner, prefix, items):
-            return False
+    stack = [(relative, iter(selection.below(match, relative)))]
+    while stack:
+        folder, names = stack[-1]
+        for name, entry in names:
+            inner = folder + b"/" + name if folder else name
+            if len(items) >= LIMIT:
+                return False
+            items[prefix + inner] = _item(selection, where + inner, entry)
+            if entry.kind is Kind.DIRECTORY:
+                stack.append((inner, iter(selection.below(match, inner))))
+                break
+        else:
+            stack.pop()
     return True
 
 

@@ -113,36 +113,55 @@ class Selection:
         return self._folder_digest(match, b"", self._header(match.path, match.entry))
 
     def _folder_digest(self, match: Match, relative: bytes, head: bytes) -> bytes:
-        leaves: list[tuple[bytes, bytes]] = []
-        folders: list[tuple[bytes, bytes]] = []
-        for name, entry in self.below(match, relative):
-            inner = _join(relative, name)
-            path = _join(match.path, inner)
-            if entry.kind is Kind.DIRECTORY:
-                folders.append((name, self._folder_digest(match, inner, self._header(path, entry))))
-            else:
-                leaves.append((name, self.record(path, entry)))
-        return merkle.folder_digest(head, merkle.leaves_digest(leaves), folders)
+        """A folder's digest is made after those of its folders; by a list, because folders may be deeper than calls."""
+        begun: list[tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]]]] = []  # parent, name, digest so far, digests of folders
+        found: dict[bytes, list[tuple[bytes, bytes]]] = {relative: []}
+        todo = [(relative, head)]
+        while todo:
+            here, top = todo.pop()
+            leaves: list[tuple[bytes, bytes]] = []
+            for name, entry in self.below(match, here):
+                inner = _join(here, name)
+                path = _join(match.path, inner)
+                if entry.kind is Kind.DIRECTORY:
+                    found[inner] = []
+                    todo.append((inner, self._header(path, entry)))
+                else:
+                    leaves.append((name, self.record(path, entry)))
+            begun.append((here, top, merkle.leaves_digest(leaves), found[here]))
+        digest = b""
+        for here, top, own, folders in reversed(begun):  # what is in a folder was begun after it
+            digest = merkle.folder_digest(top, own, folders)
+            if here != relative:
+                parent, _, name = here.rpartition(b"/")
+                found[parent].append((name, digest))
+        return digest
 
     def _narrow(self, match: Match, relative: bytes, included: bool) -> list[tuple[bytes, Entry]]:
         """`included`: a pattern took this folder as a whole. Folders that only lead to something stay if something is there."""
-        kept: list[tuple[bytes, Entry]] = []
-        where = _join(match.path, relative)
-        for name in self.tree.children(where):
-            entry = self.tree.entry(_join(where, name))
-            if entry is None:
-                continue
-            inner = _join(relative, name)
-            taken = included or any(pattern.match(inner) for pattern in self._include)
-            left_out = self._excluded is not None and self._excluded(inner)
-            if entry.kind is Kind.DIRECTORY:
-                below = self._narrow(match, inner, taken)
-                self._narrowed[_join(where, name)] = below
-                if below or (taken and not left_out):
-                    kept.append((name, entry))
-            elif taken and not left_out:
-                kept.append((name, entry))
-        return kept
+        begun: list[tuple[bytes, list[tuple[bytes, Entry, bool]]]] = []  # folder, (name, entry, whether it stays for its own sake)
+        todo = [(relative, included)]
+        while todo:
+            here, whole = todo.pop()
+            where = _join(match.path, here)
+            names: list[tuple[bytes, Entry, bool]] = []
+            for name in self.tree.children(where):
+                entry = self.tree.entry(_join(where, name))
+                if entry is None:
+                    continue
+                inner = _join(here, name)
+                taken = whole or any(pattern.match(inner) for pattern in self._include)
+                names.append((name, entry, taken and not (self._excluded is not None and self._excluded(inner))))
+                if entry.kind is Kind.DIRECTORY:
+                    todo.append((inner, taken))
+            begun.append((where, names))
+        for where, names in reversed(begun):  # what is in a folder was begun after it
+            self._narrowed[where] = [
+                (name, entry)
+                for name, entry, stays in names
+                if stays or (entry.kind is Kind.DIRECTORY and self._narrowed[_join(where, name)])
+            ]
+        return self._narrowed[_join(match.path, relative)]
 
 
 def select(
@@ -202,27 +221,27 @@ def _glob(tree: FileTree, pattern: bytes, follow_symlink: bool) -> list[Match]:
     start = tree.resolve(b"/".join(parts[:fixed]))
     if start is None:
         return []
-    found: list[Match] = []
-
-    def descend(where: bytes, relative: bytes, rest: list[bytes]) -> None:
-        regex = name_pattern(rest[0])
-        for name in tree.children(where):
-            if not regex.match(name):
-                continue
-            path, shown = _join(where, name), _join(relative, name)
-            if len(rest) == 1:
-                match = _match(tree, path, name, shown, follow_symlink)
-                if match is None:
-                    raise SourceNotFound(f"{_text(path)} is a link to nothing")
-                found.append(match)
-            else:
-                entry = tree.entry(path)
-                if entry is not None and entry.kind is Kind.DIRECTORY:
-                    descend(path, shown, rest[1:])
-
     entry = tree.entry(start)
-    if start == b"" or (entry is not None and entry.kind is Kind.DIRECTORY):
-        descend(start, b"", parts[fixed:])
+    if start != b"" and (entry is None or entry.kind is not Kind.DIRECTORY):
+        return []
+    level = [(start, b"")]  # folders that the pattern leads to so far, with their names in the digest; in order
+    for part in parts[fixed:-1]:
+        regex = name_pattern(part)
+        inside = [(_join(where, name), _join(shown, name)) for where, shown in level for name in tree.children(where) if regex.match(name)]
+        level = []
+        for path, shown in inside:
+            entry = tree.entry(path)
+            if entry is not None and entry.kind is Kind.DIRECTORY:
+                level.append((path, shown))
+    found: list[Match] = []
+    regex = name_pattern(parts[-1])
+    for where, relative in level:
+        for name in tree.children(where):
+            if regex.match(name):
+                match = _match(tree, _join(where, name), name, _join(relative, name), follow_symlink)
+                if match is None:
+                    raise SourceNotFound(f"{_text(_join(where, name))} is a link to nothing")
+                found.append(match)
     return found
 
 

@@ -106,13 +106,16 @@ class Lowers:
 
 def _walk(folder: bytes) -> Iterator[tuple[bytes, os.stat_result, int | None]]:
     """All names below, folders before what they hold; the third is the group that a setgid folder hands on. Follows no link."""
-    group = _group(folder)
-    with os.scandir(folder) as listing:
-        items = list(listing)
-    for item in items:
-        yield item.path, item.stat(follow_symlinks=False), group
-        if item.is_dir(follow_symlinks=False):
-            yield from _walk(item.path)
+    todo = [folder]  # not by calls: a workload's folders may be deeper than these can be
+    while todo:
+        folder = todo.pop()
+        group = _group(folder)
+        with os.scandir(folder) as listing:
+            items = list(listing)
+        for item in items:
+            yield item.path, item.stat(follow_symlinks=False), group
+            if item.is_dir(follow_symlinks=False):
+                todo.append(item.path)
 
 
 def _group(folder: bytes) -> int | None:

@@ -170,14 +170,17 @@ class PlainTree:
         return found
 
     def _walk(self, folder: bytes, hidden: set[bytes]) -> Iterator[tuple[bytes, Stamp]]:
-        for item in _items(self._host(folder)):
-            path = folder + b"/" + item.name if folder else item.name
-            if path in hidden:
-                continue
-            now = item.stat(follow_symlinks=False)
-            yield path, (now.st_ino, now.st_ctime_ns, now.st_mode, now.st_rdev)
-            if item.is_dir(follow_symlinks=False):
-                yield from self._walk(path, hidden)
+        todo = [folder]  # not by calls: a workload's folders may be deeper than these can be
+        while todo:
+            folder = todo.pop()
+            for item in _items(self._host(folder)):
+                path = folder + b"/" + item.name if folder else item.name
+                if path in hidden:
+                    continue
+                now = item.stat(follow_symlinks=False)
+                yield path, (now.st_ino, now.st_ctime_ns, now.st_mode, now.st_rdev)
+                if item.is_dir(follow_symlinks=False):
+                    todo.append(path)
 
     def changes(self, before: dict[bytes, Stamp], layer: Path) -> None:
         """Write into the layer directory (its `diff` is empty) what differs from `before`: as an overlay's upper, with all parents."""
