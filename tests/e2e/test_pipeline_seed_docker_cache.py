@@ -171,3 +171,21 @@ def wait_until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_containers_mount_the_clone_and_nothing_else_of_the_machine(project: Project) -> None:
+    lines = [
+        "echo here > told",
+        'docker run --rm -v "$PWD:/x" -v "$BITBUCKET_CLONE_DIR/told:/file" box:1 sh -c "cat /x/told /file; echo back > /x/back"',
+        "cat back",
+        "docker run --rm -v /etc:/x box:1 cat /x/hostname || echo refused one",
+        'docker run --rm -v "$PWD/../..:/x" box:1 ls /x || echo refused two',
+        'ln -s / out && docker run --rm -v "$PWD/out:/x" box:1 ls /x || echo refused three',
+        'rm out; mkdir out; docker create --name later -v "$PWD/out:/x" box:1 ls -la /x; rmdir out; ln -s / out; docker start -a later',
+        "docker run --rm --privileged box:1 true || echo refused four",
+    ]
+    text = STEP.format(1, "docker") + "".join(f"            - |\n              {line}\n" for line in lines)
+    said = run(project, "pipelines:\n  default:" + text.replace("\n  ", "\n"))
+    for wanted in ("here", "back", "refused one", "refused two", "refused three", "refused four"):
+        assert f"] {wanted}\n" in said
+    assert "home" not in said.partition("docker create")[2].partition("docker run --rm --privileged")[0]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.pipelines.run.around import DockerService, RunError
+from lamina.pipelines.run.shell import CLONE
 
 _PATIENCE = 30.0  # seconds until an engine must answer
 _GRACE = 5.0
@@ -48,11 +49,21 @@ class DockerServices:
                 os._exit(0)
         theirs.close()
 
-    def start(self, name: str, root: Path | None, log: Path, /) -> DockerService:
+    def start(self, name: str, root: Path | None, log: Path, clone: Path, /) -> DockerService:
         """As pipelines.run.around.StartDocker."""
         place = self._folder / name
         store = self._root if root is None else root
-        command = ["--root", str(store), *self._options, "serve", *self._serve, "--host", f"unix://{place}"]
+        command = [
+            "--root",
+            str(store),
+            *self._options,
+            "serve",
+            *self._serve,
+            "--allow-root",
+            f"{CLONE}={clone}",
+            "--host",
+            f"unix://{place}",
+        ]
         pid = int(self._ask({"start": command, "log": str(log)})["pid"])
         deadline = time.monotonic() + _PATIENCE
         while not _answers(place):

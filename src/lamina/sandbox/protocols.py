@@ -29,11 +29,13 @@ class SandboxSetupFailed(LaminaError):
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """Show host path `source` (directory or file) at `target` inside."""
+    """Show host path `source` (directory or file) at `target` inside. `below`: only what `source` holds there, found without ever leaving it, whatever
+    links a stranger puts in the way meanwhile (rungs with namespaces only)."""
 
     source: Path
     target: str
     readonly: bool = True
+    below: str = ""
 
 
 class Tmpfs(msgspec.Struct, frozen=True):

@@ -196,7 +196,14 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Pl
         "network_of": spec.network_of,
         "insecure": spec.insecure,
         "binds": [
-            {"source": str(b.source), "target": b.target, "readonly": b.readonly, "is_file": not b.source.is_dir()} for b in spec.binds
+            {
+                "source": str(b.source),
+                "target": b.target,
+                "readonly": b.readonly,
+                "below": b.below,
+                "is_file": not (b.source / b.below).is_dir(),
+            }
+            for b in spec.binds
         ],
         "submounts": [
             {

@@ -39,9 +39,8 @@ if TYPE_CHECKING:
     "--allow-root",
     "roots",
     multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Bind mounts only from below DIR (default: anywhere).",
+    metavar="[SEEN=]DIR",
+    help="Bind mounts only from below DIR (default: anywhere), which clients know as SEEN.",
 )
 @click.option(
     "--cache", "cache", type=click.Path(path_type=Path), metavar="DIR", help="Serve this folder as a shared cache instead (http)."
@@ -60,7 +59,7 @@ def command(
     insecure_tcp: bool,
     idle_exit: str | None,
     allow_privileged: bool,
-    roots: tuple[Path, ...],
+    roots: tuple[str, ...],
     cache: Path | None,
     access: Path | None,
     registry_ca: Path | None,
@@ -86,6 +85,7 @@ def command(
     activated = settings.environment.get("LISTEN_PID") == str(os.getpid())
     chosen = hosts or (("fd://",) if activated else (f"unix://{default_socket(settings)}",))
     tls = _tls(tlsverify, tlscacert, tlscert, tlskey)
+    shown = [_shown(text) for text in roots]
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
         from lamina.server.containers.creating import Rules
         from lamina.server.serving import ServeOptions, serve
@@ -95,7 +95,7 @@ def command(
             tls=tls,
             insecure_tcp=insecure_tcp,
             idle_exit=None if idle_exit is None else duration(idle_exit, "--idle-exit"),
-            rules=Rules(allow_privileged, tuple(root.resolve() for root in roots)),
+            rules=Rules(allow_privileged, tuple(root for _, root in shown), tuple((seen, root) for seen, root in shown if seen)),
             registry_ca=registry_ca,
             insecure_registries=insecure_registries,
         )
@@ -106,6 +106,14 @@ def command(
 
 def _ready(hosts: Sequence[str]) -> None:
     print(f"lamina serve: listening at {', '.join(hosts)}", file=sys.stderr, flush=True)
+
+
+def _shown(text: str) -> tuple[str, Path]:
+    """SEEN=DIR or DIR."""
+    seen, equals, folder = text.rpartition("=")
+    if equals and not seen.startswith("/"):
+        raise BadOption(f"--allow-root {text}: what clients see begins with /")
+    return seen.rstrip("/"), Path(folder).resolve()
 
 
 def default_socket(settings: Settings) -> Path:

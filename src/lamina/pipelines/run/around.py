@@ -37,9 +37,9 @@ class DockerService(msgspec.Struct, frozen=True):
 
 class StartDocker(Protocol):
     """Begin an engine for one step, over the store at `root` (None: the run's own); what it says goes to the file `log`. Blocks until it answers.
-    `name` is unique within the run."""
+    `name` is unique within the run. `clone`: the only folder of this machine that its containers may mount, by the name that the step knows."""
 
-    def __call__(self, name: str, root: Path | None, log: Path, /) -> DockerService: ...
+    def __call__(self, name: str, root: Path | None, log: Path, clone: Path, /) -> DockerService: ...
 
 
 class Around(msgspec.Struct, frozen=True):

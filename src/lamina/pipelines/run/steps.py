@@ -139,7 +139,7 @@ class StepRun:
             raise RunError("the docker service cannot be started from here", hint="use `lamina pipeline run`")
         root = self._scratch / "docker-store" if self._around.docker_apart else None
         number = self._planned.number
-        service = self._around.docker(f"step{number}", root, self._around.folder / "logs" / f"{number}-docker.log")
+        service = self._around.docker(f"step{number}", root, self._around.folder / "logs" / f"{number}-docker.log", self._scratch / "build")
         stack.callback(service.close)
         service.socket.chmod(0o666)
         where = "a store of its own" if root is not None else "this machine's store, shared by all steps"

@@ -53,7 +53,7 @@ def build(spec, made):
     for number, item in enumerate(spec["submounts"]):
         submount(place, spec, item, os.path.join(scratch, "sub%d" % number))
     for item in spec["binds"]:
-        bind(place, item["source"], item["target"], item["readonly"])
+        bind(place, item["source"], item["target"], item["readonly"], item.get("below", ""))
     for item in spec["tmpfs"]:
         target = place.folder(item["target"])
         data = "mode=%o" % item["mode"] + (",size=%d" % item["size"] if item["size"] else "")
@@ -296,7 +296,18 @@ def mask(spec):
             kernel.mount_setattr(path, kernel.MOUNT_ATTR_RDONLY, recursive=True)
 
 
-def bind(place, source, target, readonly):
+def bind(place, source, target, readonly, below=""):
+    if below:
+        root = os.open(source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            selected = kernel.open_in_root(root, below, os.O_PATH)
+        finally:
+            os.close(root)
+        try:
+            bind(place, "/proc/self/fd/%d" % selected, target, readonly)
+        finally:
+            os.close(selected)
+        return
     is_folder = os.path.isdir(source)
     point = place.folder(target) if is_folder else place.file(target)
     kernel.mount(source, point, None, kernel.MS_BIND | kernel.MS_REC)

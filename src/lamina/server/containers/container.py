@@ -31,6 +31,7 @@ class MountPoint(msgspec.Struct, frozen=True):
     size: int = 0
     mode: int = 0o1777
     anonymous: bool = False
+    root: str = ""  # the host folder that `source` must not leave, links included
 
 
 class State(msgspec.Struct):

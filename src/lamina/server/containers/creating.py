@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +19,15 @@ PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What clients may ask for. `roots`: host folders below which binds may lie; () = all."""
+    """What clients may ask for. `roots`: host folders below which binds may lie; () = all. `mapped`: a path as clients see it, and the host folder that
+    it is; one of `roots`."""
 
     privileged: bool = False
     roots: tuple[Path, ...] = ()
+    mapped: tuple[tuple[str, Path], ...] = ()
+
+    def root_of(self, real: Path) -> str:
+        return next((str(root) for root in self.roots if real.is_relative_to(root)), "")
 
 
 def check_name(name: str) -> str:
@@ -212,7 +218,7 @@ def _bind(text: str, rules: Rules, volume: Callable[[str], str]) -> MountPoint:
         return MountPoint("volume", parts[1], name=volume(parts[0]), readonly=readonly)
     source = allowed(parts[0], rules)
     source.mkdir(parents=True, exist_ok=True) if not source.exists() else None
-    return MountPoint("bind", parts[1], str(source), readonly=readonly)
+    return MountPoint("bind", parts[1], str(source), readonly=readonly, root=rules.root_of(source))
 
 
 def _mount(item: Mapping[str, Any], rules: Rules, volume: Callable[[str], str]) -> MountPoint:
@@ -221,7 +227,7 @@ def _mount(item: Mapping[str, Any], rules: Rules, volume: Callable[[str], str]) 
         source = allowed(str(item.get("Source", "")), rules)
         if not source.exists():
             raise BadRequest(f'invalid mount config for type "bind": bind source path does not exist: {source}')
-        return MountPoint("bind", target, str(source), readonly=readonly)
+        return MountPoint("bind", target, str(source), readonly=readonly, root=rules.root_of(source))
     if kind == "volume":
         name = str(item.get("Source") or "")
         return MountPoint("volume", target, name=volume(name), readonly=readonly, anonymous=not name)
@@ -247,6 +253,11 @@ def allowed(path: str, rules: Rules) -> Path:
     """A host path that may be shown to containers, links resolved. BadRequest."""
     if not path.startswith("/"):
         raise BadRequest(f"invalid mount path: '{path}' must be absolute")
+    path = posixpath.normpath(path)
+    for seen, root in rules.mapped:
+        if path == seen or path.startswith(seen + "/"):
+            path = str(root) + path[len(seen) :]
+            break
     real = Path(path).resolve()
     if rules.roots and not any(real.is_relative_to(root) for root in rules.roots):
         raise BadRequest(f"{path} lies outside of the folders that this engine shows to containers (--allow-root)", 403)

@@ -43,6 +43,8 @@ def bind(mount: MountPoint, volume_path: Callable[[str], Path]) -> Bind:
     source = volume_path(mount.name) if mount.type == "volume" else Path(mount.source)
     if not os.path.lexists(source):
         raise ApiError(f"the mount's source {source} is not there any more")
+    if mount.root and Path(mount.root) != source:
+        return Bind(Path(mount.root), mount.target, mount.readonly, str(source.relative_to(mount.root)))
     return Bind(source, mount.target, mount.readonly)
 
 
