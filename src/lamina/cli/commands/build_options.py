@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lamina.cli import inputs
+from lamina.cli.commands.registry_options import REGISTRY_OPTIONS
 from lamina.cli.settings import Settings
 from lamina.engine.request import BuildRequest, Output, Selector
 
@@ -36,21 +37,7 @@ _OPTIONS = [
     click.option(
         "--locked", is_flag=True, help="Take bases, URLs and repositories as PATH/lamina.lock says; what is not in it is an error."
     ),
-    click.option(
-        "--registry-ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        envvar="LAMINA_REGISTRY_CA",
-        metavar="FILE",
-        help="Certificates of a private authority to trust for registries.",
-    ),
-    click.option(
-        "--insecure-registry",
-        "insecure_registries",
-        multiple=True,
-        envvar="LAMINA_INSECURE_REGISTRY",
-        metavar="HOST[:PORT]",
-        help="Speak to this registry without TLS (loopback always may).",
-    ),
+    *REGISTRY_OPTIONS,
     click.option("--no-cache", is_flag=True, help="Run every RUN, COPY and ADD again."),
     click.option("--no-cache-filter", "no_cache_filter", multiple=True, metavar="STAGE[,STAGE]", help="The same for these stages."),
     click.option(

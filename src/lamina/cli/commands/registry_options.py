@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = [
+REGISTRY_OPTIONS = [
     click.option(
         "--registry-ca",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -43,7 +43,7 @@ compression_option = click.option(
 
 
 def registry_options(function: F) -> F:
-    for option in reversed(_OPTIONS):
+    for option in reversed(REGISTRY_OPTIONS):
         function = option(function)
     return function
 
