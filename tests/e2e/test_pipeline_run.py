@@ -207,6 +207,36 @@ def test_two_steps_may_both_have_a_service_on_one_port(project: Project) -> None
     assert "got second" in of(lines, 2)
 
 
+def test_a_step_with_services_reaches_out_through_a_proxy(project: Project) -> None:
+    import http.server
+    import threading
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"outside {self.path}\n".encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.2", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.2:{server.server_port}/x"
+    text = """
+        definitions: {services: {idle: {image: idle:1}}}
+        pipelines:
+          default:
+            - step: {services: [idle], script: [wget -qO- ADDRESS, "env -u http_proxy wget -qO- ADDRESS || echo closed"]}
+    """
+    project.write({"Dockerfile": 'FROM box:1\nCMD ["sleep", "600"]\n'})
+    project.build("-t", "idle:1")
+    lines = of(run(project, text.replace("ADDRESS", address)), 1)
+    server.shutdown()
+    assert lines.count("outside /x") == 1
+    assert "closed" in lines
+
+
 def test_fail_fast_stops_the_siblings(project: Project) -> None:
     lines = run(project, """
         pipelines:

@@ -16,6 +16,7 @@ from lamina.pipelines.plan import PlannedStep
 from lamina.pipelines.run import shell
 from lamina.pipelines.run.around import Around
 from lamina.pipelines.run.log import StepLog
+from lamina.pipelines.run.services import Services
 from lamina.pipelines.variables import Variables
 from lamina.sandbox.protocols import Bind, Overlay, SandboxSpec
 from lamina.solver.cancel import CancelToken
@@ -34,11 +35,11 @@ class Pipes:
         log: StepLog,
         clone: Path,
         folder: Path,
-        network_of: str,
+        services: Services,
         cancel: CancelToken,
     ) -> None:
         self._around, self._planned, self._variables, self._log = around, planned, variables, log
-        self._clone, self._folder, self._network_of, self._cancel = clone, folder, network_of, cancel
+        self._clone, self._folder, self._services, self._cancel = clone, folder, services, cancel
         self._pipes = [item for item in (*planned.step.script, *planned.step.after_script) if isinstance(item, Pipe)]
         self._listener: Future[None] | None = None
         self._stop = threading.Event()
@@ -124,7 +125,7 @@ class Pipes:
                 for name, value in self._variables.values().items()
                 if name.startswith("BITBUCKET_") or name in ("CI", "BUILD_DIR")
             }
-            environment = dict(one.partition("=")[::2] for one in config.env or ()) | own | values
+            environment = dict(one.partition("=")[::2] for one in config.env or ()) | self._services.environment | own | values
             cwd = values.pop("PWD", shell.CLONE)
             environment.pop("PWD", None)
             environment |= {
@@ -142,8 +143,8 @@ class Pipes:
                 cwd=cwd if cwd == shell.CLONE or cwd.startswith(shell.CLONE + "/") else shell.CLONE,
                 user=config.user,
                 hostname=f"pipe{number}",
-                network="none" if self._network_of else "host",
-                network_of=self._network_of,
+                network="none" if self._services.network_of else "host",
+                network_of=self._services.network_of,
                 binds=(Bind(self._clone, shell.CLONE, readonly=False), Bind(self._folder, f"{shell.TOOLS}/pipes", readonly=False)),
             )
             return self._around.sandbox().run(spec, self._log.output, self._cancel).exit_code

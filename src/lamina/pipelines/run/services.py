@@ -9,6 +9,7 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.pipelines.plan import PlannedService, PlannedStep
 from lamina.pipelines.run.around import Around, RunError
 from lamina.pipelines.run.log import StepLog, Terminal
+from lamina.pipelines.run.outward import Outward
 from lamina.sandbox.networks import SharedNetwork
 from lamina.sandbox.protocols import Overlay, SandboxReport, SandboxSpec
 from lamina.solver.cancel import CancelToken
@@ -25,12 +26,18 @@ class Services:
         self._cancel = CancelToken()
         self._runs: list[Future[SandboxReport | None]] = []
         self._network: SharedNetwork | None = None
+        self._outward: Outward | None = None
         self._logs: list[StepLog] = []
 
     @property
     def network_of(self) -> str:
         """For the build container; empty: the machine's network."""
         return self._network.path if self._network is not None else ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What programs of the step need to reach out of that network."""
+        return self._outward.environment() if self._outward is not None else {}
 
     def begin(self, secrets: tuple[tuple[str, str], ...]) -> None:
         """Fetch the images, then start all. Nobody waits until a service is ready: Bitbucket does not either."""
@@ -42,6 +49,7 @@ class Services:
             raise RunError(f"services need namespaces, which the rung {name} does not have", hint="lamina doctor tells what would help")
         if self._around.own_network:
             self._network = SharedNetwork()
+            self._outward = Outward(self._network, self._around.proxies)
         for service in services:
             self._start(service, secrets)
 
@@ -56,7 +64,7 @@ class Services:
         upper, work = folder / "upper", folder / "work"
         for one in (upper, work):
             one.mkdir(parents=True)
-        environment = dict(one.partition("=")[::2] for one in config.env or ()) | dict(service.variables)
+        environment = dict(one.partition("=")[::2] for one in config.env or ()) | self.environment | dict(service.variables)
         spec = SandboxSpec(
             root=Overlay(image.lowers, upper, work),
             argv=argv,
@@ -92,5 +100,7 @@ class Services:
         wait(self._runs)
         for log in self._logs:
             log.close()
+        if self._outward is not None:
+            self._outward.close()
         if self._network is not None:
             self._network.close()

@@ -102,7 +102,7 @@ class StepRun:
             docker = self._docker(stack)
             held, cache_binds = self._restore(image, clone, docker)
             self._show_variables()
-            pipes = Pipes(around, planned, self._variables, self.log, clone, tools / "pipes", services.network_of, self._cancel)
+            pipes = Pipes(around, planned, self._variables, self.log, clone, tools / "pipes", services, self._cancel)
             stack.callback(pipes.end)
             pipes.begin()
             report = self._script(image, clone, tools, cache_binds, services, docker)
@@ -195,11 +195,11 @@ class StepRun:
         for one in outputs:
             self.log.say(f"Output variable {one.name}={visible(one.value)}")
 
-    def _environment(self, image: Fetched, docker: Path | None) -> dict[str, str]:
+    def _environment(self, image: Fetched, docker: Path | None, services: Services) -> dict[str, str]:
         found = dict(one.partition("=")[::2] for one in image.config.config.env or ())
         found.setdefault("PATH", _PATH)
         found.setdefault("HOME", home_of(image, self._user(image)))
-        found |= self._around.proxies
+        found |= services.environment or self._around.proxies
         if docker is not None:
             found |= {"DOCKER_HOST": f"unix://{_DOCKER_SOCKET}", "DOCKER_BUILDKIT": "0"}
         return found | self._variables.values()
@@ -218,7 +218,7 @@ class StepRun:
             binds.append(Bind(docker, _DOCKER_SOCKET, readonly=False))
             if self._around.docker_cli is not None and not image.host:
                 binds.append(Bind(self._around.docker_cli, "/usr/bin/docker"))
-        environment = self._environment(image, docker)
+        environment = self._environment(image, docker, services)
         spec = SandboxSpec(
             root=Overlay(image.lowers, upper, work),
             argv=("/bin/sh", shell.WRAPPER),
