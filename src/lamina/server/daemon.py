@@ -25,6 +25,7 @@ from lamina.server.containers.ports import Ports
 from lamina.server.containers.table import Table
 from lamina.server.errors import ApiError, NotFound
 from lamina.server.events import Events
+from lamina.server.metrics import Requests
 from lamina.server.networks import Networks
 from lamina.server.seen import SeenSteps
 from lamina.server.volumes import Volumes
@@ -54,6 +55,8 @@ class Daemon:
     ) -> None:
         self.engine = engine
         self.rung = rung
+        self.place = place
+        self.requests = Requests()
         self.rules = rules
         self.registry_for = registry_for
         self.now_nano = now_nano

@@ -26,21 +26,23 @@ Handler = Callable[..., Reply]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`path`: {name} is one part, {name*} may have slashes (image names)."""
+    """`path`: {name} is one part, {name*} may have slashes (image names). `page`: browsers may ask; the handler refuses other sites itself."""
 
     method: str
     path: str
     handler: Handler
+    page: bool = False
 
 
 class Router:
     def __init__(self, routes: Sequence[Route]) -> None:
+        self._pages = [re.compile(_pattern(route.path)) for route in routes if route.page and route.method == "GET"]
         self._routes = [(route.method, re.compile(_pattern(route.path)), route.handler) for route in routes]
 
     def __call__(self, daemon: Daemon, request: Request) -> Reply:
         """Never raises."""
         try:
-            if "origin" in request.headers or "sec-fetch-site" in request.headers:
+            if ("origin" in request.headers or "sec-fetch-site" in request.headers) and not self._is_page(request):
                 # Only browsers say so: a page that was opened somewhere asks an engine on loopback.
                 return answer({"message": "requests of web pages are refused"}, 403)
             versioned = _VERSION.fullmatch(request.path)
@@ -55,6 +57,9 @@ class Router:
             return self._find(request)(daemon, request)
         except Exception as error:
             return failure(error)
+
+    def _is_page(self, request: Request) -> bool:
+        return request.method in ("GET", "HEAD") and any(page.fullmatch(request.path) for page in self._pages)
 
     def _find(self, request: Request) -> Callable[[Daemon, Request], Reply]:
         method = "GET" if request.method == "HEAD" else request.method

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from lamina.server.handlers import build, containers, images, system, volumes
+from lamina.server.handlers import build, containers, images, system, ui, volumes
 from lamina.server.router import Route, Router
 
 _SWARM = ("swarm", "services", "tasks", "nodes", "secrets", "configs")
 
 ROUTES = (
     Route("GET", "/_ping", system.ping),
+    Route("GET", "/ui", ui.builds, page=True),
+    Route("GET", "/ui/builds/{name}", ui.build, page=True),
+    Route("GET", "/ui/cache", ui.cache, page=True),
+    Route("GET", "/ui/images", ui.images, page=True),
+    Route("GET", "/ui/style.css", ui.style, page=True),
+    Route("GET", "/ui/script.js", ui.script, page=True),
+    Route("GET", "/ui/{rest*}", ui.not_found, page=True),
+    Route("GET", "/metrics", ui.metrics),
     Route("GET", "/version", system.version),
     Route("GET", "/info", system.info),
     Route("GET", "/events", system.events),

@@ -14,7 +14,7 @@ import msgspec
 
 from lamina.server.containers.creating import Rules
 from lamina.server.daemon import Daemon
-from lamina.server.http.messages import Reply, Request
+from lamina.server.http.messages import Answer, Hijack, Reply, Request, Stream
 from lamina.server.listening import Server, Tls, open_sockets
 from lamina.server.logins import Given, GivenLogins
 
@@ -64,7 +64,11 @@ def serve(
     from lamina.server.routes import ROUTER
 
     def answer(request: Request) -> Reply:
-        return ROUTER(daemon, request)
+        reply = ROUTER(daemon, request)
+        daemon.requests.count(
+            request.method, reply.status if isinstance(reply, (Answer, Stream)) else 101 if isinstance(reply, Hijack) else 200
+        )
+        return reply
 
     headers = (("Api-Version", "1.41"), ("Docker-Experimental", "false"), ("Ostype", "linux"), ("Server", "lamina (linux)"))
     server = Server(answer, sockets, tls=options.tls, idle_exit=options.idle_exit, busy=daemon.busy, headers=headers)
