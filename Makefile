@@ -32,13 +32,19 @@ test: venv
 test-deps:
 	@if [ "$$(id -u)" != 0 ]; then echo "test-deps installs Debian packages and needs root; tests that need them skip without"; exit 0; fi; \
 	if command -v apt-get >/dev/null; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	  busybox-static docker.io buildah podman skopeo docker-registry uidmap runc crun proot fuse-overlayfs git zstd xz-utils bzip2 openssh-client >/dev/null; fi
+	  busybox-static docker.io buildah podman skopeo docker-registry uidmap runc crun proot fuse-overlayfs git zstd xz-utils bzip2 openssh-client chromium >/dev/null; fi
 
 demo: venv
 	@bash demo/run.sh $(BIN)/lamina
 
 bench: venv
 	$(BIN)/python bench/run.py
+
+# Coverage-guided, SECONDS_EACH for each target (8 of them). Needs the extra `fuzz` (CPython 3.11 to 3.13 on x86-64).
+SECONDS_EACH ?= 60
+fuzz: venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	@for target in dockerfile ignore tar layer manifest config reference sidefiles; do $(BIN)/python tests/fuzz/fuzz.py $$target $(SECONDS_EACH) || exit 1; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

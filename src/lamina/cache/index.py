@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from lamina.cache.record import CacheKey, Place, Record
+from lamina.oci.unreadable import UNREADABLE
 from lamina.store.database import Database
 
 Fate = Literal["forgotten", "evicted", "expired"]
@@ -148,7 +149,7 @@ class LocalRecords:
         """None for a document of another schema: it is as good as absent."""
         try:
             return self._decoder.decode(doc)
-        except msgspec.ValidationError:
+        except UNREADABLE:
             return None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.oci.unreadable import UNREADABLE
 
 VERSION = 1
 
@@ -78,7 +79,7 @@ def read_extra(layer_dir: Path) -> Extra:
         return Extra()
     try:
         found = _decoder.decode(raw)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BadExtra(f"the side table of layer {layer_dir.name} is damaged: {error}", hint="run lamina check --repair") from error
     if found.version != VERSION:
         raise BadExtra(f"the side table of layer {layer_dir.name} has version {found.version}; only {VERSION} is known")

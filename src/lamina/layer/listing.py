@@ -10,6 +10,7 @@ import msgspec
 from lamina.layer import merkle
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.selection import Match, Selection
+from lamina.oci.unreadable import UNREADABLE
 
 Change = Literal["added", "removed", "changed", "mode-changed", "owner-changed", "xattrs-changed"]
 LIMIT = 200_000  # names; a listing of more is cut off and says so
@@ -72,7 +73,7 @@ def load(data: bytes) -> Listing | None:
         unpacker = zlib.decompressobj()
         plain = unpacker.decompress(data, 1 << 28)
         return _decoder.decode(plain) if unpacker.eof else None
-    except (zlib.error, msgspec.MsgspecError):
+    except (zlib.error, *UNREADABLE):
         return None
 
 

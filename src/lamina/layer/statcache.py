@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.oci.unreadable import UNREADABLE
+
 RACY = 2_000_000_000  # ns
 _MAGIC = b"lamina-statcache-2\n"
 
@@ -128,5 +130,5 @@ def _load(path: Path) -> dict[bytes, FolderRecord]:
         if data[: len(_MAGIC)] != _MAGIC or zlib.crc32(memoryview(data)[start:]) != int.from_bytes(data[len(_MAGIC) : start], "big"):
             return {}
         return _decode_records.decode(memoryview(data)[start:])
-    except (OSError, msgspec.MsgspecError, ValueError):
+    except (OSError, *UNREADABLE, ValueError):
         return {}

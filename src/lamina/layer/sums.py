@@ -11,6 +11,8 @@ from zlib import crc32
 
 import msgspec
 
+from lamina.oci.unreadable import UNREADABLE
+
 FEW = 64  # files; below this a layer is written faster than looked up
 _MAGIC = b"lamina-sums-1\n"
 _decoder = msgspec.msgpack.Decoder(dict[bytes, bytes])
@@ -34,5 +36,5 @@ def read(layer_dir: Path) -> dict[bytes, bytes]:
         return {}
     try:
         return _decoder.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return {}

@@ -6,6 +6,7 @@ import msgspec
 
 from lamina.oci.digest import DiffId
 from lamina.oci.manifest import InvalidDocument
+from lamina.oci.unreadable import UNREADABLE
 
 
 class Healthcheck(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename="pascal"):
@@ -72,10 +73,8 @@ def parse_config(raw: bytes) -> ImageConfig:
     """Null where a list is expected is read as nothing. Raises InvalidDocument."""
     try:
         return msgspec.convert(_without_nulls(msgspec.json.decode(raw)), ImageConfig)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise InvalidDocument(f"not an image config: {error}") from error
-    except RecursionError as error:
-        raise InvalidDocument("not an image config: nested too deeply") from error
 
 
 def encode_config(config: ImageConfig) -> bytes:

@@ -7,6 +7,7 @@ import msgspec
 from lamina.diagnostics.errors import LaminaError
 from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
+from lamina.oci.unreadable import UNREADABLE
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -79,7 +80,7 @@ def parse_document(raw: bytes, media_type: str = "") -> Manifest | Index:
             raise InvalidDocument("the document is a manifest and an index at once")
         listed = kind in (OCI_INDEX, DOCKER_LIST) or (kind not in (OCI_MANIFEST, DOCKER_MANIFEST) and probe.manifests is not None)
         document: Manifest | Index = msgspec.json.decode(raw, type=Index) if listed else msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise InvalidDocument(f"not a manifest: {error}") from error
     if document.schema_version != 2:
         raise InvalidDocument(f"a manifest of schema version {document.schema_version}; only 2 is known")

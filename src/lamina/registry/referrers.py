@@ -13,6 +13,7 @@ from lamina.oci.digest import Digest
 from lamina.oci.manifest import OCI_INDEX, Descriptor, Index, encode_manifest
 from lamina.oci.reference import Reference
 from lamina.oci.selection import parse_checked
+from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.errors import RegistryProtocolError
 from lamina.registry.session import Session, expect
 
@@ -34,7 +35,7 @@ def tags(session: Session, reference: Reference, *, page: int = 1000) -> tuple[s
     for raw in _pages(session, reference, f"tags/list?n={page}", "list of tags"):
         try:
             found.extend(msgspec.json.decode(raw, type=_Tags).tags or ())
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNREADABLE as error:
             raise RegistryProtocolError(f"{reference.name}: the list of tags cannot be read") from error
     return tuple(dict.fromkeys(found))
 

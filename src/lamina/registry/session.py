@@ -14,6 +14,7 @@ from urllib.parse import urljoin
 import msgspec
 
 from lamina.oci.reference import Reference
+from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.auth import LOGIN_HINT, WRITE_HINT, Anonymous, Authenticator, CredentialSource, Scopes, scope
 from lamina.registry.errors import RegistryError, RegistryNotFound, RegistryProtocolError, RegistryUnauthorized, RegistryUnreachable
 from lamina.registry.hosts import endpoint
@@ -199,7 +200,7 @@ def _said(answer: Response) -> str:
     """The registry's errors in words, short and printable; empty where it gives none."""
     try:
         found = msgspec.json.decode(answer.read(_ERROR_LIMIT), type=_Errors).errors
-    except (msgspec.MsgspecError, RegistryError, RecursionError):
+    except (*UNREADABLE, RegistryError):
         return ""
     words = [f"{each.message or each.code}" for each in found[:3]]
     text = "".join(sign if sign.isprintable() else " " for sign in "; ".join(words)).strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lamina.oci.digest import DiffId, Digest, LayerId
+from lamina.oci.unreadable import UNREADABLE
 from lamina.store.database import Database
 from lamina.store.errors import BadName
 from lamina.store.layers import LayerRow
@@ -48,7 +49,7 @@ class RecordRow(msgspec.Struct, array_like=True):
         """None when it cannot be read."""
         try:
             return msgspec.json.decode(self.doc, type=RecordDocument)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None
 
 
@@ -156,7 +157,7 @@ def _manifest(layout: Layout, digest: Digest, by_diff_id: dict[str, LayerId], ou
         return set()
     try:
         manifest = msgspec.json.decode(raw, type=_Manifest)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return set()
     layers: set[LayerId] = set()
     for child in manifest.manifests:
@@ -173,7 +174,7 @@ def config_layers(config: bytes | None, by_diff_id: dict[str, LayerId]) -> set[L
     """Names under which the layers of an image config may be here."""
     try:
         diff_ids = msgspec.json.decode(config or b"{}", type=_Config).rootfs.diff_ids
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return set()
     return {LayerId(diff_id) for diff_id in diff_ids} | {by_diff_id[diff_id] for diff_id in diff_ids if diff_id in by_diff_id}
 

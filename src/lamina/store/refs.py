@@ -14,6 +14,7 @@ import msgspec
 
 from lamina.diagnostics.errors import nearest
 from lamina.oci.digest import Digest, LayerId
+from lamina.oci.unreadable import UNREADABLE
 from lamina.store.blobs import LocalBlobs
 from lamina.store.database import Database, Transaction
 from lamina.store.errors import border
@@ -268,7 +269,7 @@ class _Typed(msgspec.Struct):
 def _media_type(manifest: bytes) -> str:
     try:
         return msgspec.json.decode(manifest, type=_Typed).mediaType
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return _Typed().mediaType
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from lamina.layer.flavour import Flavour
 from lamina.oci.digest import DiffId, Digest, LayerId
+from lamina.oci.unreadable import UNREADABLE
 from lamina.store.database import Database
 from lamina.store.errors import StoreDamaged, border
 from lamina.store.layout import Layout
@@ -88,7 +89,7 @@ def rescue(root: Path, flavour: Flavour, *, now: Callable[[], float]) -> tuple[s
 def _listed(layout: Layout) -> tuple[_Entry, ...]:
     try:
         return msgspec.json.decode(layout.index.read_bytes(), type=_Index).manifests
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return ()
 
 
@@ -97,7 +98,7 @@ def _image(store: LocalStore, entry: _Entry) -> Image | None:
     try:
         manifest = msgspec.json.decode(store.blobs.read(entry.digest), type=_Manifest)
         config = msgspec.json.decode(store.blobs.read(manifest.config.digest), type=_Config)
-    except (StoreError, msgspec.DecodeError):
+    except (StoreError, *UNREADABLE):
         return None
     platform = "/".join(part for part in (entry.platform.os, entry.platform.architecture, entry.platform.variant) if part)
     layers = tuple(LayerId(diff_id) for diff_id in config.rootfs.diff_ids)

@@ -20,6 +20,7 @@ from lamina.cache.remote.errors import CacheError
 from lamina.cache.remote.names import RecordName, record_name
 from lamina.oci.canonical import canonical
 from lamina.oci.digest import Digest, LayerId
+from lamina.oci.unreadable import UNREADABLE
 
 FORMAT = 1
 CONTEXT = b"lamina shared cache record 1\n"
@@ -99,7 +100,7 @@ def unseal(name: str, data: bytes) -> Envelope:
         if header.format != FORMAT:
             raise BadEnvelope(f"the record {parts.digest[:12]} has the format {header.format}; {FORMAT} is known")
         statement = _statement.decode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadEnvelope(f"the record {parts.digest[:12]} cannot be read: {error}") from error
     if statement.record.key != parts.key or statement.scope != parts.scope:
         raise BadEnvelope(f"the record {parts.digest[:12]} was made for another key or scope than it is found under")

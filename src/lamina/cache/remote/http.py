@@ -14,6 +14,7 @@ import msgspec
 from lamina.cache.remote.errors import CacheDenied, CacheError, CacheFull, CacheUnavailable, ObjectGone
 from lamina.cache.remote.names import checked, checked_prefix, known
 from lamina.cache.remote.protocols import SMALL, Body, Entry, Stat
+from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.errors import RegistryError, RegistryUnreachable, shown
 from lamina.registry.transport import Body as Sent
 from lamina.registry.transport import Response, Transport
@@ -151,7 +152,7 @@ class HttpObjects:
             raw = answer.read(_LARGE)
         try:
             return msgspec.json.decode(raw, type=kind)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNREADABLE as error:
             raise CacheError(f"{self.where}: the answer cannot be read; is it a lamina cache?") from error
 
     def _decoded(self, text: str) -> bytes:
@@ -187,6 +188,6 @@ class HttpObjects:
     def _said(self, answer: Response) -> str:
         try:
             message = msgspec.json.decode(answer.read(64 << 10), type=_Said).message
-        except (msgspec.MsgspecError, RegistryError, RecursionError):
+        except (*UNREADABLE, RegistryError):
             return ""
         return "".join(sign for sign in message if sign.isprintable())[:200]

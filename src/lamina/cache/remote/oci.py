@@ -27,6 +27,7 @@ from lamina.oci.canonical import canonical
 from lamina.oci.digest import Digest, InvalidDigest, parse_digest, sha256
 from lamina.oci.manifest import OCI_MANIFEST, Descriptor
 from lamina.oci.reference import Reference
+from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.client import MANIFEST_LIMIT, RegistryClient
 from lamina.registry.errors import RegistryError, RegistryNotFound, RegistryProtocolError, RegistryUnauthorized, RegistryUnreachable
 from lamina.registry.push import Publisher
@@ -277,7 +278,7 @@ class RegistryObjects:
             if not known(name) or tag_of(name) != tag or len(manifest.layers) != 1:
                 return None
             return self._parsed(name, manifest, raw)
-        except (msgspec.MsgspecError, RecursionError, InvalidDigest, ValueError):
+        except (*UNREADABLE, InvalidDigest, ValueError):
             return None
 
     def _parsed(self, name: str, manifest: _Manifest, raw: bytes) -> _Object:
@@ -343,7 +344,7 @@ class RegistryObjects:
             following = _NEXT.search(answer.header("Link"))
         try:
             tags = msgspec.json.decode(raw, type=_Tags).tags or []
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except UNREADABLE as error:
             raise CacheError(f"{self.where}: the list of tags cannot be read") from error
         query = following[1].partition("?")[2] if following else ""
         return [tag for tag in tags if tag.isascii()], f"tags/list?{query}" if query else ""

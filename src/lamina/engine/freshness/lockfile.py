@@ -15,6 +15,7 @@ from lamina.engine.freshness.recipe import plain_url
 from lamina.graph.ops import GitOp, HttpOp
 from lamina.graph.vertex import walk
 from lamina.oci.digest import Digest, InvalidDigest, parse_digest
+from lamina.oci.unreadable import UNREADABLE
 from lamina.store.local import LocalStore
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def read_lock(path: Path) -> Lock:
         lock = msgspec.json.decode(raw, type=Lock)
         for digest in lock.images.values():
             parse_digest(digest)
-    except (msgspec.DecodeError, UnicodeDecodeError, InvalidDigest) as error:
+    except (*UNREADABLE, InvalidDigest) as error:
         raise BadLock(f"{path} is no lock file: {error}", hint=_HINT) from error
     if lock.version != _VERSION:
         raise BadLock(f"{path} has version {lock.version}; this lamina reads version {_VERSION}")

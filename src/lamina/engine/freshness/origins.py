@@ -17,6 +17,7 @@ from lamina.oci.canonical import canonical
 from lamina.oci.config import ImageConfig
 from lamina.oci.digest import Digest
 from lamina.oci.reference import Reference
+from lamina.oci.unreadable import UNREADABLE
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
@@ -115,7 +116,7 @@ def read(doc: bytes | None) -> Origin | None:
         return None
     try:
         found = msgspec.json.decode(doc, type=Origin)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     return found if found.schema == SCHEMA else None
 

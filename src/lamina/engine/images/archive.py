@@ -26,6 +26,7 @@ from lamina.oci.digest import DiffId, Digest, sha256
 from lamina.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest, encode_manifest
 from lamina.oci.platform import Platform
 from lamina.oci.selection import is_image
+from lamina.oci.unreadable import UNREADABLE
 from lamina.store.protocols import BlobStore
 
 _UNPACKED_LIMIT = 1 << 37  # bytes that a compressed archive may become: 128 GiB
@@ -115,7 +116,7 @@ def _load_docker(files: Files, blobs: BlobStore, platform: Platform) -> tuple[In
     raw = files.read("manifest.json", DOCUMENT_LIMIT) or b""
     try:
         saved = msgspec.json.decode(raw, type=list[_Saved])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadArchive(f"{files.label}: manifest.json: {error}") from error
     if not saved:
         raise BadArchive(f"{files.label} has no images")

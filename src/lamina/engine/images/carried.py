@@ -22,6 +22,7 @@ from lamina.engine.images.layers import ensure_built_layer
 from lamina.engine.images.layout import checked_config
 from lamina.engine.images.outgoing import OutgoingLayer, Sink
 from lamina.oci.digest import DiffId, Digest, LayerId
+from lamina.oci.unreadable import UNREADABLE
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
@@ -105,7 +106,7 @@ def read_carried(files: Files) -> Carried | None:
         return None
     try:
         found = msgspec.json.decode(raw, type=Carried)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None
     return found if found.schema == SCHEMA else None
 
