@@ -18,7 +18,7 @@ a[aria-current]{color:var(--fg);font-weight:600;text-decoration:none}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .7rem;border-bottom:1px solid var(--line);vertical-align:top}
 tr:last-child td{border-bottom:0}th{background:var(--soft);font-weight:600;white-space:nowrap}tr:target{background:var(--soft)}
 td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-td.wrap{min-width:14rem;overflow-wrap:anywhere}td.nowrap{white-space:nowrap}
+td.wrap{min-width:14rem;overflow-wrap:anywhere}td.nowrap,td.nowrap code{white-space:nowrap}
 code{font:13px/1.5 ui-monospace,monospace;overflow-wrap:anywhere}.dim{color:var(--dim)}
 .tag{border-radius:4px;padding:0 .45rem;border:1px solid var(--line);white-space:nowrap}
 .tag.hit{background:var(--hit);border-color:var(--hit-line)}.tag.miss{background:var(--miss);border-color:var(--miss-line)}
@@ -28,7 +28,7 @@ svg{display:block}svg text{fill:var(--fg);font:12.5px ui-monospace,monospace}svg
 svg text.head{font-weight:600}.edge{fill:none;stroke:var(--dim);stroke-width:1.5}
 .node rect,.bar{fill:var(--soft);stroke:var(--dim)}.hit rect,.bar.hit{fill:var(--hit);stroke:var(--hit-line)}
 .miss rect,.bar.miss{fill:var(--miss);stroke:var(--miss-line)}.failed rect,.bar.failed{fill:var(--failed);stroke:var(--failed-line)}
-@media (max-width:40rem){main{padding:.7rem}th,td{padding:.35rem .5rem}}
+@media (max-width:40rem){main{padding:.7rem}th,td{padding:.35rem .5rem}td.wrap{min-width:9rem}}
 """
 
 SCRIPT = """

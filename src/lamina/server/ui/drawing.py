@@ -6,8 +6,8 @@ from lamina.server.ui.html import Markup, el
 from lamina.server.ui.steps import Step, inputs
 from lamina.server.ui.words import seconds, shorten
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _HEAD = 250, 46, 36, 22, 30
-_CHARACTERS = 33
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _HEAD = 264, 46, 36, 22, 30
+_CHARACTERS = 31
 _KINDS = {"hit": "hit", "ran": "miss", "miss": "miss", "failed": "failed"}
 _ROW, _LABEL, _BAR = 24, 260, 420
 
@@ -33,8 +33,13 @@ def graph(steps: list[Step]) -> Markup:
         x, y = corner(index)
         for one in before:
             from_x, from_y = corner(one)
-            start, end, middle = from_x + _WIDTH // 2, x + _WIDTH // 2, (from_y + _HEIGHT + y) // 2
-            lines.append(el("path", d=f"M{start} {from_y + _HEIGHT}C{start} {middle} {end} {middle} {end} {y}", class_="edge"))
+            if from_x == x:
+                line = f"M{x + _WIDTH // 2} {from_y + _HEIGHT}V{y}"
+            else:
+                start, end = (from_x + _WIDTH, x) if from_x < x else (from_x, x + _WIDTH)
+                bend = _GAP_X if from_x < x else -_GAP_X
+                line = f"M{start} {from_y + _HEIGHT // 2}C{start + bend} {from_y + _HEIGHT // 2} {end - bend} {y + _HEIGHT // 2} {end} {y + _HEIGHT // 2}"
+            lines.append(el("path", d=line, class_="edge"))
     heads = []
     for stage, column in columns.items():
         label = next(step.stage_label for step in steps if step.stage == stage)
@@ -43,14 +48,14 @@ def graph(steps: list[Step]) -> Markup:
     for index, step in enumerate(steps):
         x, y = corner(index)
         told = step.reason.message or step.reason.code
-        second = f"{step.verdict}: {told}" if told else step.verdict
+        second = f"{step.verdict}: {told}" if told and kind(step.verdict) != "none" else told or step.verdict
         boxes.append(
             el(
                 "a",
                 el("title", f"{step.text}\n{second}"),
                 el("rect", x=x, y=y, width=_WIDTH, height=_HEIGHT, rx=6),
                 el("text", shorten(" ".join(step.text.split()), _CHARACTERS), x=x + 10, y=y + 19),
-                el("text", shorten(second, _CHARACTERS + 3), x=x + 10, y=y + 36, class_="small"),
+                el("text", shorten(second, _CHARACTERS + 2), x=x + 10, y=y + 36, class_="small"),
                 href=f"#step-{index}",
                 class_=f"node {kind(step.verdict)}",
             )

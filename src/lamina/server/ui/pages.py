@@ -160,7 +160,7 @@ def images(found: Sequence[ImageRow], now: float) -> bytes:
         rows.append(
             [
                 _cell(", ".join(_familiar(name) for name in image.names) or "no name", class_="wrap"),
-                _cell(el("code", image.id.removeprefix("sha256:")[:12])),
+                _cell(el("code", image.id.removeprefix("sha256:")[:12]), class_="nowrap"),
                 _cell(image.platform, class_="nowrap"),
                 _cell(_when(image.created, now) if image.created > 0 else "", class_="nowrap"),
                 _cell(size(image.size), class_="n"),
