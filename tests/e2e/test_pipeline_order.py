@@ -164,3 +164,39 @@ def test_the_ci_cache_takes_a_build_to_a_clean_machine(repository: Project) -> N
     small = other.run("ci-cache", "save", "--max-size", "1k")
     assert small.returncode == 0
     assert b"dropped" in small.stdout
+
+
+@pytest.mark.parametrize("rung", ["chroot", "proot", "userns-single"])
+def test_weaker_rungs_run_plain_steps_and_refuse_services(repository: Project, rung: str, busybox: Path) -> None:
+    project = Project(repository.folder, repository.root.parent / "weak", {"LAMINA_SANDBOX": rung})
+    done = project.run("import", str(busybox), "base:1")
+    if done.returncode == 69:
+        pytest.skip(done.stderr.decode().splitlines()[0])
+    found, said = run(project, """
+        definitions: {services: {db: {image: base:1}}}
+        pipelines:
+          default:
+            - step: {caches: [pip], script: [echo made > out, echo c > ~/.cache/pip/c], artifacts: [out]}
+            - step: {caches: [pip], script: [cat out ~/.cache/pip/c], after-script: ['echo "code $BITBUCKET_EXIT_CODE"']}
+    """)  # fmt: skip
+    assert [status for _, status in found] == ["passed", "passed"]
+    for wanted in ("made", "c", "code 0"):
+        assert f"] {wanted}\n" in said
+    if rung != "userns-single":
+        _, said = run(project, """
+            definitions: {services: {db: {image: base:1}}}
+            pipelines: {default: [{step: {services: [db], script: [echo no]}}]}
+        """, code=1)  # fmt: skip
+        assert "services need namespaces" in said
+
+
+def test_a_rerun_of_another_pipeline_is_refused(repository: Project) -> None:
+    run(repository, "pipelines: {default: [{step: {script: ['false']}}], custom: {x: [{step: {script: ['true']}}]}}", code=1)
+    done = repository.run("pipeline", "run", "--custom", "x", "--rerun-failed")
+    assert done.returncode == 2
+    assert b"the last run was of the pipeline 'default'" in done.stderr
+
+
+def test_an_image_that_cannot_be_had_is_named(repository: Project) -> None:
+    _, said = run(repository, "pipelines: {default: [{step: {image: 'nobody.invalid/x:1', script: [x]}}]}", code=1)
+    assert "nobody.invalid/x:1: " in said

@@ -201,8 +201,15 @@ def selected(made: Plan, only: tuple[str, ...], first: str | None, before: RunRe
         begin = min(_find(steps, first, "--from-step"))
         return frozenset(step.number for step in steps if step.number >= begin)
     if before is not None:
-        good = {step.number for step in before.steps if step.status in ("passed", "kept", "skipped")}
-        return frozenset(step.number for step in steps if step.number not in good)
+        from lamina.pipelines.show import visible
+
+        pipeline = "" if made.pipeline is None else f"{made.pipeline.kind} {made.pipeline.name}".strip()
+        if pipeline != before.pipeline:
+            raise inputs.BadOption(
+                f"the last run was of the pipeline {before.pipeline!r}, this is {pipeline!r}", hint="give the options of that run too"
+            )
+        good = {(step.number, step.name) for step in before.steps if step.status in ("passed", "kept", "skipped")}
+        return frozenset(step.number for step in steps if (step.number, visible(step.name)) not in good)
     return None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lamina.diagnostics.errors import LaminaError
 from lamina.engine.bases import Bases
 from lamina.engine.images.layers import ensure_layers
 from lamina.oci.config import ImageConfig
@@ -57,7 +58,13 @@ class Images:
             turn = self._turns.setdefault(name, threading.Lock())
         with turn:
             if name not in self._found:
-                self._found[name] = self._fetch(name)
+                try:
+                    self._found[name] = self._fetch(name)
+                except LaminaError as error:
+                    if name not in error.message:
+                        error.message = f"{name}: {error.message}"
+                    error.hint = error.hint or "take another image with --image-map OLD=NEW"
+                    raise
             return self._found[name]
 
     def _fetch(self, name: str) -> Fetched:

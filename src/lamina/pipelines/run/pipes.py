@@ -118,7 +118,7 @@ class Pipes:
             image = self._around.images.get(image_of(pipe.name))
             config = image.config.config
             scratch = self._clone.parent / f"pipe{number}-{os.urandom(4).hex()}"
-            for name in ("upper", "work"):
+            for name in ("layer/diff", "work"):
                 (scratch / name).mkdir(parents=True)
             own = {
                 name: value
@@ -137,7 +137,7 @@ class Pipes:
                 self._log.say(f"pipe {pipe.name}: its image has neither ENTRYPOINT nor CMD")
                 return 125
             spec = SandboxSpec(
-                root=Overlay(image.lowers, scratch / "upper", scratch / "work"),
+                root=Overlay(image.lowers, scratch / "layer" / "diff", scratch / "work"),
                 argv=argv,
                 env=tuple(f"{name}={value}" for name, value in environment.items()),
                 cwd=cwd if cwd == shell.CLONE or cwd.startswith(shell.CLONE + "/") else shell.CLONE,

@@ -207,8 +207,9 @@ class StepRun:
     def _script(
         self, image: Fetched, clone: Path, tools: Path, cache_binds: Sequence[Bind], services: Services, docker: Path | None
     ) -> SandboxReport:
-        upper, work = self._scratch / "upper", self._scratch / "work"
-        upper.mkdir(mode=0o755)
+        upper, work = self._scratch / "layer" / "diff", self._scratch / "work"  # the form of a layer: rungs without mounts write one
+        upper.mkdir(parents=True)
+        upper.chmod(0o755)
         work.mkdir()
         binds = [Bind(clone, shell.CLONE, readonly=False), Bind(tools, shell.TOOLS, readonly=False), *cache_binds]
         submounts: tuple[SubMount, ...] = ()
