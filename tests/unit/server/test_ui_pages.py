@@ -120,3 +120,9 @@ def test_metrics_count_builds_and_steps(daemon: Daemon) -> None:
         'lamina_requests_total{method="other",status="4xx"} 1',
     ):
         assert line in lines
+
+
+def test_steps_of_another_shape_spoil_no_page(daemon: Daemon) -> None:
+    keep(daemon, "b1", [{"strange": 1}])
+    for path in ("/ui", "/ui/builds/b1", "/ui/cache", "/metrics"):
+        assert get(daemon, path).status == 200
