@@ -98,7 +98,7 @@ def run(arguments: list[str]) -> int:
         if debug:
             raise
         print(
-            "error: folders are nested too deeply\nhint: lamina goes down some 900 levels; leave them out with .dockerignore",
+            "error: something is nested too deeply\nhint: folders may be as deep as a path of 4095 bytes; lists and texts in each other some 900 levels",
             file=sys.stderr,
         )
         return 65

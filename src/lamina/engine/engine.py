@@ -216,9 +216,10 @@ class Engine:
         finally:
             around.close()
             if scratch.exists():
-                from shutil import rmtree
+                from lamina.store.removal import remove
 
-                rmtree(scratch, ignore_errors=True)
+                with contextlib.suppress(OSError):  # the next collection takes it
+                    remove(scratch)
 
     def _lower(self, request: BuildRequest, around: Surroundings) -> Lowered:
         document = parse(request.dockerfile_text, request.dockerfile_name)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.store.removal import remove
 
 
 class CannotWrite(LaminaError):
@@ -59,7 +59,8 @@ def new_folder(path: Path) -> Iterator[Path]:
             made.chmod(0o777 & ~_umask())
             os.replace(made, path)
         except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
+            with suppress(OSError):
+                remove(made)
             raise
 
 

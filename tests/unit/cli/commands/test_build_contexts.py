@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from lamina.store.removal import remove
 from lamina.testing.images import tar_of
 from lamina.testing.tars import archive, hostile_tars, member
 
@@ -112,12 +113,29 @@ def test_refused_in_a_line(lamina: Lamina, arguments: tuple[str, ...], stdin: by
     assert "Traceback" not in said.err
 
 
-def test_deep_folders_are_one_line(lamina: Lamina) -> None:
+@pytest.fixture
+def swept(tmp_path: Path) -> Iterator[None]:
+    """pytest's own way to remove folders is not for such deep ones."""
+    yield
+    for path in tmp_path.iterdir():
+        if path.is_dir():
+            remove(path)
+
+
+def test_folders_may_be_as_deep_as_a_path_can_be(lamina: Lamina, swept: None) -> None:
+    """From some 900 levels on a build ended with "nested too deeply", and its unpacked context was left behind."""
     data = archive([member("Dockerfile", b"FROM scratch\nCOPY . /x\n"), member("/".join(["d"] * 1900) + "/f", b"x")])
     said = lamina("build", "-", stdin=data)
-    assert said.code == 65
-    assert "nested too deeply" in said.err
-    assert "a bug" not in said.err
+    assert said.code == 0, said.err
+    assert lamina("check").code == 0
+
+
+def test_folders_that_no_layer_can_hold_are_one_line(lamina: Lamina, swept: None) -> None:
+    data = archive([member("Dockerfile", b"FROM scratch\nCOPY . /x\n"), member("/".join(["d"] * 2046) + "/f", b"x")])
+    said = lamina("build", "-", stdin=data)
+    assert said.code not in (0, 70)
+    assert "Traceback" not in said.err
+    assert len(said.err.strip().splitlines()) < 8
     assert lamina("check").code == 0
 
 
