@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import threading
@@ -147,9 +146,3 @@ def _compiled(paths: Sequence[Text]) -> list[Glob]:
 
 def _bare(paths: Sequence[Text]) -> bool:
     return any(not set(path.value) & set("*?{[") for path in paths)
-
-
-def listing(folder: Path) -> list[dict[str, object]]:
-    """What a run kept, for JSON."""
-    index = folder / "index.json"
-    return [] if not index.exists() else json.loads(index.read_bytes())
