@@ -13,6 +13,7 @@ import msgspec
 from lamina.diagnostics.errors import LaminaError
 from lamina.server.errors import ClientGone, message_of, status_of
 from lamina.server.http.messages import Answer, Reply, Request, answer
+from lamina.server.locality import is_loopback, is_rebound
 
 if TYPE_CHECKING:
     from lamina.server.daemon import Daemon
@@ -45,6 +46,8 @@ class Router:
             if ("origin" in request.headers or "sec-fetch-site" in request.headers) and not self._is_page(request):
                 # Only browsers say so: a page that was opened somewhere asks an engine on loopback.
                 return answer({"message": "requests of web pages are refused"}, 403)
+            if is_rebound(request.headers.get("host", "")) and any(is_loopback(host) for host in daemon.place.split(",")):
+                return answer({"message": "this engine answers to localhost only"}, 403)
             versioned = _VERSION.fullmatch(request.path)
             if versioned:
                 request.version = (int(versioned[1]), int(versioned[2]))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lamina.server.http.messages import Answer
-from lamina.server.ui.access import is_open, token_of
+from lamina.server.locality import is_local
+from lamina.server.ui.access import token_of
 from lamina.testing.engineapi import call, daemon_at
 
 REMOTE = "tcp://0.0.0.0:2376"
@@ -27,7 +28,7 @@ REMOTE = "tcp://0.0.0.0:2376"
     ],
 )
 def test_where_no_token_is_needed(place: str, expected: bool) -> None:
-    assert is_open(place) is expected
+    assert is_local(place) is expected
 
 
 def status(root: Path, place: str, target: str = "/ui", **headers: str) -> int:

@@ -9,14 +9,9 @@ import secrets
 from pathlib import Path
 
 from lamina.server.http.messages import Answer, Request
+from lamina.server.locality import is_local, names_this_machine
 
 COOKIE = "lamina_ui"
-_LOCAL = ("localhost", "[::1]", "")
-
-
-def is_open(place: str) -> bool:
-    """Whether all listeners (separated by commas) are unix sockets or loopback. What a service manager handed over is not known to be."""
-    return all(host.startswith("unix://") or _loopback(host) for host in place.split(","))
 
 
 def token_of(folder: Path) -> str:
@@ -40,10 +35,8 @@ def refusal(request: Request, place: str, folder: Path) -> Answer | None:
     headers = request.headers
     if "origin" in headers or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return _plain("requests of other pages are refused", 403)
-    if is_open(place):
-        name = headers.get("host", "").lower()
-        host = name if name.endswith("]") else name.rpartition(":")[0] if ":" in name else name
-        if host in _LOCAL or _is_ipv4_loopback(host):
+    if is_local(place):
+        if names_this_machine(headers.get("host", "")):
             return None
         return _plain("this engine answers to localhost only", 403)
     token = token_of(folder)
@@ -69,15 +62,3 @@ def _same(one: str, other: str) -> bool:
 
 def _plain(message: str, status: int) -> Answer:
     return Answer(status, message.encode() + b"\n", "text/plain; charset=utf-8", (("Cache-Control", "no-store"),))
-
-
-def _loopback(host: str) -> bool:
-    if not host.startswith("tcp://"):
-        return False
-    name = host.removeprefix("tcp://").rpartition(":")[0]
-    return name in ("localhost", "[::1]", "::1") or _is_ipv4_loopback(name)
-
-
-def _is_ipv4_loopback(name: str) -> bool:
-    parts = name.split(".")
-    return len(parts) == 4 and parts[0] == "127" and all(part.isascii() and part.isdigit() for part in parts)
