@@ -116,22 +116,24 @@ class Authenticator:
             form = [("grant_type", "refresh_token"), ("client_id", "lamina"), ("refresh_token", credentials.identity_token)]
             form += [("service", service)] if service else []
             form += [("scope", " ".join(wanted))] if wanted else []
-            data = urlencode(form).encode()
-            kind = {"Content-Type": "application/x-www-form-urlencoded"}
-            asked = self._transport.request("POST", realm, kind, body=data, redirects=False)
+            method, url, data = "POST", realm, urlencode(form).encode()
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
         else:
             query = ([("service", service)] if service else []) + [("scope", each) for each in wanted]
-            url = realm + ("&" if parts.query else "?") + urlencode(query) if query else realm
+            method, url, data = "GET", realm + ("&" if parts.query else "?") + urlencode(query) if query else realm, None
             headers = {"Authorization": _basic(credentials)} if credentials and credentials.username else {}
-            asked = self._transport.request("GET", url, headers)
-        with asked as answer:
-            if answer.status in (400, 401, 403):
-                what = repository or registry
-                hint = _hint(scopes).replace("REGISTRY", registry)
-                raise RegistryUnauthorized(f"{registry} gives no token for {what}", hint=hint)
-            if answer.status != 200:
-                raise RegistryProtocolError(f"{shown(realm)} answers {answer.status} instead of a token for {repository or registry}")
-            body = answer.read(_TOKEN_LIMIT)
+
+        def ask() -> bytes:
+            with self._transport.request(method, url, headers, body=data, redirects=data is None) as answer:
+                if answer.status in (400, 401, 403):
+                    what = repository or registry
+                    hint = _hint(scopes).replace("REGISTRY", registry)
+                    raise RegistryUnauthorized(f"{registry} gives no token for {what}", hint=hint)
+                if answer.status != 200:
+                    raise RegistryProtocolError(f"{shown(realm)} answers {answer.status} instead of a token for {repository or registry}")
+                return answer.read(_TOKEN_LIMIT)
+
+        body = self._transport.whole(ask)
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):

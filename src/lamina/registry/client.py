@@ -154,7 +154,7 @@ class RegistryClient:
             return
         try:
             self._fetch(reference, descriptor, blobs, on_bytes, stop)
-        except RegistryProtocolError:
+        except (RegistryProtocolError, Torn):
             if not self.session.distrust_mirrors(reference.registry):
                 raise
             self._fetch(reference, descriptor, blobs, on_bytes, stop)
@@ -266,17 +266,19 @@ class RegistryClient:
     def _document(self, reference: Reference, wanted: str, digest: Digest | None, size: int | None = None) -> Document:
         try:
             return self._asked(reference, wanted, digest, size)
-        except RegistryProtocolError:
+        except (RegistryProtocolError, Torn):
             if not self.session.distrust_mirrors(reference.registry):
                 raise
             return self._asked(reference, wanted, digest, size)
 
     def _asked(self, reference: Reference, wanted: str, known: Digest | None, size: int | None) -> Document:
-        with self.session.read("GET", reference, f"manifests/{wanted}", {"Accept": _ACCEPT}) as answer:
-            expect(answer, reference, "manifest")
-            raw = answer.read(MANIFEST_LIMIT)
-            media_type = answer.header("Content-Type").split(";")[0].strip()
-            header = answer.header("Docker-Content-Digest")
+        def ask() -> tuple[bytes, str, str]:
+            with self.session.read("GET", reference, f"manifests/{wanted}", {"Accept": _ACCEPT}) as answer:
+                expect(answer, reference, "manifest")
+                raw = answer.read(MANIFEST_LIMIT)
+                return raw, answer.header("Content-Type").split(";")[0].strip(), answer.header("Docker-Content-Digest")
+
+        raw, media_type, header = self.session.transport.whole(ask)
         stated = _stated(reference, header) if header else None
         if size is not None and len(raw) != size:
             raise RegistryProtocolError(f"{reference}: manifest {wanted} has {len(raw)} bytes; its index says {size}")

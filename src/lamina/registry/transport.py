@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from lamina.registry.errors import RegistryError, RegistryProtocolError, RegistryUnreachable, shown
@@ -32,6 +32,7 @@ _MAX_WAIT = 30.0  # seconds; a registry that asks for more is reported, not wait
 _CHUNK = 1 << 18
 _SLOWEST = 1 << 10  # bytes in a second
 
+_T = TypeVar("_T")
 Body = bytes | Callable[[], Iterable[bytes]]
 """What is sent: bytes, or pieces that can be asked for again when a request has to be repeated (the caller gives Content-Length)."""
 
@@ -157,6 +158,17 @@ class Transport:
             return False
         self._sleep(wait if wait is not None else _backoff(attempt))
         return True
+
+    def whole(self, work: Callable[[], _T]) -> _T:
+        """`work`, which asks and reads a small answer to its end; from the beginning again when that broke off."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return work()
+            except Torn:
+                if not self.pause(attempt):
+                    raise
 
     def _follow(
         self, method: str, url: str, headers: dict[str, str], body: Body | None, attempts: int, *, redirects: bool

@@ -12,6 +12,7 @@ from lamina.registry.client import RegistryClient
 from lamina.registry.errors import RegistryNotFound, RegistryProtocolError, RegistryUnsupported
 from lamina.registry.transport import Transport, TransportSettings
 from lamina.store.memory import MemoryBlobs
+from lamina.testing.breaking import BreakingWay, Wrong
 from lamina.testing.images import SimpleImage, serve, simple_image, tar_of
 from lamina.testing.registry import MemoryRegistry, free_port
 
@@ -78,6 +79,16 @@ def test_a_mirror_that_lies_is_left(registry: MemoryRegistry, mirror: MemoryRegi
     registry.faults.corrupt |= set(made.blobs())
     with pytest.raises(RegistryProtocolError, match="other bytes"):
         fetch(with_, reference)
+
+
+def test_a_mirror_that_always_breaks_off_is_left(registry: MemoryRegistry) -> None:
+    """Its torn answers were retried until the command failed, although the registry itself stood behind it."""
+    made = image()
+    serve(registry, "app", "1", made)
+    with BreakingWay(registry.host, Wrong(0, "cut", 1, on=True)) as way:
+        with_ = client(registry, way.host)
+        assert fetch(with_, Reference.parse(f"{registry.host}/app:1")) == made.layers[0].blob
+        assert with_.session.mirrors(registry.host) == ()
 
 
 def test_foreign_layers_only_when_allowed(registry: MemoryRegistry, mirror: MemoryRegistry) -> None:
