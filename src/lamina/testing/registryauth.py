@@ -32,10 +32,10 @@ def authority(folder: Path) -> Path:
     return certificate
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """(certificate, key) for 127.0.0.1 and localhost, by the authority in `folder`."""
+def certificate(folder: Path, address: str = "127.0.0.1") -> tuple[Path, Path]:
+    """(certificate, key) for `address` and localhost, by the authority in `folder`."""
     made, key, request, extra = (folder / name for name in ("server.pem", "server.key", "server.csr", "server.ext"))
-    extra.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    extra.write_text(f"subjectAltName=IP:{address},DNS:localhost\n")
     _openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=registry", "-keyout", str(key), "-out", str(request))
     _openssl(
         "x509", "-req", "-in", str(request), "-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key"), "-CAcreateserial",

@@ -1,0 +1,78 @@
+"""`python -m lamina.testing.writers`: trials from the command line, a row for each."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lamina.testing import bases, machines
+from lamina.testing.writers import places
+from lamina.testing.writers.trial import Result, Settings, Trial
+
+_HEAD = ("backend", "completed", "killed", "cut off", "restart", "verify", "completed work found", "second round", "sound")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 1 where something was lost, 2 where this machine cannot do it."""
+    parser = argparse.ArgumentParser(prog="python -m lamina.testing.writers", description=__doc__)
+    parser.add_argument("--backend", choices=[*places.BACKENDS, "all"], default="all")
+    parser.add_argument("--writers", type=int, default=32)
+    parser.add_argument("--machines", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=6)
+    parser.add_argument("--restart", action="store_true", help="kill the server in the middle and start it again")
+    parser.add_argument("--seed", type=int, default=None)
+    given = parser.parse_args(arguments)
+    if not (1 <= given.machines <= 200 and 1 <= given.writers <= 500 and 0 <= given.kills <= given.writers):
+        parser.error("at most 200 machines, 500 writers, as many kills as writers")
+    refused = machines.why_not() or bases.why_not()
+    if refused:
+        print(f"no trial here: {refused}", file=sys.stderr)
+        return 2
+    seed = secrets.randbelow(10**6) if given.seed is None else given.seed
+    results: list[Result] = []
+    for backend in places.BACKENDS if given.backend == "all" else (given.backend,):
+        missing = places.why_not(backend)
+        if missing:
+            print(f"{backend}: left out, {missing}", file=sys.stderr)
+            if given.backend != "all":
+                return 2
+            continue
+        settings = Settings(backend, given.writers, given.machines, given.kills, given.restart, seed)
+        with tempfile.TemporaryDirectory(prefix="lamina-writers-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+            results.append(Trial(settings, Path(folder), lambda text: print(text, file=sys.stderr, flush=True)).run())
+    print(table(results))
+    for result in results:
+        for line in (*result.verified, *result.verified_again, *result.trouble):
+            print(f"{result.settings.backend}: {line}")
+    return 0 if all(result.sound for result in results) else 1
+
+
+def table(results: Sequence[Result]) -> str:
+    """Columns, for reading."""
+    rows = [_HEAD, *(_row(result) for result in results)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(_HEAD))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    restart = "yes" if result.restarted else ("no" if result.settings.backend != "dir" else "no server")
+    problems = len(result.verified) + len(result.verified_again)
+    return (
+        result.settings.backend,
+        str(result.count("completed")),
+        str(result.count("killed")),
+        str(result.count("cut off")),
+        restart,
+        f"{problems} problems" if problems else "clean",
+        str(result.completed),
+        str(result.second),
+        "yes" if result.sound else "NO",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
