@@ -29,15 +29,17 @@ _FORMS = (
 
 
 def open_cache(
-    text: str, *, now: Callable[[], float], environment: Mapping[str, str], registry: Callable[[], RegistryClient]
+    text: str, *, now: Callable[[], float], environment: Mapping[str, str], registry: Callable[[float], RegistryClient]
 ) -> SharedCache:
-    """Raises BadCacheSpec; nothing is asked of the backend yet."""
+    """Raises BadCacheSpec; nothing is asked of the backend yet. `registry`: a client that waits no longer than so many seconds; its settings
+    (proxies, authorities, hosts without TLS) are those of http(s):// caches too."""
     spec = docker_form(text)
     given = parse_spec(spec).options
     for option, variable in _DEFAULTS.items():
         if option not in given and environment.get(variable):
             spec += f",{option}={environment[variable]}"
-    return open_remote(spec, now=now, environment=environment, client=registry)
+    parsed = parse_spec(spec)
+    return open_remote(parsed, now=now, environment=environment, client=lambda: registry(parsed.timeout))
 
 
 def docker_form(text: str) -> str:

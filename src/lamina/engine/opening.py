@@ -49,7 +49,8 @@ def open_engine(
         held = limiting.parse(limits)
     chosen, tried = choose(rung, uid, root)
     made: list[Sandbox] = []
-    clients: list[RegistryClient] = []
+    own: list[RegistryClient] = []
+    clients: list[RegistryClient] = []  # of shared caches: a build waits less for these
 
     def sandbox() -> Sandbox:
         if not made:
@@ -57,7 +58,7 @@ def open_engine(
         return made[0]
 
     def registry() -> RegistryClient:
-        if not clients:
+        if not own:
             from lamina.engine.registries.access import client_for
 
             clients.append(client_for(registry_environment, proxies, registry_ca, insecure_registries))
@@ -66,9 +67,15 @@ def open_engine(
     def shared_cache(spec: str) -> SharedCache:
         from lamina.engine.caches import open_cache
 
-        return open_cache(spec, now=clock, environment=registry_environment or {}, registry=registry)
+        def impatient(seconds: float) -> RegistryClient:
+            from lamina.engine.registries.access import client_for
 
-    flavour = rungs.flavour_of(chosen)
+            clients.append(client_for(registry_environment, proxies, registry_ca, insecure_registries, seconds))
+            return clients[-1]
+
+        return open_cache(spec, now=clock, environment=registry_environment or {}, registry=impatient)
+
+    flavour = rungs.flavour_of(chosen.rung)
     if on_rescue is not None and (root / "VERSION").exists():
         from lamina.store.rescue import rescue
 
@@ -84,7 +91,7 @@ def open_engine(
     finally:
         for item in made:
             item.close()
-        for client in clients:
+        for client in (*own, *clients):
             client.session.transport.close()
 
 

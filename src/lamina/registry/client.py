@@ -24,12 +24,13 @@ from lamina.registry.errors import (
     shown,
 )
 from lamina.registry.session import Session, expect
-from lamina.registry.transport import Response, Torn, Transport
+from lamina.registry.transport import Response, Torn, Transport, Trickle
 
 MANIFEST_LIMIT = 4 << 20  # bytes; the specification's own recommendation
 CONFIG_LIMIT = 8 << 20
 _MAX_NESTING = 3  # indexes within indexes
 _MAX_TEARS = 6  # broken connections without much progress in between
+_MAX_TRICKLES = 2  # each was waited for, for as long as one waits for a byte
 _PROGRESS = 64 << 10
 _ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 
@@ -205,9 +206,9 @@ class RegistryClient:
                     raise RegistryProtocolError(
                         f"{reference}: blob {descriptor.digest} has {got} bytes; its descriptor says {descriptor.size}"
                     )
-            except Torn:
+            except Torn as torn:
                 tears = tears + 1 if got - begin < _PROGRESS else 1
-                if tears >= _MAX_TEARS:
+                if tears >= (_MAX_TRICKLES if isinstance(torn, Trickle) else _MAX_TEARS):
                     raise
 
     def fetch_blobs(

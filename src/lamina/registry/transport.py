@@ -51,12 +51,17 @@ class TransportSettings:
     connect_timeout: float = 15.0  # seconds
     read_timeout: float = 60.0  # seconds without a byte
     attempts: int = 4
+    patience: float | None = None  # seconds; a request that took longer is not repeated
     user_agent: str = field(default=f"lamina/{__version__}")
     connections: int = 8
 
 
 class Torn(RegistryUnreachable):
     """The connection ended inside a body; what was read so far is good."""
+
+
+class Trickle(Torn):
+    """It did not end, but there is no waiting for it."""
 
 
 class Response:
@@ -93,7 +98,7 @@ class Response:
             waited, got = waited + time.monotonic() - begun, got + len(piece)
             if waited > self._patience:
                 if got < waited * _SLOWEST:
-                    raise Torn(f"{shown(self.url)} sends less than {_SLOWEST} bytes in a second")
+                    raise Trickle(f"{shown(self.url)} sends less than {_SLOWEST} bytes in a second")
                 waited, got = 0.0, 0
             yield piece
 
@@ -166,8 +171,8 @@ class Transport:
             attempt += 1
             try:
                 return work()
-            except Torn:
-                if not self.pause(attempt):
+            except Torn as torn:
+                if isinstance(torn, Trickle) or not self.pause(attempt):
                     raise
 
     def _follow(
@@ -198,6 +203,7 @@ class Transport:
         self._check(url)
         pool = self._pool(url)
         attempt = 0
+        begun = time.monotonic()
         while True:
             attempt += 1
             last = attempt >= attempts
@@ -206,19 +212,25 @@ class Transport:
                 raw = pool.request(method, url, body=data, headers=dict(headers), retries=False, redirect=False, preload_content=False)
             except HTTPError as error:
                 mapped = _mapped(error, url)
-                if last or not mapped.transient:
+                wait = _backoff(attempt)
+                if last or not mapped.transient or self._too_long(begun, wait):
                     raise mapped from error
-                self._sleep(_backoff(attempt))
+                self._sleep(wait)
                 continue
             if raw.status not in TRANSIENT or (last and attempts == 1):
                 return raw
             asked = raw.headers.get("Retry-After", "")
             status = raw.status
             raw.close()
-            wait = _retry_after(asked)
-            if last or (wait is not None and wait > _MAX_WAIT):
+            said = _retry_after(asked)
+            wait = said if said is not None else _backoff(attempt)
+            if last or wait > _MAX_WAIT or self._too_long(begun, wait):
                 raise come_back_later(url, status, asked)
-            self._sleep(wait if wait is not None else _backoff(attempt))
+            self._sleep(wait)
+
+    def _too_long(self, begun: float, wait: float) -> bool:
+        patience = self.settings.patience
+        return patience is not None and time.monotonic() - begun + wait > patience
 
     def _check(self, url: str) -> None:
         parts = urlsplit(url)

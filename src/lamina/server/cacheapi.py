@@ -70,6 +70,7 @@ class CacheRequest(msgspec.Struct, frozen=True):
     authorization: str
     length: int | None
     body: Callable[[], Iterator[bytes]]
+    start: int = 0  # of the bytes that are asked for: `Range: bytes=START-`
 
 
 class CacheReply(msgspec.Struct, frozen=True):
@@ -79,6 +80,7 @@ class CacheReply(msgspec.Struct, frozen=True):
     body: Iterable[bytes] = ()
     length: int | None = 0
     content_type: str = "application/json"
+    content_range: str = ""
 
 
 class _Refused(LaminaError):
@@ -118,7 +120,7 @@ class CacheApi:
         what, _, rest = request.path.removeprefix(ROOT + "/").partition("/")
         method = "GET" if request.method == "HEAD" else request.method
         if (method, what) == ("GET", "objects"):
-            return self._get(token, checked(unquote(rest)), head=request.method == "HEAD")
+            return self._get(token, checked(unquote(rest)), request.start, head=request.method == "HEAD")
         if (method, what) == ("PUT", "objects"):
             return self._put(token, checked(unquote(rest)), request)
         if (method, what, rest) == ("GET", "list", ""):
@@ -150,11 +152,14 @@ class CacheApi:
     def _readable(self, token: Token, name: str) -> bool:
         return kind_of(name) != "records" or _fits(RecordName(name).scope, token.read)
 
-    def _get(self, token: Token, name: str, *, head: bool) -> CacheReply:
+    def _get(self, token: Token, name: str, start: int, *, head: bool) -> CacheReply:
         about = self._store.stat([name]).get(name) if self._readable(token, name) else None
         if about is None:
             raise _Refused(404, "not there")
         pieces: Iterable[bytes] = () if head else self._stream(name)
+        if 0 < start < about.size and not head:
+            content_range = f"bytes {start}-{about.size - 1}/{about.size}"
+            return CacheReply(206, _behind(pieces, start), about.size - start, "application/octet-stream", content_range)
         return CacheReply(200, pieces, about.size, "application/octet-stream")
 
     def _stream(self, name: str) -> Iterator[bytes]:
@@ -270,6 +275,14 @@ def _verified(name: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield piece
     if f"{algorithm}:{found.hexdigest()}" != digest:
         raise _Refused(400, "other bytes than the name says; nothing was stored")
+
+
+def _behind(pieces: Iterable[bytes], start: int) -> Iterator[bytes]:
+    """Without the first `start` bytes."""
+    for piece in pieces:
+        if start < len(piece):
+            yield piece[start:] if start else piece
+        start = max(0, start - len(piece))
 
 
 def _fits(scope: str, patterns: tuple[str, ...]) -> bool:

@@ -100,16 +100,23 @@ class _Handler(BaseHTTPRequestHandler):
                 yield piece
 
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        request = CacheRequest(self.command, parts.path, query, self.headers.get("Authorization", ""), length, body)
+        request = CacheRequest(self.command, parts.path, query, self.headers.get("Authorization", ""), length, body, self._start())
         reply = type(self).api(request)
         if left:
             self.close_connection = True  # what was not read would be taken for the next request
         self._answer(reply)
 
+    def _start(self) -> int:
+        """Of `bytes=START-`; every other form is not understood, which means all bytes."""
+        text = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
     def _answer(self, reply: CacheReply) -> None:
         self.send_response(reply.status)
         self.send_header("Content-Type", reply.content_type)
         self.send_header("X-Lamina-Cache", "1")
+        if reply.content_range:
+            self.send_header("Content-Range", reply.content_range)
         if self.close_connection:
             self.send_header("Connection", "close")
         if reply.length is None:

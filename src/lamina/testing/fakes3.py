@@ -63,6 +63,13 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             self._error(404, "NoSuchKey")
             return
+        wanted = self.headers.get("Range", "")
+        if wanted.startswith("bytes=") and not wanted.startswith("bytes=-"):
+            first, _, last = wanted[6:].partition("-")
+            data = found[0][int(first) : int(last) + 1 if last else None]
+            headers = {"Content-Range": f"bytes {first}-{int(first) + len(data) - 1}/{len(found[0])}", **self._about(found)}
+            self._answer(206, data, headers)
+            return
         self._answer(200, found[0], self._about(found))
 
     def do_HEAD(self) -> None:

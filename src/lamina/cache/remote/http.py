@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 from urllib.parse import quote
@@ -17,12 +17,14 @@ from lamina.cache.remote.protocols import SMALL, Body, Entry, Stat
 from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.errors import RegistryError, RegistryUnreachable, shown
 from lamina.registry.transport import Body as Sent
-from lamina.registry.transport import Response, Transport
+from lamina.registry.transport import Response, Torn, Transport, Trickle
 
 ROOT = "/lamina-cache/v1"
 _T = TypeVar("_T")
 _NAMES = 1000  # of one request
 _LARGE = 256 << 20
+_MAX_TEARS = 6  # broken connections without much progress in between
+_PROGRESS = 64 << 10
 
 
 class Gathered(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ class HttpObjects:
             return self._expect(answer, 201, 412) == 201
 
     def get(self, name: str, limit: int = SMALL) -> bytes | None:
-        with self._ask("GET", self._url(name)) as answer:
+        def read(answer: Response) -> bytes | None:
             if self._expect(answer, 200, 404) == 404:
                 return None
             length = answer.header("Content-Length")
@@ -82,11 +84,34 @@ class HttpObjects:
                 raise CacheError(f"{self.where}: {name} has more than {limit} bytes")
             return answer.read(limit)
 
+        return self._whole("GET", self._url(name), read)
+
     def stream(self, name: str) -> Iterator[bytes]:
-        with self._ask("GET", self._url(name)) as answer:
-            if self._expect(answer, 200, 404) == 404:
+        """Goes on where a connection broke, as long as each brings something."""
+        got, tears = 0, 0
+        while True:
+            begin = got
+            try:
+                for piece in self._from(name, got):
+                    got += len(piece)
+                    yield piece
+                return
+            except Torn as torn:
+                tears = tears + 1 if got - begin < _PROGRESS else 1
+                if tears >= _MAX_TEARS or isinstance(torn, Trickle):
+                    raise CacheUnavailable(torn.message, hint=torn.hint) from torn
+
+    def _from(self, name: str, start: int) -> Iterator[bytes]:
+        with self._raw("GET", self._url(name), headers={"Range": f"bytes={start}-"} if start else {}) as answer:
+            if self._expect(answer, 200, 206, 404) == 404:
                 raise ObjectGone(f"{self.where} has no {name}")
-            yield from answer.chunks()
+            if answer.status == 206 and not answer.header("Content-Range").startswith(f"bytes {start}-"):
+                raise CacheError(f"{self.where} continues {name} at another place")
+            skip = start if answer.status == 200 else 0  # a server that knows no ranges sends from the beginning
+            for piece in answer.chunks():
+                if skip < len(piece):
+                    yield piece[skip:] if skip else piece
+                skip = max(0, skip - len(piece))
 
     def gather(self, prefixes: Sequence[str]) -> dict[str, dict[str, bytes]]:
         """One request for all of them, mostly."""
@@ -147,9 +172,12 @@ class HttpObjects:
 
     def _post(self, what: str, document: object, kind: type[_T]) -> _T:
         headers = {"Content-Type": "application/json"}
-        with self._ask("POST", f"{self._base}/{what}", msgspec.json.encode(document), headers) as answer:
+
+        def read(answer: Response) -> bytes:
             self._expect(answer, 200)
-            raw = answer.read(_LARGE)
+            return answer.read(_LARGE)
+
+        raw = self._whole("POST", f"{self._base}/{what}", read, msgspec.json.encode(document), headers)
         try:
             return msgspec.json.decode(raw, type=kind)
         except UNREADABLE as error:
@@ -161,11 +189,36 @@ class HttpObjects:
         except binascii.Error as error:
             raise CacheError(f"{self.where}: the answer cannot be read") from error
 
+    def _whole(
+        self, method: str, url: str, read: Callable[[Response], _T], body: Sent | None = None, headers: Mapping[str, str] | None = None
+    ) -> _T:
+        """An answer that is small; asked for again when it broke off."""
+
+        def ask() -> _T:
+            with self._raw(method, url, body, headers) as answer:
+                return read(answer)
+
+        try:
+            return self._transport.whole(ask)
+        except Torn as torn:
+            raise CacheUnavailable(torn.message, hint=torn.hint) from torn
+
     @contextmanager
     def _ask(self, method: str, url: str, body: Sent | None = None, headers: Mapping[str, str] | None = None) -> Iterator[Response]:
         try:
+            with self._raw(method, url, body, headers) as answer:
+                yield answer
+        except Torn as torn:
+            raise CacheUnavailable(torn.message, hint=torn.hint) from torn
+
+    @contextmanager
+    def _raw(self, method: str, url: str, body: Sent | None = None, headers: Mapping[str, str] | None = None) -> Iterator[Response]:
+        """Torn is left to the caller, all other errors become ours."""
+        try:
             with self._transport.request(method, url, {**self._headers, **(headers or {})}, body=body) as answer:
                 yield answer
+        except Torn:
+            raise
         except RegistryUnreachable as error:
             raise CacheUnavailable(error.message, hint=error.hint) from error
         except RegistryError as error:

@@ -267,11 +267,17 @@ class RegistryObjects:
     def _object(self, tag: str) -> _Object | None:
         """None for a tag that is gone, or none of ours."""
         there = Reference(self._at.registry, self._at.repository, tag)
-        with self._client.session.ask("GET", there, f"manifests/{tag}", {"Accept": OCI_MANIFEST}) as answer:
-            if answer.status == 404:
-                return None
-            expect(answer, there, "manifest")
-            raw = answer.read(MANIFEST_LIMIT)
+
+        def ask() -> bytes | None:
+            with self._client.session.ask("GET", there, f"manifests/{tag}", {"Accept": OCI_MANIFEST}) as answer:
+                if answer.status == 404:
+                    return None
+                expect(answer, there, "manifest")
+                return answer.read(MANIFEST_LIMIT)
+
+        raw = self._client.session.transport.whole(ask)
+        if raw is None:
+            return None
         try:
             manifest = msgspec.json.decode(raw, type=_Manifest)
             name = manifest.annotations.get(NAME, "")
@@ -336,12 +342,16 @@ class RegistryObjects:
 
     def _page(self, path: str) -> tuple[Sequence[str], str]:
         """(tags, path of the next page or nothing)."""
-        with self._client.session.ask("GET", self._at, path) as answer:
-            if answer.status == 404:
-                return [], ""  # nobody has put anything into the repository
-            expect(answer, self._at, "list of tags")
-            raw = answer.read(_LIST_LIMIT)
-            following = _NEXT.search(answer.header("Link"))
+
+        def ask() -> tuple[bytes, str]:
+            with self._client.session.ask("GET", self._at, path) as answer:
+                if answer.status == 404:
+                    return b"{}", ""  # nobody has put anything into the repository
+                expect(answer, self._at, "list of tags")
+                return answer.read(_LIST_LIMIT), answer.header("Link")
+
+        raw, link = self._client.session.transport.whole(ask)
+        following = _NEXT.search(link)
         try:
             tags = msgspec.json.decode(raw, type=_Tags).tags or []
         except UNREADABLE as error:

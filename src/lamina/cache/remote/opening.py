@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["dir", "oci", "s3", "http", "https"]
 
-_OPTIONS = ("scope", "project", "required", "policy", "key", "region", "endpoint", "token-file", "token-env", "insecure")
+_OPTIONS = ("scope", "project", "required", "policy", "key", "region", "endpoint", "token-file", "token-env", "insecure", "timeout")
+TIMEOUT = 20.0
 _SPLIT = re.compile(r",(?=[a-z][a-z-]*=)")
+_SECONDS = re.compile(r"(?=.*[1-9])[0-9]{1,4}(\.[0-9]{1,3})?")
 _FORM = "dir:PATH, oci://REGISTRY/REPOSITORY, s3://BUCKET/PREFIX or http(s)://SERVER"
 
 
@@ -38,6 +40,11 @@ class CacheSpec(msgspec.Struct, frozen=True):
     def required(self) -> bool:
         """An unreachable cache ends the build."""
         return _truth(self.options.get("required", "false"))
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a build waits for an answer, or for the next byte of one."""
+        return float(self.options.get("timeout", TIMEOUT))
 
 
 def parse_spec(text: str) -> CacheSpec:
@@ -54,6 +61,8 @@ def parse_spec(text: str) -> CacheSpec:
         options[name] = value
     for name in ("required", "insecure"):
         _truth(options.get(name, "false"))
+    if not _SECONDS.fullmatch(options.get("timeout", "1")):
+        raise BadCacheSpec(f"timeout={options['timeout']} is no number of seconds", hint="for example timeout=30")
     if "scope" in options:
         check_scope(options["scope"])
     if address.startswith("dir:") and len(address) > 4:
@@ -81,8 +90,9 @@ def open_cache(
 ) -> SharedCache:
     """Opens without a request: the first call finds out whether anybody is there.
 
-    `scope`, `project`: where the spec names none. `client`: of registries, with the user's logins (needed for oci://). `environment`: for
-    AWS's variables, key=env:NAME and token-env. BadCacheSpec for what cannot be meant.
+    `scope`, `project`: where the spec names none. `client`: of registries, with the user's logins (needed for oci://); http(s):// goes the
+    same ways as it, unless `transport` says otherwise. `environment`: for AWS's variables, key=env:NAME and token-env. BadCacheSpec for what
+    cannot be meant.
     """
     spec = parse_spec(spec) if isinstance(spec, str) else spec
     scope = check_scope(spec.options.get("scope", scope))
@@ -106,7 +116,7 @@ def _objects(
         from lamina.cache.remote.s3 import S3Objects
 
         bucket, _, prefix = spec.place.partition("/")
-        return S3Objects.open(bucket, prefix.strip("/"), spec.options, environment)
+        return S3Objects.open(bucket, prefix.strip("/"), spec.options, environment, timeout=spec.timeout)
     if spec.kind == "oci":
         from lamina.cache.remote.oci import RegistryObjects
         from lamina.oci.reference import Reference
@@ -117,6 +127,8 @@ def _objects(
         if reference.tag or reference.digest:
             raise BadCacheSpec(f"oci://{spec.place}: a cache is a repository, without tag or digest")
         return RegistryObjects(client(), reference)
+    if transport is None and client is not None:
+        transport = client().session.transport.settings
     return _http(spec, environment, transport)
 
 

@@ -14,27 +14,35 @@ from typing import TYPE_CHECKING
 from lamina.cache.remote.errors import BadCacheSpec, CacheDenied, CacheError, CacheUnavailable, ObjectGone
 from lamina.cache.remote.names import checked, checked_prefix, known
 from lamina.cache.remote.parallel import each, gather_by_listing
-from lamina.cache.remote.protocols import PIECE, SMALL, Body, Entry, Stat
+from lamina.cache.remote.protocols import SMALL, Body, Entry, Stat
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
 _IN_PARTS = 16 << 20
 _PART = 8 << 20
+_PART_TIME = 60.0  # seconds at least for one of them
+_PROGRESS = 64 << 10
+_MAX_TEARS = 3  # broken answers without any byte in between
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 
 
 class S3Objects:
     """See ObjectStore."""
 
-    def __init__(self, store: S3Store, where: str) -> None:
+    def __init__(self, store: S3Store, where: str, sender: S3Store | None = None) -> None:
+        """`sender` is for what is long on its way out."""
         self._store = store
+        self._sender = sender or store
         self.where = where
         self._conditions = True  # until the server shows that it knows none
 
     @classmethod
-    def open(cls, bucket: str, prefix: str, options: Mapping[str, str], environment: Mapping[str, str]) -> S3Objects:
-        """`options`: region, endpoint. Credentials are AWS's variables of `environment`, else what the machine or role gives."""
+    def open(
+        cls, bucket: str, prefix: str, options: Mapping[str, str], environment: Mapping[str, str], *, timeout: float = 20.0
+    ) -> S3Objects:
+        """`options`: region, endpoint. `timeout`: seconds for one answer; a blob may take longer, as long as it comes on. Proxies are those of
+        the process (HTTPS_PROXY, NO_PROXY), authorities the system's and SSL_CERT_FILE's. Credentials are AWS's variables of `environment`, else what the machine or role gives."""
         try:
             from obstore.store import S3Store
         except ImportError:
@@ -53,17 +61,25 @@ class S3Objects:
                 config.setdefault(name, environment[variable])
         plain = config.get("endpoint", "").startswith("http://")
         where = f"s3://{bucket}/{prefix}".rstrip("/")
-        try:
-            store = S3Store(
+
+        def made(seconds: float) -> S3Store:
+            return S3Store(
                 bucket,
                 prefix=prefix or None,
                 config=config,  # type: ignore[arg-type]  # a TypedDict of these names
-                client_options={"allow_http": plain, "timeout": "60s", "connect_timeout": "15s"},
-                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=20)},
+                # Of one request with its body: the library knows no time-out for the next byte.
+                client_options={
+                    "allow_http": plain,
+                    "timeout": timedelta(seconds=seconds),
+                    "connect_timeout": timedelta(seconds=min(timeout, 10)),
+                },
+                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=timeout)},
             )
+
+        try:
+            return cls(made(timeout), where, made(max(_PART_TIME, 3 * timeout)))
         except Exception as error:
             raise BadCacheSpec(f"{where}: {_first_line(error)}") from error
-        return cls(store, where)
 
     def put(self, name: str, body: Body) -> bool:
         from obstore.exceptions import AlreadyExistsError, GenericError, NotSupportedError, PreconditionError
@@ -73,12 +89,12 @@ class S3Objects:
             if self._stat(name) is not None:
                 return False
             if body.size > _IN_PARTS:
-                self._store.put(name, _exact(self.where, body), use_multipart=True, chunk_size=_PART, max_concurrency=2)
+                self._sender.put(name, _exact(self.where, body), use_multipart=True, chunk_size=_PART, max_concurrency=2)
                 return True
             data = b"".join(_exact(self.where, body))
             try:
                 if self._conditions:
-                    self._store.put(name, data, mode="create", use_multipart=False)
+                    self._sender.put(name, data, mode="create", use_multipart=False)
                     return True
             except (AlreadyExistsError, PreconditionError):
                 return False
@@ -87,7 +103,7 @@ class S3Objects:
                     raise
                 self._conditions = False
             # A server that knows no conditions: same name, same bytes.
-            self._store.put(name, data, use_multipart=False)
+            self._sender.put(name, data, use_multipart=False)
             return True
 
     def get(self, name: str, limit: int = SMALL) -> bytes | None:
@@ -103,14 +119,29 @@ class S3Objects:
             return bytes(found.bytes())
 
     def stream(self, name: str) -> Iterator[bytes]:
+        """Goes on where an answer broke or took too long, as long as each brings something."""
+        got, tears = 0, 0
+        while True:
+            begin = got
+            try:
+                for piece in self._from(name, got):
+                    got += len(piece)
+                    yield piece
+                return
+            except CacheUnavailable:
+                tears = tears + 1 if got == begin else 0
+                if tears >= (_MAX_TEARS if got else 1):  # the library itself repeats what does not even begin
+                    raise
+
+    def _from(self, name: str, start: int) -> Iterator[bytes]:
         from obstore.exceptions import NotFoundError
 
         with self._border():
             try:
-                found = self._store.get(checked(name))
+                found = self._store.get(checked(name), options={"range": {"offset": start}} if start else None)
             except (NotFoundError, FileNotFoundError) as error:
                 raise ObjectGone(f"{self.where} has no {name}") from error
-            for piece in found.stream(min_chunk_size=PIECE):
+            for piece in found.stream(min_chunk_size=_PROGRESS):
                 yield bytes(piece)
 
     def gather(self, prefixes: Sequence[str]) -> dict[str, dict[str, bytes]]:

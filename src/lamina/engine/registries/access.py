@@ -13,9 +13,13 @@ _CERTIFICATES = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
 
 
 def client_for(
-    environment: Mapping[str, str] | None, proxies: Mapping[str, str], ca: Path | None, insecure: Sequence[str]
+    environment: Mapping[str, str] | None,
+    proxies: Mapping[str, str],
+    ca: Path | None,
+    insecure: Sequence[str],
+    patience: float | None = None,
 ) -> RegistryClient:
-    """`environment` says where logins and registries.toml lie (None: neither is read). Raises BadRegistrySettings; logins are read with the
+    """`patience`: seconds that one request may take with its repetitions (None: as long as it takes). `environment` says where logins and registries.toml lie (None: neither is read). Raises BadRegistrySettings; logins are read with the
     first challenge."""
     from lamina.registry.client import RegistryClient
     from lamina.registry.configuration import RegistrySettings, read_settings, settings_file
@@ -30,5 +34,9 @@ def client_for(
         ca_file=ca,
         certificates=() if environment is None else _CERTIFICATES,
     )
+    if patience is not None:
+        from dataclasses import replace
+
+        transport = replace(transport, patience=patience, read_timeout=patience, connect_timeout=min(patience, transport.connect_timeout))
     logins = None if environment is None else Logins(login_files(environment))
     return RegistryClient(Transport(transport), logins, mirrors=settings.mirrors, foreign=settings.foreign_layers)
