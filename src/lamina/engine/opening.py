@@ -61,8 +61,8 @@ def open_engine(
         if not own:
             from lamina.engine.registries.access import client_for
 
-            clients.append(client_for(registry_environment, proxies, registry_ca, insecure_registries))
-        return clients[0]
+            own.append(client_for(registry_environment, proxies, registry_ca, insecure_registries))
+        return own[0]
 
     def shared_cache(spec: str) -> SharedCache:
         from lamina.engine.caches import open_cache
@@ -75,7 +75,7 @@ def open_engine(
 
         return open_cache(spec, now=clock, environment=registry_environment or {}, registry=impatient)
 
-    flavour = rungs.flavour_of(chosen.rung)
+    flavour = rungs.flavour_of(chosen)
     if on_rescue is not None and (root / "VERSION").exists():
         from lamina.store.rescue import rescue
 
