@@ -23,25 +23,40 @@ def open_engine(
     registry_ca: Path | None = None,
     insecure_registries: Sequence[str] = (),
     on_rescue: Callable[[tuple[str, ...]], None] | None = None,
+    running: bool = False,
 ) -> Iterator[Engine]:
     """An engine over the store; as an ordinary user the process has entered a user namespace first. Must run before any thread is made.
 
-    The arguments are those of engine/opening.py.
+    `running`: a RUN is likely, so the sandbox's process starts while the engine is being loaded. The others are those of engine/opening.py.
     """
-    from lamina.engine.opening import open_engine as open_on
+    from lamina.sandbox.choice import choose
 
-    with open_on(
-        settings.root,
-        rung=settings.rung,
-        clock=time.time,
-        host=os.uname().nodename,
-        proxies=settings.proxies,
-        uid=os.geteuid(),
-        making_room=making_room,
-        registry_ca=registry_ca,
-        insecure_registries=insecure_registries,
-        registry_environment=settings.environment,
-        on_rescue=on_rescue,
-        limits=settings.limits,
-    ) as engine:
-        yield engine
+    chosen = choose(settings.rung, os.geteuid(), settings.root)
+    process = None
+    if running and chosen.rung != "none":
+        from lamina.sandbox.zygoteprocess import ZygoteProcess
+
+        process = ZygoteProcess()
+    try:
+        from lamina.engine.opening import open_engine as open_on
+
+        with open_on(
+            settings.root,
+            rung=settings.rung,
+            clock=time.time,
+            host=os.uname().nodename,
+            proxies=settings.proxies,
+            uid=os.geteuid(),
+            making_room=making_room,
+            registry_ca=registry_ca,
+            insecure_registries=insecure_registries,
+            registry_environment=settings.environment,
+            on_rescue=on_rescue,
+            limits=settings.limits,
+            chosen=chosen,
+            process=process,
+        ) as engine:
+            yield engine
+    finally:
+        if process is not None:
+            process.end()

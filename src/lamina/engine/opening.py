@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from lamina.engine.engine import Engine
 from lamina.sandbox import rungs
-from lamina.sandbox.protocols import Sandbox, SandboxUnavailable
+from lamina.sandbox.choice import Chosen, choose
+from lamina.sandbox.protocols import Sandbox
 from lamina.store.local import LocalStore
 
 if TYPE_CHECKING:
     from lamina.cache.remote.shared import SharedCache
     from lamina.registry.client import RegistryClient
+    from lamina.sandbox.zygoteprocess import ZygoteProcess
 
 
 @contextmanager
@@ -32,13 +34,16 @@ def open_engine(
     registry_environment: Mapping[str, str] | None = None,
     on_rescue: Callable[[tuple[str, ...]], None] | None = None,
     limits: str | None = None,
+    chosen: Chosen | None = None,
+    process: ZygoteProcess | None = None,
 ) -> Iterator[Engine]:
     """`uid` is the effective one. As an ordinary user the process enters a user namespace (no thread may exist yet). Closes what it opened.
 
     `insecure_registries`: hosts (with port) that may be spoken to without TLS. `registry_environment`: the environment by which
     logins and registries.toml are found; without it everything is anonymous. `on_rescue` allows a store whose database is damaged to begin
     a new one, and is called with the names of the images that were kept; no other process may be using the store then.
-    `limits`: what each RUN may use, "memory=512m,cpus=1.5,pids=200"; BadLimit.
+    `limits`: what each RUN may use, "memory=512m,cpus=1.5,pids=200"; BadLimit. `chosen`: the rung is taken already, `rung` counts for
+    nothing then. `process`: a zygote that the caller has started, and ends.
 
     Raises SandboxUnavailable for a forced rung that does not work here, StoreErrors.
     """
@@ -47,14 +52,14 @@ def open_engine(
         from lamina.sandbox import limits as limiting
 
         held = limiting.parse(limits)
-    chosen, tried = choose(rung, uid, root)
+    chosen = chosen or choose(rung, uid, root)
     made: list[Sandbox] = []
     own: list[RegistryClient] = []
     clients: list[RegistryClient] = []  # of shared caches: a build waits less for these
 
     def sandbox() -> Sandbox:
         if not made:
-            made.append(rungs.make(chosen, tried, store.scratch() / "roots", held))
+            made.append(rungs.make(chosen.rung, chosen.tried, store.scratch() / "roots", held, process))
         return made[0]
 
     def registry() -> RegistryClient:
@@ -75,7 +80,7 @@ def open_engine(
 
         return open_cache(spec, now=clock, environment=registry_environment or {}, registry=impatient)
 
-    flavour = rungs.flavour_of(chosen)
+    flavour = rungs.flavour_of(chosen.rung)
     if on_rescue is not None and (root / "VERSION").exists():
         from lamina.store.rescue import rescue
 
@@ -93,52 +98,3 @@ def open_engine(
             item.close()
         for client in (*own, *clients):
             client.session.transport.close()
-
-
-def choose(rung: str | None, uid: int, root: Path | None = None) -> tuple[str, tuple[str, ...]]:
-    """(rung, what was tried in vain). Root stays root; who may not mount enters a namespace with a range of ids, else with his own; where
-    that is refused chroot or proot is taken, which both warn. `root`: where the store will lie.
-
-    SandboxUnavailable for a forced rung that is not there: nothing else is taken instead.
-    """
-    rungs.check_name(rung)
-    if rung is not None:
-        _force(rung)
-        return rung, ()
-    tried: list[str] = []
-    if uid == 0:
-        why = rungs.why_not("root")
-        if why is None and root is not None and rungs.on_overlay(root):
-            why = f"{root} lies on a container's own disk, where no overlay can be made (a volume would do)"
-        if why is None:
-            return "root", ()
-        tried.append(f"root: {why}")
-    if root is None or not rungs.on_overlay(root):
-        from lamina.sandbox import userns  # ctypes: not for root
-
-        kind, refused = userns.enter_best()
-        if kind is not None:
-            return "userns" if kind == "range" else "userns-single", (*tried, *refused)
-        tried += refused
-    else:
-        tried.append(f"user namespace: {root} lies on a container's own disk, where no overlay can be made (a volume would do)")
-    for weak in rungs.WEAK:
-        why = rungs.why_not(weak)
-        if why is None:
-            return weak, tuple(tried)
-        tried.append(f"{weak}: {why}")
-    return "none", tuple(tried)
-
-
-def _force(rung: str) -> None:
-    """Enter what has to be entered; SandboxUnavailable."""
-    why = rungs.why_not(rung)
-    if why is None and rung.startswith("userns"):
-        from lamina.sandbox import userns
-
-        try:
-            userns.enter("single" if rung == "userns-single" else "range")
-        except OSError as error:
-            why = f"user namespace: {error.strerror}"
-    if why is not None:
-        raise SandboxUnavailable(f"the sandbox {rung} cannot be used here: {why}", hint="lamina doctor tells what works on this machine")

@@ -24,6 +24,7 @@ from lamina.sandbox.zygote import Plain, Zygote, document
 
 if TYPE_CHECKING:
     from lamina.sandbox.limits import Limits
+    from lamina.sandbox.zygoteprocess import ZygoteProcess
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
 _TICK = 0.012  # seconds: kernels before 6.13 stamp files with the clock of the last tick
@@ -32,7 +33,9 @@ _TICK = 0.012  # seconds: kernels before 6.13 stamp files with the clock of the 
 class PlainSandbox:
     """`folder`: where trees are kept, on a real file system; a temporary one without it. Thread-safe."""
 
-    def __init__(self, name: str, flavour: Flavour, folder: Path | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, name: str, flavour: Flavour, folder: Path | None = None, limits: Limits | None = None, process: ZygoteProcess | None = None
+    ) -> None:
         self._name = name
         self._flavour = flavour
         self._given = folder
@@ -40,7 +43,7 @@ class PlainSandbox:
         self._lock = threading.Lock()
         self._free: list[tuple[PlainTree, tuple[int, int] | None]] = []  # with the inode of the upper that its last run filled
         self._count = 0
-        self._zygote = Zygote(userxattr=False, single=flavour.ids.kind == "single", limits=limits)
+        self._zygote = Zygote(userxattr=False, single=flavour.ids.kind == "single", limits=limits, process=process)
 
     @property
     def name(self) -> str:

@@ -26,6 +26,7 @@ from lamina.sandbox.protocols import (
 
 if TYPE_CHECKING:
     from lamina.sandbox.limits import Limits
+    from lamina.sandbox.zygoteprocess import ZygoteProcess
 
 RUNGS = ("root", "userns", "userns-single", "chroot", "proot", "runc", "crun", "none")
 RUNTIMES = ("runc", "crun")  # only when asked for
@@ -37,12 +38,16 @@ _CHOWN, _DAC_OVERRIDE, _FOWNER, _SYS_CHROOT, _SYS_ADMIN = 0, 1, 3, 18, 21  # cap
 class NamespaceSandbox:
     """Own namespaces over an overlay. `root`: as root with trusted attributes; `userns`: the process is root of a user namespace."""
 
-    def __init__(self, name: str, flavour: Flavour, limits: Limits | None = None, oci: str | None = None) -> None:
+    def __init__(
+        self, name: str, flavour: Flavour, limits: Limits | None = None, oci: str | None = None, process: ZygoteProcess | None = None
+    ) -> None:
         self._name = name
         self._flavour = flavour
         from lamina.sandbox.zygote import Zygote  # only where something runs
 
-        self._zygote = Zygote(userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single", limits=limits, oci=oci)
+        self._zygote = Zygote(
+            userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single", limits=limits, oci=oci, process=process
+        )
 
     @property
     def name(self) -> str:
@@ -204,17 +209,20 @@ def check_name(rung: str | None) -> None:
         )
 
 
-def make(rung: str, tried: tuple[str, ...] = (), folder: Path | None = None, limits: Limits | None = None) -> Sandbox:
-    """The sandbox of a rung, not probed. `folder`: where rungs that cannot mount keep root file systems. `limits`: of each run."""
+def make(
+    rung: str, tried: tuple[str, ...] = (), folder: Path | None = None, limits: Limits | None = None, process: ZygoteProcess | None = None
+) -> Sandbox:
+    """The sandbox of a rung, not probed. `folder`: where rungs that cannot mount keep root file systems. `limits`: of each run.
+    `process`: a zygote that was started for it."""
     check_name(rung)
     if rung in WEAK:
         from lamina.sandbox.plain import PlainSandbox
 
-        return PlainSandbox(rung, flavour_of(rung), folder, limits)
+        return PlainSandbox(rung, flavour_of(rung), folder, limits, process)
     if rung == "none":
         return NoSandbox(flavour_of(rung), tried)
     if rung in RUNTIMES:
         import shutil
 
-        return NamespaceSandbox(rung, flavour_of(rung), limits, shutil.which(rung) or rung)
-    return NamespaceSandbox(rung, flavour_of(rung), limits)
+        return NamespaceSandbox(rung, flavour_of(rung), limits, shutil.which(rung) or rung, process)
+    return NamespaceSandbox(rung, flavour_of(rung), limits, process=process)

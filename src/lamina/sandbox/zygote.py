@@ -1,4 +1,4 @@
-"""Our side of the zygote: starts it once, sends runs, pumps output, asks for signals."""
+"""Our side of the zygote (zygoteprocess.py starts it): sends runs, pumps output, asks for signals."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import json
 import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lamina.sandbox.protocols import CancelToken, OnOutput, Overlay, SandboxReport, SandboxSetupFailed, SandboxSpec
+from lamina.sandbox.zygoteprocess import ZygoteProcess
 
 if TYPE_CHECKING:
     from lamina.sandbox.limits import Limits
 
-_CHILD = Path(__file__).with_name("child.py")
 Stream = Literal["stdout", "stderr"]
 
 
@@ -36,17 +34,25 @@ class Plain(NamedTuple):
 
 
 class Zygote:
-    """Thread-safe. The process starts with the first run and ends with `close`, or with us: its control socket reaches EOF."""
+    """Thread-safe. The process starts with the first run, unless one is given, and ends with `close`."""
 
-    def __init__(self, *, userxattr: bool, single: bool = False, limits: Limits | None = None, oci: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        userxattr: bool,
+        single: bool = False,
+        limits: Limits | None = None,
+        oci: str | None = None,
+        process: ZygoteProcess | None = None,
+    ) -> None:
+        """`process` is ended by `close`."""
         self._oci = oci
         self._limits = limits
         self._userxattr = userxattr
         self._single = single
         self._shared_pids = False
         self._lock = threading.Lock()
-        self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = process
 
     def run(self, spec: SandboxSpec, on_output: OnOutput, cancel: CancelToken, plain: Plain | None = None) -> SandboxReport:
         """`plain`: without namespaces, over a folder that has everything (chroot, proot).
@@ -117,32 +123,15 @@ class Zygote:
 
     def close(self) -> None:
         with self._lock:
-            if self._control is not None:
-                self._control.close()
-                self._control = None
             if self._process is not None:
-                self._process.wait()
+                self._process.end()
                 self._process = None
 
     def _send(self, descriptors: list[int]) -> None:
         with self._lock:
-            if self._control is None:
-                self._start()
-            assert self._control is not None
-            socket.send_fds(self._control, [b"R"], descriptors)
-
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", str(_CHILD), str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            cwd="/",
-        )
-        theirs.close()
-        self._control = ours
+            if self._process is None:
+                self._process = ZygoteProcess()
+            self._process.send(descriptors)
 
 
 def _pump(name: Stream, descriptor: int, on_output: OnOutput) -> None:
@@ -173,7 +162,9 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Pl
     def overlay(value: Overlay) -> dict[str, Any]:
         return {"lowers": [str(p) for p in value.lowers], "upper": str(value.upper), "work": str(value.work)}
 
-    hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", f"127.0.1.1\t{spec.hostname}"]
+    hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    if spec.hostname not in (name for name, _ in spec.hosts):
+        hosts.append(f"127.0.1.1\t{spec.hostname}")
     hosts += [f"{address}\t{name}" for name, address in spec.hosts]
     return {
         **overlay(spec.root),

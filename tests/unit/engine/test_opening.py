@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.opening import choose, open_engine
+from lamina.engine.opening import open_engine
 from lamina.sandbox import rungs, userns
+from lamina.sandbox.choice import choose
 from lamina.sandbox.protocols import SandboxUnavailable
 from lamina.store.errors import StoreDamaged
 from lamina.testing.images import tar_of
@@ -90,7 +91,7 @@ def test_the_sandbox_is_made_when_it_is_needed_and_closed_once(tmp_path: Path, m
         def close(self) -> None:
             made.append("closed")
 
-    def make(rung: str, tried: tuple[str, ...], folder: Path, held: object) -> Fake:
+    def make(rung: str, tried: tuple[str, ...], folder: Path, held: object, process: object) -> Fake:
         made.append(rung)
         return Fake(rungs.flavour_of(rung), tried)
 

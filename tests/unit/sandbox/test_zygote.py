@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.sandbox import zygote
+from lamina.sandbox import zygoteprocess
 from lamina.sandbox.protocols import Bind, Overlay, SandboxSetupFailed, SandboxSpec, SecretFile, SubMount, Tmpfs
 from lamina.sandbox.zygote import Zygote, document
 
@@ -57,7 +57,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     def make(answer: str) -> Zygote:
         child = tmp_path / "child.py"
         child.write_text(CHILD.replace("ANSWER", textwrap.indent(textwrap.dedent(answer), " " * 4).strip()))
-        monkeypatch.setattr(zygote, "_CHILD", child)
+        monkeypatch.setattr(zygoteprocess, "_CHILD", child)
         zygotes.append(Zygote(userxattr=False))
         return zygotes[-1]
 
@@ -127,10 +127,10 @@ def test_closing_twice_and_before_the_first_run(made: Callable[[str], Zygote], t
     one.close()
     one = made(f"connection.sendall({json.dumps(GOOD).encode()!r} + b'\\n')")
     one.run(spec(tmp_path), lambda stream, data: None, Cancel())
-    process = one._process
-    assert process is not None
+    used = one._process
+    assert used is not None
     one.close()
-    assert process.returncode == 0
+    assert used._process.returncode == 0
     assert one.run(spec(tmp_path), lambda stream, data: None, Cancel()).exit_code == 3, "a run after closing starts another"
 
 

@@ -110,7 +110,7 @@ def command(
             notices.append(event.text)
         view.report(event)
 
-    with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
+    with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries, running=True) as engine:
         if (
             request.incoming is None
             and request.epoch is None

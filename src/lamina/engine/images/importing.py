@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -23,10 +23,11 @@ from lamina.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.oci.selection import parse_checked
-from lamina.registry.client import OnBytes, RegistryClient, Resolved
-from lamina.registry.errors import RegistryProtocolError
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
+
+if TYPE_CHECKING:
+    from lamina.registry.client import OnBytes, RegistryClient, Resolved  # a build of what is here needs no registry
 
 _ROOTFS_MEMBERS = 20_000_000
 
@@ -60,6 +61,8 @@ def pull(
 
 def fetch_head(store: LocalStore, client: RegistryClient, resolved: Resolved) -> IncomingImage:
     """Manifest, index and config of what was resolved into the blobs, checked against each other."""
+    from lamina.registry.errors import RegistryProtocolError
+
     reference, manifest = resolved.reference, resolved.manifest
     raw = client.fetch_config(reference, manifest.config)
     try:

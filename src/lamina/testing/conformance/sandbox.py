@@ -679,10 +679,10 @@ def _wait_for(condition: Callable[[], bool]) -> None:
 
 def main() -> None:
     """Enter the rung (before any thread) and run every probe; prints one line for each and pytest-like totals."""
-    from lamina.engine.opening import choose
+    from lamina.sandbox.choice import choose
 
     rung, folder = sys.argv[1], Path(sys.argv[2])
-    chosen, _ = choose(rung, os.geteuid())
+    chosen = choose(rung, os.geteuid()).rung
     sandbox = rungs.make(chosen, (), folder / "trees")
     problems = sandbox.probe()
     if problems:

@@ -1,0 +1,52 @@
+"""The zygote's process (child.py): started before it is needed, so that a Python is up when the first RUN comes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_CHILD = Path(__file__).with_name("child.py")
+
+
+class ZygoteProcess:
+    """One running zygote. It ends with `end`, or with us: its control socket reaches EOF. Not thread-safe."""
+
+    def __init__(self) -> None:
+        """Starts it in the namespaces that this process is in. OSError."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-B", str(_CHILD), str(theirs.fileno())],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+                    cwd="/",
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self._control: socket.socket | None = ours
+        self._used = False
+
+    def send(self, descriptors: Sequence[int]) -> None:
+        """Begin a run with (stdout, stderr, run socket). OSError where the process is gone."""
+        if self._control is None:
+            raise BrokenPipeError(32, "it was ended")
+        self._used = True
+        socket.send_fds(self._control, [b"R"], list(descriptors))
+
+    def end(self) -> None:
+        """Idempotent. Runs that are under way are killed."""
+        if self._control is None:
+            return
+        self._control.close()
+        self._control = None
+        if not self._used:
+            self._process.kill()  # it may be starting still; nothing depends on it
+        self._process.wait()
