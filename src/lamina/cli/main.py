@@ -23,7 +23,7 @@ COMMANDS = {
     "copy": ("copy", "Copy an image between registries, layouts and archives"),
     "login": ("login", "Log in to a registry"),
     "logout": ("logout", "Forget a login"),
-    "outdated": ("outdated", "List images whose bases have moved, and rebuild them"),
+    "outdated": ("outdated", "List images whose bases or sources have moved, and rebuild them"),
     "sbom": ("sbom", "List the packages in an image"),
     "watch": ("watch", "Look for moved bases on a schedule and when a registry says so"),
     "rebase": ("rebase", "Put an image's layers onto a newer base without running anything"),

@@ -146,6 +146,11 @@ class Sources:
         with self._lock:
             return dict(self._ids)
 
+    def watched(self) -> dict[str, str]:
+        """Watched URLs that were asked, and their answers."""
+        with self._lock:
+            return dict(self._watched)
+
     def load(self, files: Files) -> None:
         if isinstance(files.tree, _Late):
             files.tree.load()

@@ -30,7 +30,7 @@ def lowered(text: str) -> Lowered:
     ("text", "stages"),
     [
         ("FROM debian:12\nRUN a\n", [StageUse("0", DEBIAN)]),
-        ("FROM scratch\nCOPY a /\n", [StageUse("0")]),
+        ("FROM scratch\nCOPY a /\n", [StageUse("0", contexts=("context",))]),
         ("FROM debian:12\nLABEL a=b\n", [StageUse("0", DEBIAN)]),
         (
             "FROM debian:12 AS one\nRUN a\nFROM one AS two\nRUN b\nFROM scratch\nCOPY --from=two /x /x\nCOPY --from=alpine:3 /y /y\n",
@@ -43,7 +43,11 @@ def lowered(text: str) -> Lowered:
         ("ARG V=12\nFROM debian:$V\nRUN a\n", [StageUse("0", DEBIAN)]),
         ("ARG V=12\nFROM debian:$V\nLABEL a=b\n", [StageUse("0", DEBIAN)]),
         ("FROM --platform=linux/amd64 debian:12 AS unused\nRUN a\nFROM alpine:3\nRUN b\n", [StageUse("1", ALPINE)]),
-        ("FROM debian:12 AS one\nRUN a\nFROM one\nCOPY --link b /\n", [StageUse("one", DEBIAN), StageUse("1", "one", on_stage=True)]),
+        ("FROM debian:12 AS one\nRUN a\nFROM one\nCOPY --link b /\n", [StageUse("one", DEBIAN), StageUse("1", "one", on_stage=True, contexts=("context",))]),
+        (
+            "# syntax=x\nFROM scratch\nADD https://h.example/a.gz?s=x /\nADD https://h.example/r.git#v1 /r\n# lamina: watch=https://h.example/w\nRUN a\n",
+            [StageUse("0", remotes=("https://h.example/a.gz?sha256:c2849f367131ab85", "https://h.example/r.git#v1", "https://h.example/w"))],
+        ),
         ("FROM debian:12 AS one\nLABEL a=b\nFROM one AS two\nLABEL a=c\nFROM two\nRUN a\n", [
             StageUse("one", DEBIAN), StageUse("two", "one", on_stage=True), StageUse("2", "two", on_stage=True),
         ]),

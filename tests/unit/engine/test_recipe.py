@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from lamina.engine.freshness.lockfile import Lock
-from lamina.engine.freshness.recipe import CannotRebuild, Recipe, hindrance, plain_url, recipe_of, request_of
+from lamina.engine.freshness.recipe import CannotRebuild, Given, Recipe, hindrance, plain_url, recipe_of, request_of
 from lamina.engine.request import BuildRequest, Incoming, Output, Secret, Selector
 from lamina.oci.platform import Platform
 
@@ -80,12 +80,29 @@ def test_what_is_not_kept_is_said(folder: Path, changes: dict[str, object], word
         (Recipe(folder="/gone/x", text=""), "its context /gone/x is gone"),
         (Recipe(folder="/", dockerfile="/gone/D"), "its Dockerfile /gone/D is gone"),
         (Recipe(folder="/", text="", contexts={"c": "/gone/c"}), "its context c=/gone/c is gone"),
-        (Recipe(folder="/", text="", secrets={"s": "/gone/s"}), "/gone/s of --secret s is gone"),
-        (Recipe(folder="/", text="", ssh={"d": "/gone/agent"}), "/gone/agent of --ssh d is gone"),
+        (Recipe(folder="/", text="", secrets={"s": "/gone/s"}), "/gone/s of --secret s is gone: give it again"),
+        (Recipe(folder="/", text="", ssh={"d": "/gone/agent"}), "/gone/agent of --ssh d is gone: give it again"),
     ],
 )
 def test_what_is_gone(recipe: Recipe, words: str) -> None:
     assert hindrance(recipe) == words
+
+
+def test_what_was_not_kept_can_be_given(folder: Path) -> None:
+    request = BuildRequest(
+        folder, "Dockerfile", "FROM scratch\n", "x\n", dockerfile_path=folder / "Dockerfile", args={"API_TOKEN": "hidden", "A": "1"},
+        secrets=(Secret("kept", file=folder / "token"), Secret("value", value=b"hidden")), ssh={"default": folder / "token"},
+        outputs=(Output("image"),),
+    )  # fmt: skip  # as dense as it is
+    recipe = again(recipe_of(request))
+    other = folder / "other"
+    given = Given((Secret("value", value=b"again"), Secret("more", value=b"x")), {"default": other}, {"API_TOKEN": "new", "B": "2"})
+    assert hindrance(recipe, Given(given.secrets)) == "--build-arg API_TOKEN looks like a secret and is not kept: give it again"
+    assert hindrance(recipe, given) is None
+    made = request_of(recipe, (), given=given)
+    assert made.args == {"A": "1", "API_TOKEN": "new"}, "what the build did not have it does not get"
+    assert made.secrets == (Secret("kept", file=folder / "token"), given.secrets[0])
+    assert made.ssh == {"default": other}
 
 
 def test_urls_are_kept_without_secrets() -> None:

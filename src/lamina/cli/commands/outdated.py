@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli.commands.given_options import given, given_options
 from lamina.cli.commands.registry_options import registry_options
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 BEHIND = 3
 
 
-@click.command(short_help="List images whose bases have moved, and rebuild them")
+@click.command(short_help="List images whose bases or sources have moved, and rebuild them")
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option("--base", "bases", multiple=True, metavar="REF", help="Ask about this base only (*/NAME:TAG: of any registry).")
 @click.option("--rebuild", is_flag=True, help="Build again what is outdated, in order; what comes out equal stops there.")
@@ -28,6 +29,7 @@ BEHIND = 3
 @click.option("-a", "--all", "everything", is_flag=True, help="Images that are current too.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Only names.")
+@given_options
 @registry_options
 @click.pass_obj
 def command(
@@ -40,10 +42,13 @@ def command(
     everything: bool,
     as_json: bool,
     quiet: bool,
+    secrets: tuple[str, ...],
+    ssh: tuple[str, ...],
+    args: tuple[str, ...],
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],
 ) -> int:
-    """Ask the registries which bases of the images built here have moved (one HEAD request for each distinct base).
+    """Ask which bases of the images built here have moved (one HEAD request for each distinct base), and which URLs and repositories.
 
     Says which stages follow, and which are cut off: a stage that only takes files from another runs again only if those files differ.
 
@@ -53,6 +58,7 @@ def command(
     Examples:
       lamina outdated
       lamina outdated --rebuild app:1
+      lamina outdated --rebuild --secret id=npm,src=/run/npm-token
       lamina outdated --json
     """
     from lamina.cli.inputs import BadOption
@@ -72,7 +78,8 @@ def command(
             return any(each.means(reference) for each in wanted)
 
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
-        found = outdated(engine.store, engine.registry, names, only)
+        ours = given(settings, secrets, ssh, args)
+        found = outdated(engine.store, engine.registry, names, only, ours)
         if not as_json:
             print_found(found, everything=everything, quiet=quiet)
         if not rebuild:
@@ -83,7 +90,7 @@ def command(
         from lamina.engine.freshness.rebuild import rebuild as build_again
 
         view = progress.choose("quiet" if quiet or as_json else "plain", sys.stderr, colour=False, width=100)
-        done = build_again(engine, found, view.report, push=push, done=None if as_json else print_rebuilt)
+        done = build_again(engine, found, view.report, push=push, done=None if as_json else print_rebuilt, given=ours)
         view.close()
     if as_json:
         print_json(found, done)
@@ -110,6 +117,13 @@ def print_found(found: Outdated, *, everything: bool, quiet: bool) -> None:
             moved = f"  {short_id(base.was)} -> {short_id(base.now)}" if base.now and base.now != base.was else ""
             words = {"equal": "moved, same layers and settings: cut off", "follows": "will be rebuilt", "unknown": "not known"}
             print(f"  base {name}: {words.get(base.verdict, base.verdict)}{moved}" + (f" ({base.why})" if base.why else ""))
+        for remote in image.remotes:
+            if remote.verdict in ("current", "pinned") and not everything:
+                continue
+            what = {"url": "URL", "git": "repository", "watch": "watched URL"}[remote.kind]
+            moved = f"  {_short(remote.was)} -> {_short(remote.now)}" if remote.now and remote.now != remote.was else ""
+            word = "not known" if remote.verdict == "unknown" else remote.verdict
+            print(f"  {what} {remote.name}: {word}{moved}" + (f" ({remote.why})" if remote.why else ""))
         for stage in image.stages:
             print(
                 f"  stage {stage.stage}: {stage.verdict.replace('if-changed', 'cut off if equal').replace('cut-off', 'cut off')}, {stage.because}"
@@ -122,9 +136,19 @@ def print_found(found: Outdated, *, everything: bool, quiet: bool) -> None:
         print(f"UNKNOWN  {Reference.parse(name).familiar}  (built before this was kept: build it once more)")
     behind = len(found.behind)
     print(
-        f"{behind} of {len(found.images)} images outdated; {found.asked} base{'' if found.asked == 1 else 's'} asked",
+        f"{behind} of {len(found.images)} images outdated; {found.asked} base{'' if found.asked == 1 else 's'}{_others(found)} asked",
         file=sys.stderr,
     )
+
+
+def _others(found: Outdated) -> str:
+    count = found.asked_remotes
+    return f" and {count} other source{'' if count == 1 else 's'}" if count else ""
+
+
+def _short(text: str) -> str:
+    """Of a digest, a commit, or an answer with its kind."""
+    return text.partition(":")[2][:12] if ":" in text else text[:12]
 
 
 def print_rebuilt(done: Rebuilt) -> None:

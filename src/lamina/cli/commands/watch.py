@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli.commands.given_options import given, given_options, handed_on
 from lamina.cli.commands.registry_options import registry_options
 from lamina.cli.settings import Settings
 from lamina.diagnostics.errors import LaminaError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--webhook", metavar="HOST:PORT", help="Listen there for a registry's push notifications, and look at once.")
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Keep the last rounds in FILE, as JSON.")
 @click.option("--once", is_flag=True, help="One round, then end (for cron).")
+@given_options
 @registry_options
 @click.pass_obj
 def command(
@@ -39,6 +41,9 @@ def command(
     webhook: str | None,
     report: Path | None,
     once: bool,
+    secrets: tuple[str, ...],
+    ssh: tuple[str, ...],
+    args: tuple[str, ...],
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],
 ) -> int:
@@ -66,7 +71,9 @@ def command(
         arguments += ["--registry-ca", str(registry_ca)]
     for host in insecure_registries:
         arguments += ["--insecure-registry", host]
-    looking = _Looking(settings, arguments)
+    given(settings, secrets, ssh, args)  # a mistake is told now, not in every round
+    words, environment = handed_on(secrets, ssh, args)
+    looking = _Looking(settings, [*arguments, *words], environment)
     with ExitStack() as stack:
         if webhook is not None:
             from lamina.engine.freshness.webhook import listening
@@ -94,10 +101,10 @@ class RoundFailed(LaminaError):
 class _Looking:
     """One round is `lamina outdated` in a process of its own: it enters its user namespace before any thread, and holds nothing afterwards."""
 
-    def __init__(self, settings: Settings, arguments: list[str]) -> None:
+    def __init__(self, settings: Settings, arguments: list[str], given: dict[str, str]) -> None:
         sandbox = ["--sandbox", settings.rung] if settings.rung else []
         self._command = [sys.executable, "-m", "lamina", "--root", str(settings.root), *sandbox, "outdated", "--json", *arguments]
-        self._environment = {name: value for name, value in settings.environment.items() if name != "LAMINA_WEBHOOK_TOKEN"}
+        self._environment = {name: value for name, value in settings.environment.items() if name != "LAMINA_WEBHOOK_TOKEN"} | given
         self._child: subprocess.Popen[bytes] | None = None
 
     def look(self, pushed: tuple[Pushed, ...] | None) -> Looked:

@@ -4,14 +4,15 @@ each name of an image (store/origins.py). The document holds no time of its own,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.freshness.recipe import Recipe, plain_url, recipe_of
-from lamina.graph.ops import GitOp, ImageOp
+from lamina.engine.freshness.remotes import name_of
+from lamina.graph.ops import ContextOp, GitOp, HttpOp, ImageOp
 from lamina.graph.vertex import Vertex, walk
 from lamina.oci.canonical import canonical
 from lamina.oci.config import ImageConfig
@@ -52,13 +53,23 @@ class GitUse(msgspec.Struct, frozen=True):
     commit: str
 
 
+class WatchUse(msgspec.Struct, frozen=True):
+    """`# lamina: watch=`. `answer`: its ETag, date or digest then."""
+
+    url: str
+    answer: str
+
+
 class StageUse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`base`: a reference, or with `on_stage` the name of a stage; None for scratch. `copies`: stages and references that files come from."""
+    """`base`: a reference, or with `on_stage` the name of a stage; None for scratch. `copies`: stages and references that files come from;
+    `remotes`: URLs and `URL#REF` of repositories that it adds or watches; `contexts`: names of build contexts that files come from."""
 
     name: str
     base: str | None = None
     on_stage: bool = False
     copies: tuple[str, ...] = ()
+    remotes: tuple[str, ...] = ()
+    contexts: tuple[str, ...] = ()
 
 
 class StepUse(msgspec.Struct, frozen=True):
@@ -74,6 +85,7 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     bases: tuple[BaseUse, ...] = ()
     urls: tuple[UrlUse, ...] = ()
     gits: tuple[GitUse, ...] = ()
+    watches: tuple[WatchUse, ...] = ()
     stages: tuple[StageUse, ...] = ()
     steps: tuple[StepUse, ...] = ()
     schema: int = SCHEMA
@@ -103,6 +115,7 @@ def remember(
         bases=bases_of(store, around),
         urls=urls_of(around),
         gits=gits_of(around),
+        watches=watches_of(around),
         stages=stages_of(lowered),
         steps=tuple(StepUse(step.stage_name or str(step.stage), step.text, step.key) for step in steps if step.key),
     )
@@ -130,6 +143,10 @@ def urls_of(around: Surroundings) -> tuple[UrlUse, ...]:
 def gits_of(around: Surroundings) -> tuple[GitUse, ...]:
     found = {GitUse(plain_url(op.url), op.ref, id) for op, id in around.sources.used().items() if isinstance(op, GitOp)}
     return tuple(sorted(found, key=lambda use: (use.url, use.ref)))
+
+
+def watches_of(around: Surroundings) -> tuple[WatchUse, ...]:
+    return tuple(WatchUse(plain_url(url), answer) for url, answer in sorted(around.sources.watched().items()))
 
 
 def bases_of(store: LocalStore, around: Surroundings) -> tuple[BaseUse, ...]:
@@ -169,8 +186,27 @@ def stages_of(lowered: Lowered) -> tuple[StageUse, ...]:
             lowest = lowered.target if not vertices and stage == max(names) else next((v.inputs[0] for v in vertices if v.inputs), None)
             base, on_stage = _source(lowest, names, of_vertex, stage)
         copies = (_source(below, names, of_vertex, stage)[0] for vertex in vertices for below in vertex.inputs[1:])
-        found.append(StageUse(name, base, on_stage, tuple(dict.fromkeys(source for source in copies if source is not None))))
+        below = [source for vertex in vertices for source in _taken(vertex, of_vertex)]
+        remotes = {plain_url(url) for vertex in vertices for url in vertex.freshness.watch}
+        remotes |= {plain_url(op.url) for op in below if isinstance(op, HttpOp)}
+        remotes |= {name_of(plain_url(op.url), op.ref) for op in below if isinstance(op, GitOp)}
+        contexts = {op.name for op in below if isinstance(op, ContextOp)}
+        sources = tuple(dict.fromkeys(source for source in copies if source is not None))
+        found.append(StageUse(name, base, on_stage, sources, tuple(sorted(remotes)), tuple(sorted(contexts))))
     return tuple(found)
+
+
+def _taken(vertex: Vertex, of_vertex: Mapping[int, int]) -> Iterator[HttpOp | GitOp | ContextOp]:
+    """Where a step's files come from, other steps left out."""
+    todo = list(vertex.inputs)
+    while todo:
+        below = todo.pop()
+        if below is None:
+            continue
+        if isinstance(below.op, (HttpOp, GitOp, ContextOp)):
+            yield below.op
+        elif id(below) not in of_vertex:
+            todo += below.inputs
 
 
 def _written(rows: Sequence[LoweredStep], names: Iterable[str], images: Collection[str]) -> tuple[str | None, bool, bool]:

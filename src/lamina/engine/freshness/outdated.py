@@ -1,19 +1,22 @@
-"""`lamina outdated`: which images that were built here stand on bases that have moved, which of their stages follow, and what is cut off.
+"""`lamina outdated`: which images that were built here stand on bases that have moved, or have files of URLs and repositories that have, which
+of their stages follow, and what is cut off.
 
 Each distinct tag is asked about once, with a HEAD request, however many images stand on it; only for one that moved are its manifest and
-config read, to see whether anything that a build takes from it differs. Nothing is changed by asking.
+config read, to see whether anything that a build takes from it differs. Likewise each URL and repository (engine/freshness/remotes.py).
+Nothing is changed by asking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.freshness.origins import BaseUse, Origin, content_of, read
-from lamina.engine.freshness.recipe import hindrance
+from lamina.engine.freshness.recipe import NOTHING_GIVEN, Given, hindrance, plain_url
+from lamina.engine.freshness.remotes import RemoteReport, ask_all, asker, name_of, places_asked, questions
 from lamina.oci.config import parse_config
 from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
@@ -43,7 +46,7 @@ class BaseReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class StageReport(msgspec.Struct, frozen=True):
-    """follows: it stands on what moved. if-changed: it only takes files from what follows, so it is cut off unless those differ."""
+    """follows: it stands on what moved, or adds it. if-changed: it only takes files from what follows, so it is cut off unless those differ."""
 
     stage: str
     verdict: StageVerdict
@@ -58,16 +61,19 @@ class ImageReport(msgspec.Struct, frozen=True, omit_defaults=True):
     platform: str
     verdict: Verdict
     bases: tuple[BaseReport, ...] = ()
+    remotes: tuple[RemoteReport, ...] = ()
     stages: tuple[StageReport, ...] = ()
     cannot: str | None = None
 
 
 class Outdated(msgspec.Struct, frozen=True):
-    """`images` in the order in which they would be rebuilt. `asked`: distinct references. `untold`: images made by an earlier lamina."""
+    """`images` in the order in which they would be rebuilt. `asked`: distinct references; `asked_remotes`: distinct URLs and
+    repositories. `untold`: images made by an earlier lamina."""
 
     images: tuple[ImageReport, ...]
     asked: int
     untold: tuple[str, ...] = ()
+    asked_remotes: int = 0
 
     @property
     def behind(self) -> tuple[ImageReport, ...]:
@@ -95,9 +101,14 @@ Look = Callable[[str, Platform], str]
 
 
 def outdated(
-    store: LocalStore, client: Callable[[], RegistryClient], names: Sequence[str] = (), only: Callable[[str], bool] | None = None
+    store: LocalStore,
+    client: Callable[[], RegistryClient],
+    names: Sequence[str] = (),
+    only: Callable[[str], bool] | None = None,
+    given: Given = NOTHING_GIVEN,
 ) -> Outdated:
-    """`names`: full references, all images built here when empty. `only` limits which references are asked about.
+    """`names`: full references, all images built here when empty. `only` limits which references are asked about, then no URL and no
+    repository is. `given`: what a rebuild would have beside what was kept.
 
     A registry that does not answer makes its images unknown; nothing is raised for that. ImageNotFound for a name that was not built here.
     """
@@ -122,10 +133,13 @@ def outdated(
         resolved = client().resolve(reference, platform)
         return content_of(parse_config(client().fetch_config(reference, resolved.manifest.config)))
 
-    reports = judge(store, found, answers, look)
+    remote = [each for built in found if only is None for each in questions(built.origin)]
+    told = ask_all(remote, asker(store))
+    remotes = {id(built): tuple(told[each] for each in questions(built.origin) if each in told) for built in found}
+    reports = judge(store, found, answers, look, remotes, given)
     if names:
         reports = [report for report in reports if wanted & set(report.names)]
-    return Outdated(tuple(reports), len(asking), () if names else untold)
+    return Outdated(tuple(reports), len(asking), () if names else untold, len(places_asked(remote)))
 
 
 def built_images(store: LocalStore) -> tuple[list[Built], tuple[str, ...]]:
@@ -183,9 +197,20 @@ def _askable(use: BaseUse) -> bool:
 
 
 def _ask_all(references: Sequence[str], ask: Ask) -> dict[str, _Answer]:
+    """One of each registry is asked first: where that gave no connection, or asks for patience, the others are not tried."""
+    from lamina.registry.errors import RegistryUnreachable
+
+    silent: dict[str, str] = {}
+
     def one(text: str) -> _Answer:
+        registry = Reference.parse(text).registry
+        if registry in silent:
+            return _Answer(None, silent[registry])
         try:
             return _Answer(ask(text))
+        except RegistryUnreachable as error:
+            silent[registry] = error.message
+            return _Answer(None, error.message)
         except LaminaError as error:
             return _Answer(None, error.message)
 
@@ -193,18 +218,29 @@ def _ask_all(references: Sequence[str], ask: Ask) -> dict[str, _Answer]:
         return {}
     from concurrent.futures import ThreadPoolExecutor
 
+    first = {Reference.parse(text).registry: text for text in reversed(references)}.values()
+    rest = [text for text in references if text not in first]
     with ThreadPoolExecutor(min(_PARALLEL, len(references)), thread_name_prefix="ask") as pool:
-        return dict(zip(references, pool.map(one, references)))
+        found = dict(zip(first, pool.map(one, first)))
+        return found | dict(zip(rest, pool.map(one, rest)))
 
 
-def judge(store: LocalStore, found: Sequence[Built], answers: dict[str, _Answer], look: Look) -> list[ImageReport]:
-    """`found` in order: an image after those that it stands on."""
+def judge(
+    store: LocalStore,
+    found: Sequence[Built],
+    answers: dict[str, _Answer],
+    look: Look,
+    remotes: Mapping[int, tuple[RemoteReport, ...]],
+    given: Given,
+) -> list[ImageReport]:
+    """`found` in order: an image after those that it stands on. `remotes` by id() of what is found."""
     verdicts: dict[tuple[str, str], Verdict] = {}
     looked: dict[tuple[str, str], str | LaminaError] = {}
     reports = []
     for built in found:
         bases = tuple(_base(store, use, answers, look, looked, verdicts) for use in built.origin.bases)
-        kinds = {base.verdict for base in bases}
+        others = remotes[id(built)]
+        kinds = {base.verdict for base in bases} | {other.verdict for other in others}
         verdict: Verdict
         if "moved" in kinds:
             verdict = "outdated"
@@ -216,9 +252,11 @@ def judge(store: LocalStore, found: Sequence[Built], answers: dict[str, _Answer]
             verdict = "cut-off" if "equal" in kinds else "current"
         for name in built.names:
             verdicts[name, built.origin.platform] = verdict
-        stages = _stages(built.origin, bases) if verdict in ("outdated", "follows", "cut-off") else ()
-        cannot = (hindrance(built.origin.recipe) or _held(built.origin, bases)) if verdict in ("outdated", "follows") else None
-        reports.append(ImageReport(built.names, built.image, built.origin.platform, verdict, bases, stages, cannot))
+        stages = _stages(built.origin, bases, others) if verdict in ("outdated", "follows", "cut-off") else ()
+        cannot = (
+            (hindrance(built.origin.recipe, given) or _held(built.origin, bases, others)) if verdict in ("outdated", "follows") else None
+        )
+        reports.append(ImageReport(built.names, built.image, built.origin.platform, verdict, bases, others, stages, cannot))
     return reports
 
 
@@ -265,18 +303,25 @@ def _base(
     return report("equal" if content == use.content else "moved", answer.digest)
 
 
-def _stages(origin: Origin, bases: Sequence[BaseReport]) -> tuple[StageReport, ...]:
+def _stages(origin: Origin, bases: Sequence[BaseReport], remotes: Sequence[RemoteReport]) -> tuple[StageReport, ...]:
     """What the stages come to. A base named by digest beside its tag is the same base."""
+    changed = {remote.name for remote in remotes if remote.verdict == "moved"}
+    contexts = {"context": origin.recipe.place, **origin.recipe.contexts}
     moved = {_bare(base.reference): base for base in bases if base.verdict in ("moved", "follows")}
     known: dict[str, StageReport] = {}
     for stage in origin.stages:
         below = known.get(stage.base) if stage.on_stage and stage.base else None
         if stage.base is not None and not stage.on_stage and _bare(stage.base) in moved:
             report = StageReport(stage.name, "follows", f"{_shown(stage.base)} moved")
+        elif (added := next((name for name in stage.remotes if name in changed), None)) is not None:
+            report = StageReport(stage.name, "follows", f"{added} moved")
         elif below is not None and below.verdict != "cut-off":
             report = StageReport(stage.name, below.verdict, f"it stands on stage {below.stage}")
         else:
             report = StageReport(stage.name, "cut-off", "nothing that it uses moved")
+            for name in stage.contexts:
+                if contexts.get(name) and _place_name(contexts[name]) in changed:
+                    report = StageReport(stage.name, "if-changed", f"it takes files from {contexts[name]}")
             for source in stage.copies:
                 other = known.get(source)
                 if other is not None and other.verdict != "cut-off":
@@ -287,8 +332,16 @@ def _stages(origin: Origin, bases: Sequence[BaseReport]) -> tuple[StageReport, .
     return tuple(known.values())
 
 
-def _held(origin: Origin, bases: Sequence[BaseReport]) -> str | None:
-    """Whether lamina.lock would give a rebuild the same bases again."""
+def _place_name(place: str) -> str:
+    """A context's place as it stands among the remotes."""
+    from lamina.engine.runners.git import parse_git_url
+
+    url = parse_git_url(place)
+    return plain_url(place) if url is None else name_of(plain_url(url.remote), url.ref)
+
+
+def _held(origin: Origin, bases: Sequence[BaseReport], remotes: Sequence[RemoteReport]) -> str | None:
+    """Whether lamina.lock would give a rebuild the same again, or refuse what moved."""
     if not origin.recipe.locked:
         return None
     from pathlib import Path
@@ -301,8 +354,11 @@ def _held(origin: Origin, bases: Sequence[BaseReport]) -> str | None:
     except LaminaError as error:
         return error.message
     moved = [base for base in bases if base.verdict == "moved"]
-    if moved and all(lock.images.get(base.reference) == base.was for base in moved):
-        return f"{file} holds its bases: `lamina lock` first"
+    held = {**lock.urls, **lock.git}
+    others = [remote for remote in remotes if remote.verdict == "moved" and remote.kind != "watch"]
+    same = all(lock.images.get(base.reference) == base.was for base in moved) and all(held.get(each.name) == each.was for each in others)
+    if same and (moved or others):
+        return f"{file} holds what it was built from: `lamina lock` first"
     return None
 
 

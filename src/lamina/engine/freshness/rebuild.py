@@ -11,7 +11,7 @@ import msgspec
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.freshness.origins import content_of, read
 from lamina.engine.freshness.outdated import ImageReport, Outdated
-from lamina.engine.freshness.recipe import request_of
+from lamina.engine.freshness.recipe import NOTHING_GIVEN, Given, request_of
 from lamina.engine.request import BuildResult, Report
 from lamina.oci.config import parse_config
 from lamina.oci.digest import Digest
@@ -34,9 +34,16 @@ class Rebuilt(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def rebuild(
-    engine: Engine, found: Outdated, report: Report, *, push: bool = False, done: Callable[[Rebuilt], None] | None = None
+    engine: Engine,
+    found: Outdated,
+    report: Report,
+    *,
+    push: bool = False,
+    done: Callable[[Rebuilt], None] | None = None,
+    given: Given = NOTHING_GIVEN,
 ) -> tuple[Rebuilt, ...]:
-    """In the order of `found`. One image's failure stops what stands on it and nothing else. `push` repeats a build's --push."""
+    """In the order of `found`. One image's failure stops what stands on it and nothing else. `push` repeats a build's --push; `given` is what
+    the builds have beside what was kept of them, as it was for `found`."""
     results: list[Rebuilt] = []
     stuck: dict[str, str] = {}
     built: dict[tuple[bytes, tuple[str, ...]], BuildResult] = {}  # one build may be several images: one for each platform
@@ -45,7 +52,7 @@ def rebuild(
             _settle(engine.store, image)
         if image.verdict not in ("outdated", "follows"):
             continue
-        result = _one(engine, image, report, push, stuck, built)
+        result = _one(engine, image, report, push, given, stuck, built)
         if result.outcome in ("impossible", "failed", "stopped"):
             stuck |= {name: _shown(image.names) for name in image.names}
         results.append(result)
@@ -59,6 +66,7 @@ def _one(
     image: ImageReport,
     report: Report,
     push: bool,
+    given: Given,
     stuck: dict[str, str],
     built: dict[tuple[bytes, tuple[str, ...]], BuildResult],
 ) -> Rebuilt:
@@ -80,7 +88,7 @@ def _one(
     if image.cannot is not None and image.verdict == "outdated":
         return Rebuilt(image.names, "impossible", why=image.cannot)
     try:
-        result = built[key] = engine.build(request_of(origin.recipe, image.names, push=push), report)
+        result = built[key] = engine.build(request_of(origin.recipe, image.names, push=push, given=given), report)
     except LaminaError as error:
         kind: Outcome = "impossible" if error.code == "freshness/cannot-rebuild" else "failed"
         return Rebuilt(image.names, kind, why=image.cannot or error.message)

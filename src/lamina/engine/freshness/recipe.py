@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +20,19 @@ from lamina.oci.platform import Platform
 if TYPE_CHECKING:
     from lamina.engine.freshness.lockfile import Lock
 
+_HINT = "`lamina outdated --rebuild` takes --secret, --ssh and --build-arg; for the rest build it again with `lamina build`"
 _USER_INFO = re.compile(r"(://)[^/@\s]*@")
+
+
+class Given(msgspec.Struct, frozen=True):
+    """What the user gives to a rebuild because it was not kept, or is another now."""
+
+    secrets: tuple[Secret, ...] = ()
+    ssh: Mapping[str, Path] = {}
+    args: Mapping[str, str] = {}
+
+
+NOTHING_GIVEN = Given()
 
 
 class CannotRebuild(LaminaError):
@@ -31,7 +43,8 @@ class CannotRebuild(LaminaError):
 class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     """One of `folder` (a directory) and `place` (a URL or repository) is given, or neither: a Dockerfile alone.
 
-    `dockerfile`: the file's path; `inside`: its name in `place`; `text`: it came on standard input. `missing`: what was not kept.
+    `dockerfile`: the file's path; `inside`: its name in `place`; `text`: it came on standard input. `missing`: what was not kept;
+    `secret_ids`, `secret_args`: names of secrets and build arguments whose values were not.
     """
 
     folder: str = ""
@@ -63,6 +76,8 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     provenance: Literal["min", "max"] | None = None  # of what is pushed
     sbom: tuple[Literal["spdx", "cyclonedx"], ...] = ()
     missing: tuple[str, ...] = ()
+    secret_ids: tuple[str, ...] = ()
+    secret_args: tuple[str, ...] = ()
 
 
 def plain_url(text: str) -> str:
@@ -95,17 +110,19 @@ def recipe_of(request: BuildRequest) -> Recipe:
     else:
         text = request.dockerfile_text
     args = {}
+    secret_args = []
     for name, value in request.args.items():
         if value is None:
             continue
         if sensitive(name, value):
-            missing.append(f"--build-arg {name} looks like a secret and is not kept")
+            secret_args.append(name)
         else:
             args[name] = value
     secrets = {}
+    secret_ids = []
     for secret in request.secrets:
         if secret.file is None:
-            missing.append(f"--secret {secret.id} was no file")
+            secret_ids.append(secret.id)
         else:
             secrets[secret.id] = str(secret.file)
     contexts = {}
@@ -146,13 +163,25 @@ def recipe_of(request: BuildRequest) -> Recipe:
         provenance=request.provenance,
         sbom=request.sbom,
         missing=tuple(missing),
+        secret_ids=tuple(secret_ids),
+        secret_args=tuple(secret_args),
     )
 
 
-def hindrance(recipe: Recipe) -> str | None:
+def hindrance(recipe: Recipe, given: Given = NOTHING_GIVEN) -> str | None:
     """Why the build cannot be repeated now, in one line; None when it can."""
-    if recipe.missing:
-        return "; ".join(recipe.missing)
+    here = {secret.id for secret in given.secrets}
+    missing = [
+        *recipe.missing,
+        *(
+            f"--build-arg {name} looks like a secret and is not kept: give it again"
+            for name in recipe.secret_args
+            if name not in given.args
+        ),
+        *(f"--secret {name} was no file: give it again" for name in recipe.secret_ids if name not in here),
+    ]
+    if missing:
+        return "; ".join(missing)
     if recipe.folder and not os.path.isdir(recipe.folder):
         return f"its context {recipe.folder} is gone"
     if recipe.dockerfile and not os.path.isfile(recipe.dockerfile):
@@ -160,17 +189,19 @@ def hindrance(recipe: Recipe) -> str | None:
     for name, where in recipe.contexts.items():
         if os.path.isabs(where) and not os.path.isdir(where):
             return f"its context {name}={where} is gone"
-    for name, path in (*recipe.secrets.items(), *recipe.ssh.items()):
-        if not os.path.exists(path):
-            return f"{path} of --{'secret' if name in recipe.secrets else 'ssh'} {name} is gone"
+    for option, kept, ours in (("secret", recipe.secrets, here), ("ssh", recipe.ssh, given.ssh)):
+        for name, path in kept.items():
+            if name not in ours and not os.path.exists(path):
+                return f"{path} of --{option} {name} is gone: give it again"
     return None
 
 
-def request_of(recipe: Recipe, tags: Sequence[str], *, push: bool = False) -> BuildRequest:
-    """The request again, with today's Dockerfile. `push` repeats its --output type=registry too. CannotRebuild, NoDockerfile."""
-    why = hindrance(recipe)
+def request_of(recipe: Recipe, tags: Sequence[str], *, push: bool = False, given: Given = NOTHING_GIVEN) -> BuildRequest:
+    """The request again, with today's Dockerfile. Of `given` it takes what it had; `push` repeats its --output type=registry too. CannotRebuild, NoDockerfile."""
+    why = hindrance(recipe, given)
     if why is not None:
-        raise CannotRebuild(f"{', '.join(tags) or 'the image'} cannot be rebuilt: {why}", hint="build it again with `lamina build`")
+        raise CannotRebuild(f"{', '.join(tags) or 'the image'} cannot be rebuilt: {why}", hint=_HINT)
+    ours = {secret.id: secret for secret in given.secrets}
     context = Path(recipe.folder) if recipe.folder else Path()
     incoming: Incoming | None = None
     path: Path | None = None
@@ -191,13 +222,16 @@ def request_of(recipe: Recipe, tags: Sequence[str], *, push: bool = False) -> Bu
         ignore_name=ignore_name,
         incoming=incoming,
         target=recipe.target,
-        args=dict(recipe.args),
+        args={**recipe.args, **{name: given.args[name] for name in recipe.secret_args}},
         platforms=tuple(Platform.parse(each) for each in recipe.platforms),
         tags=tuple(tags),
         labels=recipe.labels,
         named_contexts=recipe.contexts,
-        secrets=tuple(Secret(each, file=Path(where)) for each, where in recipe.secrets.items()),
-        ssh={each: Path(where) for each, where in recipe.ssh.items()},
+        secrets=(
+            *(Secret(each, file=Path(where)) for each, where in recipe.secrets.items() if each not in ours),
+            *(ours[each] for each in (*recipe.secrets, *recipe.secret_ids) if each in ours),
+        ),
+        ssh={each: given.ssh.get(each, Path(where)) for each, where in recipe.ssh.items()},
         outputs=(*outputs, Output("image")),
         max_age=tuple((Selector(each), age) for each, age in recipe.max_age),
         network=recipe.network,

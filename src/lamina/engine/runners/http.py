@@ -127,6 +127,44 @@ def probe(url: str, *, timeout: float = 15.0) -> str:
         return f"sha256:{hasher.hexdigest()}"
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """What HEAD says of a URL. `same`: it is what it was by ETag, else by date. `told`: the server gave one of them to compare.
+    `size` None: not said."""
+
+    same: bool
+    told: bool
+    size: int | None
+
+
+def seen(url: str, etag: str, modified: str, *, timeout: float = 15.0) -> Seen:
+    """Ask without reading. `etag` and `modified` are those of a download, "" where it had none. FetchFailed for no answer and for what is gone."""
+    with _request("HEAD", url, _ACCEPT, timeout) as response:
+        if response.status in (403, 405, 501):
+            return Seen(False, False, None)
+        _expect(response, url)
+        now, date = response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
+        length = response.headers.get("Content-Length", "")
+    size = int(length) if length.isascii() and length.isdecimal() else None
+    if etag and now:
+        return Seen(etag == now, True, size)
+    return Seen(bool(modified) and date == modified and not etag, bool(modified and date), size)
+
+
+def digest_of(url: str, limit: int, *, timeout: float = 30.0) -> Digest | None:
+    """Of the bytes that a URL gives now; None when they are more than `limit`. FetchFailed."""
+    hasher = hashlib.sha256()
+    size = 0
+    with _request("GET", url, _ACCEPT, timeout) as response:
+        _expect(response, url)
+        with _network(url):
+            for chunk in response.stream(_CHUNK, decode_content=False):
+                hasher.update(chunk)
+                size += len(chunk)
+                if size > limit:
+                    return None
+    return parse_digest(f"sha256:{hasher.hexdigest()}")
+
+
 def filename(url: str, disposition: str | None) -> str:
     """BuildKit's rule: the server's Content-Disposition, else the last part of the URL's path, else "download"."""
     from urllib.parse import unquote, urlsplit
