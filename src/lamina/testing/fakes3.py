@@ -20,6 +20,7 @@ class FakeS3:
     page: int = 1000
     conditions: bool = True  # False: answers If-None-Match with 501, as old servers do
     refuse: int = 0  # this status for everything
+    refuse_next: int = 0  # how many of the next requests get 503
     objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)  # "bucket/key" -> (bytes, modified)
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
@@ -138,6 +139,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Query and "bucket/key"; no query when the answer has been given."""
         parts = urlsplit(self.path)
         self.owner.asked.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
+        if self.owner.refuse_next:
+            self.owner.refuse_next -= 1
+            self._body()
+            self._error(503, "SlowDown")
+            return None, ""
         if self.owner.refuse:
             self._body()
             self._error(self.owner.refuse, "AccessDenied")
@@ -146,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         return query, unquote(parts.path).lstrip("/")
 
     def _list(self, bucket: str, query: dict[str, str]) -> None:
-        prefix, after = query.get("prefix", ""), query.get("continuation-token", "")
+        prefix, after = query.get("prefix", ""), query.get("continuation-token", "") or query.get("start-after", "")
         with self.owner.lock:
             keys = sorted(key.removeprefix(f"{bucket}/") for key in self.owner.objects if key.startswith(f"{bucket}/{prefix}"))
         keys = [key for key in keys if key > after]

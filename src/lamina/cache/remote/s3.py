@@ -5,11 +5,13 @@ A blob of more than 16 MiB goes up in parts; where its bytes are the same under 
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lamina.cache.remote.errors import BadCacheSpec, CacheDenied, CacheError, CacheUnavailable, ObjectGone
 from lamina.cache.remote.names import checked, checked_prefix, known
@@ -17,25 +19,28 @@ from lamina.cache.remote.parallel import each, gather_by_listing
 from lamina.cache.remote.protocols import SMALL, Body, Entry, Stat
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import S3Store
 
 _IN_PARTS = 16 << 20
 _PART = 8 << 20
-_PART_TIME = 60.0  # seconds at least for one of them
-_PROGRESS = 64 << 10
-_MAX_TEARS = 3  # broken answers without any byte in between
+_PAGE = 1000  # names
 _STATUS = re.compile(r"status code: ([0-9]{3})")
+_WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before further attempts at a server that was there a moment ago
+_FINAL = (400, 401, 403, 404, 405, 501)
+_T = TypeVar("_T")
 
 
 class S3Objects:
     """See ObjectStore."""
 
-    def __init__(self, store: S3Store, where: str, sender: S3Store | None = None) -> None:
-        """`sender` is for what is long on its way out."""
+    def __init__(self, store: S3Store, where: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._store = store
         self._sender = sender or store
         self.where = where
         self._conditions = True  # until the server shows that it knows none
+        self._answered = False
+        self._sleep = sleep
 
     @classmethod
     def open(
@@ -89,12 +94,12 @@ class S3Objects:
             if self._stat(name) is not None:
                 return False
             if body.size > _IN_PARTS:
-                self._sender.put(name, _exact(self.where, body), use_multipart=True, chunk_size=_PART, max_concurrency=2)
+                self._ask(lambda: self._store.put(name, _exact(self.where, body), use_multipart=True, chunk_size=_PART, max_concurrency=2))
                 return True
             data = b"".join(_exact(self.where, body))
             try:
                 if self._conditions:
-                    self._sender.put(name, data, mode="create", use_multipart=False)
+                    self._ask(lambda: self._store.put(name, data, mode="create", use_multipart=False))
                     return True
             except (AlreadyExistsError, PreconditionError):
                 return False
@@ -103,7 +108,7 @@ class S3Objects:
                     raise
                 self._conditions = False
             # A server that knows no conditions: same name, same bytes.
-            self._sender.put(name, data, use_multipart=False)
+            self._ask(lambda: self._store.put(name, data, use_multipart=False))
             return True
 
     def get(self, name: str, limit: int = SMALL) -> bytes | None:
@@ -111,7 +116,7 @@ class S3Objects:
 
         with self._border():
             try:
-                found = self._store.get(checked(name))
+                found = self._ask(lambda: self._store.get(checked(name)))
             except (NotFoundError, FileNotFoundError):
                 return None
             if found.meta["size"] > limit:
@@ -138,7 +143,7 @@ class S3Objects:
 
         with self._border():
             try:
-                found = self._store.get(checked(name), options={"range": {"offset": start}} if start else None)
+                found = self._ask(lambda: self._store.get(checked(name)))
             except (NotFoundError, FileNotFoundError) as error:
                 raise ObjectGone(f"{self.where} has no {name}") from error
             for piece in found.stream(min_chunk_size=_PROGRESS):
@@ -155,11 +160,17 @@ class S3Objects:
         return {name: found for name, found in zip(listed, each(self._stat, listed)) if found is not None}
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        with self._border():
-            for page in self._store.list(checked_prefix(prefix).rstrip("/") or None, chunk_size=1000):
-                for found in page:
-                    if known(found["path"]):
-                        yield Entry(found["path"], found["size"], found["last_modified"].timestamp())
+        below = checked_prefix(prefix).rstrip("/") or None
+        last: str | None = None
+        while True:
+            with self._border():
+                page = self._page(below, last)
+            for found in page:
+                if known(found["path"]):
+                    yield Entry(found["path"], found["size"], found["last_modified"].timestamp())
+            if len(page) < _PAGE:
+                return
+            last = page[-1]["path"]
 
     def delete(self, names: Collection[str]) -> None:
         from obstore.exceptions import NotFoundError
@@ -168,7 +179,7 @@ class S3Objects:
         if listed:
             with self._border():
                 try:
-                    self._store.delete(listed)
+                    self._ask(lambda: self._store.delete(listed))
                 except (NotFoundError, FileNotFoundError):
                     pass
 
@@ -184,10 +195,36 @@ class S3Objects:
 
         with self._border():
             try:
-                found = self._store.head(name)
+                found = self._ask(lambda: self._store.head(name))
             except (NotFoundError, FileNotFoundError):
                 return None
             return Stat(found["size"], found["last_modified"].timestamp())
+
+    def _page(self, below: str | None, after: str | None) -> Sequence[ObjectMeta]:
+        return self._ask(lambda: next(iter(self._store.list(below, offset=after, chunk_size=_PAGE)), []))
+
+    def _ask(self, request: Callable[[], _T]) -> _T:
+        """The answer. A server that has answered before and does not now may be starting again: it is waited for, 15 seconds in all.
+
+        One that never answered is not: obstore has tried a few times, and a build should not wait long for a cache.
+        """
+        from obstore.exceptions import GenericError
+
+        waits = iter(_WAITS)
+        while True:
+            try:
+                found = request()
+            except GenericError as error:
+                wait = next(waits, None)
+                if not self._answered or wait is None or _status(error) in _FINAL:
+                    raise
+                self._sleep(wait * (0.75 + random.random() / 2))
+                continue
+            except Exception:
+                self._answered = True  # it says that something is not there, or is there
+                raise
+            self._answered = True
+            return found
 
     @contextmanager
     def _border(self) -> Iterator[None]:
@@ -201,6 +238,8 @@ class S3Objects:
         except exceptions.GenericError as error:
             if _status(error) in (401, 403):
                 raise CacheDenied(f"{self.where} refuses these credentials") from error
+            if _status(error) == 404:
+                raise CacheError(f"{self.where}: there is no such bucket", hint="buckets are not made by lamina: make it first") from error
             raise CacheUnavailable(f"{self.where}: {_first_line(error)}") from error
         except exceptions.BaseError as error:
             raise CacheError(f"{self.where}: {_first_line(error)}") from error

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lamina.cache.remote.errors import CacheDenied, CacheUnavailable
+from lamina.cache.remote import s3
+from lamina.cache.remote.errors import CacheDenied, CacheError, CacheUnavailable
 from lamina.cache.remote.protocols import Body, ObjectStore, whole
 from lamina.testing.conformance.blobstore import BlobStoreSuite
 from lamina.testing.conformance.objectstore import ObjectStoreSuite, blob, doc
@@ -92,3 +93,40 @@ def test_a_server_that_is_not_there() -> None:
     objects = S3Objects.open("bucket", "", {"endpoint": "http://127.0.0.1:1"}, _KEYS)
     with pytest.raises(CacheUnavailable):
         objects.get(doc(1, b"x"))
+
+
+def test_a_server_that_starts_again_is_waited_for(server: FakeS3) -> None:
+    """Four tries of obstore's own for each of ours."""
+    waited: list[float] = []
+    objects = objects_at(server)
+    objects._sleep = waited.append
+    objects.put(doc(1, b"x"), whole(b"x"))
+    server.refuse_next = 6
+    assert objects.put(doc(2, b"y"), whole(b"y"))
+    server.refuse_next = 5
+    assert [entry.name for entry in objects.list("records/")] == sorted([doc(1, b"x"), doc(2, b"y")])
+    assert len(waited) == 2
+
+
+def test_a_server_that_never_answered_is_not_waited_for(server: FakeS3) -> None:
+    objects = objects_at(server)
+    objects._sleep = pytest.fail  # type: ignore[assignment]  # called with a number of seconds, which it would show
+    server.refuse = 503
+    with pytest.raises(CacheUnavailable):
+        objects.get(doc(1, b"x"))
+
+
+def test_a_bucket_that_is_not_there(server: FakeS3) -> None:
+    server.refuse = 404
+    with pytest.raises(CacheError, match="no such bucket") as caught:
+        list(objects_at(server).list("records/"))
+    assert not caught.value.transient
+
+
+def test_lists_of_several_pages(server: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_PAGE", 2)
+    names = sorted(doc(number, b"%d" % number) for number in range(5))
+    for name in names:
+        objects_at(server).put(name, whole(name.encode()))
+    assert [entry.name for entry in objects_at(server).list("records/")] == names
+    assert [entry.name for entry in objects_at(server).list("")] == names

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lamina.cache.remote import s3
 from lamina.cache.remote.protocols import Body, ObjectStore, whole
 from lamina.testing import seaweed
 from lamina.testing.conformance.blobstore import BlobStoreSuite
@@ -91,3 +92,11 @@ def test_a_big_blob_in_parts(server: Seaweed, prefix: str) -> None:
     assert objects_at(server, prefix).put(blob(data), body)
     assert b"".join(objects_at(server, prefix).stream(blob(data))) == data
     assert not objects_at(server, prefix).put(blob(data), body)
+
+
+def test_lists_of_several_pages(server: Seaweed, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_PAGE", 2)
+    names = sorted(doc(number, b"%d" % number) for number in range(5))
+    for name in names:
+        objects_at(server, prefix).put(name, whole(name.encode()))
+    assert [entry.name for entry in objects_at(server, prefix).list("records/")] == names
