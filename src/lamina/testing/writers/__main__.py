@@ -13,7 +13,7 @@ from lamina.testing import bases, machines
 from lamina.testing.writers import places
 from lamina.testing.writers.trial import Result, Settings, Trial
 
-_HEAD = ("backend", "completed", "killed", "cut off", "restart", "verify", "completed work found", "second round", "sound")
+_HEAD = ("backend", "completed", "killed", "cut off", "restart", "verify", "completed work, second round", "others, after a retry", "sound")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
             results.append(Trial(settings, Path(folder), lambda text: print(text, file=sys.stderr, flush=True)).run())
     print(table(results))
     for result in results:
-        for line in (*result.verified, *result.verified_again, *result.trouble):
+        for line in (*result.warnings, *result.verified, *result.verified_again, *result.trouble):
             print(f"{result.settings.backend}: {line}")
     return 0 if all(result.sound for result in results) else 1
 
@@ -69,7 +69,7 @@ def _row(result: Result) -> tuple[str, ...]:
         restart,
         f"{problems} problems" if problems else "clean",
         str(result.completed),
-        str(result.second),
+        str(result.again),
         "yes" if result.sound else "NO",
     )
 

@@ -32,11 +32,12 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`spec`: for --cache-from and --cache-to. `environment`: what the command line needs beside it. `server`: None for a folder."""
+    """`spec`: for --cache-from and --cache-to. `environment`: what the command line needs beside it. `server`, `port`: none for a folder."""
 
     spec: str
     environment: Mapping[str, str] = field(default_factory=dict)
     server: Server | None = None
+    port: int = 0
 
 
 class Process:
@@ -91,11 +92,11 @@ def place(backend: Backend, folder: Path, net: Network) -> Iterator[Place]:
     if backend == "dir":
         yield Place(f"dir:{folder / 'cache'}")
         return
-    made, port = {"oci": _oci, "s3": _s3, "http": _http}[backend](folder, net)
+    made = {"oci": _oci, "s3": _s3, "http": _http}[backend](folder, net)
     assert made.server is not None
     made.server.start()
     try:
-        net.wait_for(port)
+        net.wait_for(made.port)
         if backend == "s3":
             endpoint = made.spec.partition("endpoint=")[2]
             script = "import sys; from lamina.testing.seaweed import make_bucket; make_bucket(sys.argv[1])"
@@ -117,20 +118,20 @@ def registry(folder: Path, net: Network) -> tuple[Process, str]:
     return Process([*net.enter(net.hub), "docker-registry", "serve", str(settings)], folder / "server.log"), f"{ADDRESS}:{port}"
 
 
-def _oci(folder: Path, net: Network) -> tuple[Place, int]:
+def _oci(folder: Path, net: Network) -> Place:
     server, host = registry(folder, net)
     settings = folder / "registries.toml"
     settings.write_text(f'insecure = ["{host}"]\n')
-    return Place(f"oci://{host}/team/cache", {"LAMINA_REGISTRIES": str(settings)}, server), int(host.rpartition(":")[2])
+    return Place(f"oci://{host}/team/cache", {"LAMINA_REGISTRIES": str(settings)}, server, int(host.rpartition(":")[2]))
 
 
-def _s3(folder: Path, net: Network) -> tuple[Place, int]:
+def _s3(folder: Path, net: Network) -> Place:
     server = seaweed.Seaweed(folder, ADDRESS, net.enter(net.hub))
     spec = f"s3://{seaweed.BUCKET}/team/cache,endpoint={server.endpoint}"
-    return Place(spec, seaweed.CREDENTIALS, _Seaweed(server)), server.port
+    return Place(spec, seaweed.CREDENTIALS, _Seaweed(server), server.port)
 
 
-def _http(folder: Path, net: Network) -> tuple[Place, int]:
+def _http(folder: Path, net: Network) -> Place:
     port = free_port()
     access = folder / "access.toml"
     access.write_text(f'[tokens.ci]\nsha256 = "{hashlib.sha256(TOKEN.encode()).hexdigest()}"\nwrite = ["*"]\n')
@@ -141,4 +142,4 @@ def _http(folder: Path, net: Network) -> tuple[Place, int]:
         "--host", f"tcp://{ADDRESS}:{port}", "--tlscert", str(certificate), "--tlskey", str(key),
     ]  # fmt: skip  # options and their values belong together
     environment = {"TRIAL_TOKEN": TOKEN, "SSL_CERT_FILE": str(authority)}
-    return Place(f"https://{ADDRESS}:{port},token-env=TRIAL_TOKEN", environment, Process(command, folder / "server.log")), port
+    return Place(f"https://{ADDRESS}:{port},token-env=TRIAL_TOKEN", environment, Process(command, folder / "server.log"), port)

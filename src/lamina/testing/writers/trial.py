@@ -1,11 +1,10 @@
-"""One trial: a storm of writers, a look at what it left, the unfinished done again, and a second round on clean machines."""
+"""One trial: a storm of writers, what clean machines find of it, the unfinished done again and found too."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -20,12 +19,14 @@ from typing import Literal, TypeVar
 
 from lamina.testing import bases
 from lamina.testing.machines import Network, network
-from lamina.testing.writers.images import LAST, Image, images
+from lamina.testing.writers.images import LAST, STEPS, Image, images
 from lamina.testing.writers.places import Backend, Place, place
 
 _T = TypeVar("_T")
 _PATIENCE = 300.0  # seconds for one command
 _CALM = 4  # commands at once, when it is not about many
+
+_PLANS = 4
 
 End = Literal["completed", "cut off", "killed", "failed"]
 """Of a writer. Completed: it ended well and handed over all it had. Cut off: it ended well, with a warning that the cache was left out."""
@@ -60,8 +61,10 @@ class Result:
     restarted: bool = False
     storm_seconds: float = 0.0
     verified: list[str] = field(default_factory=list)  # problems after the storm
-    completed: Seen = field(default_factory=Seen)  # plans of what completed writers built, on clean machines
-    second: Seen = field(default_factory=Seen)  # builds of all images, on clean machines
+    planned: Seen = field(default_factory=Seen)  # `lamina plan` for a few of the images that completed writers built
+    completed: Seen = field(default_factory=Seen)  # these images built again by clean machines, before anybody has done more
+    again: Seen = field(default_factory=Seen)  # the other images built by clean machines, after their jobs ran once more
+    warnings: list[str] = field(default_factory=list)  # of writers that were cut off
     verified_again: list[str] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)  # what no trial may show: writers that failed, commands that did
 
@@ -70,8 +73,9 @@ class Result:
 
     @property
     def sound(self) -> bool:
-        nothing_lost = not self.completed.missed and not self.second.missed and self.second.found
-        return bool(nothing_lost) and not (self.verified or self.verified_again or self.trouble)
+        rounds = (self.planned, self.completed, self.again)
+        found = self.completed.found + self.again.found == self.settings.writers * STEPS
+        return found and not any(seen.missed for seen in rounds) and not (self.verified or self.verified_again or self.trouble)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +116,18 @@ class Trial:
             begun = time.monotonic()
             self._storm(net, where)
             result.storm_seconds = time.monotonic() - begun
+            if where.port:
+                net.wait_for(where.port)
             self._say(f"storm: {', '.join(f'{result.count(end)} {end}' for end in ('completed', 'cut off', 'killed', 'failed'))}")
             result.verified = self._verify(net, where)
             done = [image for image in self._images if result.ends[image.number] == "completed"]
-            result.completed = self._look(net, where, done)
-            self._say(f"what completed writers built, planned elsewhere: {result.completed}")
-            again = [image for image in self._images if result.ends[image.number] != "completed"]
-            self._each(again, lambda image: self._build(net, self._clean(net, image, "again"), where, image))
-            result.second = self._second_round(net, where)
-            self._say(f"second round: {result.second}")
+            lost = [image for image in self._images if result.ends[image.number] != "completed"]
+            result.planned = _sum(self._each(done[:_PLANS], lambda image: self._plan(net, where, image)))
+            result.completed = self._round(net, where, done)
+            self._say(f"what completed writers built, found by clean machines: {result.completed}")
+            self._each(lost, lambda image: self._build(net, self._clean(net, image, "again"), where, image))
+            result.again = self._round(net, where, lost)
+            self._say(f"the others, after their jobs ran again: {result.again}")
             result.verified_again = self._verify(net, where)
         return result
 
@@ -201,6 +208,7 @@ class Trial:
             end = "cut off"
         with self._lock:
             self._result.ends[image.number] = end
+            self._result.warnings += [line.strip() for line in lines if "is left out" in line]
             if end == "failed":
                 self._result.trouble.append(f"writer {image.number} ended with {code}: {text[-600:]}")
 
@@ -225,16 +233,14 @@ class Trial:
         said = (done.stdout + done.stderr).decode(errors="replace").splitlines()
         return [] if done.returncode == 0 else [line for line in said if line]
 
-    def _look(self, net: Network, where: Place, wanted: Sequence[Image]) -> Seen:
-        def plan(image: Image) -> Seen:
-            machine = self._clean(net, image, "clean")
-            done = self._lamina(net, machine, where, "plan", "--json", "--cache-from", where.spec, str(image.context))
-            return self._seen(image, "plan", done, done.stdout)
+    def _plan(self, net: Network, where: Place, image: Image) -> Seen:
+        machine = self._clean(net, image, "planning")
+        done = self._lamina(net, machine, where, "plan", "--json", "--cache-from", where.spec, str(image.context))
+        return self._seen(image, "plan", done, done.stdout)
 
-        return _sum(self._each(wanted, plan))
-
-    def _second_round(self, net: Network, where: Place) -> Seen:
-        return _sum(self._each(self._images, lambda image: self._build(net, self._clean(net, image, "clean"), where, image)))
+    def _round(self, net: Network, where: Place, wanted: Sequence[Image]) -> Seen:
+        """Each image built on a machine that has nothing but the base."""
+        return _sum(self._each(wanted, lambda image: self._build(net, self._clean(net, image, "clean"), where, image)))
 
     def _build(self, net: Network, machine: _Machine, where: Place, image: Image) -> Seen:
         report = machine.root.with_suffix(".json")
@@ -243,8 +249,9 @@ class Trial:
             str(report), str(image.context),
         )  # fmt: skip  # as above
         seen = self._seen(image, "build", done, report.read_bytes() if report.exists() else b"")
-        if b"is left out" in done.stderr:
-            self._trouble(f"image {image.number}: {done.stderr.decode(errors='replace')[-600:]}")
+        for line in done.stderr.decode(errors="replace").splitlines():
+            if "is left out" in line:
+                self._trouble(f"image {image.number}: {line}")
         return seen
 
     def _seen(self, image: Image, what: str, done: subprocess.CompletedProcess[bytes], document: bytes) -> Seen:
@@ -266,7 +273,7 @@ class Trial:
 
     def _trouble(self, text: str) -> None:
         with self._lock:
-            self._result.trouble.append(re.sub(r"\s+", " ", text))
+            self._result.trouble.append(" ".join(text.split()))
 
 
 def _sum(seen: Sequence[Seen]) -> Seen:
