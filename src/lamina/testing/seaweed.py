@@ -56,7 +56,7 @@ class Seaweed:
         (root / "data").mkdir(exist_ok=True)
         self._command = [
             *before, found, "-logtostderr=true", "server", f"-dir={root / 'data'}", f"-ip={address}", f"-ip.bind={address}",
-            "-filer=true", "-s3=true", "-s3.iam=false", "-s3.port.iceberg=0", f"-s3.config={users}", "-master.electionTimeout=1s",
+            "-filer=true", "-s3=true", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={users}", "-master.electionTimeout=1s",
             "-master.volumeSizeLimitMB=64", "-volume.max=8", *(f"-{name}={port}" for name, port in self._ports.items()),
         ]  # fmt: skip  # options that belong together
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,6 +77,9 @@ class Seaweed:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+            for port in self._ports.values():
+                for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    left.unlink(missing_ok=True)
 
     def _listens(self) -> bool:
         try:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _IN_PARTS = 16 << 20
 _PART = 8 << 20
 _PAGE = 1000  # names
+_PART_TIME = 60.0  # seconds at least for one of them
+_PROGRESS = 64 << 10
+_MAX_TEARS = 3  # broken answers without any byte in between
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 _WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before further attempts at a server that was there a moment ago
 _FINAL = (400, 401, 403, 404, 405, 501)
@@ -34,12 +37,22 @@ _T = TypeVar("_T")
 class S3Objects:
     """See ObjectStore."""
 
-    def __init__(self, store: S3Store, where: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        store: S3Store,
+        where: str,
+        sender: S3Store | None = None,
+        *,
+        patience: float = 20.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`sender` is for what is long on its way out. `patience`: seconds that a server is waited for which was there before."""
         self._store = store
         self._sender = sender or store
         self.where = where
         self._conditions = True  # until the server shows that it knows none
         self._answered = False
+        self._patience = patience
         self._sleep = sleep
 
     @classmethod
@@ -82,7 +95,7 @@ class S3Objects:
             )
 
         try:
-            return cls(made(timeout), where, made(max(_PART_TIME, 3 * timeout)))
+            return cls(made(timeout), where, made(max(_PART_TIME, 3 * timeout)), patience=timeout)
         except Exception as error:
             raise BadCacheSpec(f"{where}: {_first_line(error)}") from error
 
@@ -94,12 +107,12 @@ class S3Objects:
             if self._stat(name) is not None:
                 return False
             if body.size > _IN_PARTS:
-                self._ask(lambda: self._store.put(name, _exact(self.where, body), use_multipart=True, chunk_size=_PART, max_concurrency=2))
+                self._ask(lambda: self._sender.put(name, _exact(self.where, body), use_multipart=True, chunk_size=_PART, max_concurrency=2))
                 return True
             data = b"".join(_exact(self.where, body))
             try:
                 if self._conditions:
-                    self._ask(lambda: self._store.put(name, data, mode="create", use_multipart=False))
+                    self._ask(lambda: self._sender.put(name, data, mode="create", use_multipart=False))
                     return True
             except (AlreadyExistsError, PreconditionError):
                 return False
@@ -108,7 +121,7 @@ class S3Objects:
                     raise
                 self._conditions = False
             # A server that knows no conditions: same name, same bytes.
-            self._ask(lambda: self._store.put(name, data, use_multipart=False))
+            self._ask(lambda: self._sender.put(name, data, use_multipart=False))
             return True
 
     def get(self, name: str, limit: int = SMALL) -> bytes | None:
@@ -143,7 +156,7 @@ class S3Objects:
 
         with self._border():
             try:
-                found = self._ask(lambda: self._store.get(checked(name)))
+                found = self._ask(lambda: self._store.get(checked(name), options={"range": {"offset": start}} if start else None))
             except (NotFoundError, FileNotFoundError) as error:
                 raise ObjectGone(f"{self.where} has no {name}") from error
             for piece in found.stream(min_chunk_size=_PROGRESS):
@@ -204,27 +217,27 @@ class S3Objects:
         return self._ask(lambda: next(iter(self._store.list(below, offset=after, chunk_size=_PAGE)), []))
 
     def _ask(self, request: Callable[[], _T]) -> _T:
-        """The answer. A server that has answered before and does not now may be starting again: it is waited for, 15 seconds in all.
+        """The answer. A server that has answered before and does not now may be starting again: it is waited for.
 
         One that never answered is not: obstore has tried a few times, and a build should not wait long for a cache.
         """
         from obstore.exceptions import GenericError
 
-        waits = iter(_WAITS)
-        while True:
+        begun = time.monotonic()
+        for wait in _WAITS:
             try:
                 found = request()
             except GenericError as error:
-                wait = next(waits, None)
-                if not self._answered or wait is None or _status(error) in _FINAL:
+                if not self._answered or _status(error) in _FINAL or time.monotonic() - begun + wait > self._patience:
                     raise
                 self._sleep(wait * (0.75 + random.random() / 2))
                 continue
             except Exception:
-                self._answered = True  # it says that something is not there, or is there
+                self._answered = True  # it says that something is not there, or is there already
                 raise
             self._answered = True
             return found
+        return request()
 
     @contextmanager
     def _border(self) -> Iterator[None]:
