@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lamina.engine.adopted import LoadedImages
     from lamina.engine.layers import Kept
     from lamina.engine.surroundings import Surroundings
+    from lamina.layer.sums import Sum
     from lamina.solver.events import Answer, Task
     from lamina.store.layers import ActiveLayer
 
@@ -77,6 +78,7 @@ class Job:
         self.report = report
         self.build_id = build_id
         self.planning = planning
+        self.project = request.project or _called(request)
         self.asked = Asked(
             request.no_cache,
             request.no_cache_filter,
@@ -151,7 +153,7 @@ class Job:
                 if choice is not None:
                     self.around.sharing.used(choice)
                     if not self.planning:
-                        self.around.records.publish(choice)
+                        self.around.records.publish(msgspec.structs.replace(choice, project=self.project))
                     return Found(node, self._hit(node, choice, inputs))
         facts = self._facts(node, inputs)
         if forced_by:
@@ -326,7 +328,7 @@ class Job:
         assert root is None or isinstance(root, Filesystem)
         try:
             with self.around.layers.active() as active:
-                known: Mapping[bytes, str] = {}
+                known: Mapping[bytes, Sum] = {}
                 if isinstance(node.op, ExecOp):
                     self._exec(node, node.op, root, inputs, active, cancel)
                 else:
@@ -365,6 +367,7 @@ class Job:
             seconds=account.seconds,
             host=self.around.host,
             build=self.build_id,
+            project=self.project,
         )
 
     def _with_listings(self, parts: KeyParts, listings: dict[int, Listed]) -> KeyParts:
@@ -377,8 +380,8 @@ class Job:
 
     def _files(
         self, node: Vertex, op: FileOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer
-    ) -> Mapping[bytes, str]:
-        """Digests of the files that were shared with an earlier layer."""
+    ) -> Mapping[bytes, Sum]:
+        """The files that are shared with an earlier layer."""
         from lamina.engine.reuse import earlier  # only where something runs
         from lamina.engine.runners.files import run_file_op
 
@@ -445,3 +448,11 @@ class Job:
                 return
             self.warnings.append(text)
         self.report(Notice("warning", text, code))
+
+
+def _called(request: BuildRequest) -> str:
+    """A name for who builds: the last part of the context's place."""
+    place = str(request.context.absolute())
+    if request.incoming is not None:
+        place = (request.incoming.place or "").partition("#")[0].partition("?")[0].rstrip("/").removesuffix(".git")
+    return place.rpartition("/")[2]

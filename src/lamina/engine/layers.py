@@ -22,6 +22,8 @@ from lamina.store.local import LocalStore
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from lamina.layer.sums import Sum
+
 Fetch = Callable[[LayerRef, CancelToken], bool]
 """Gets a foreign layer (of a base image) into the store; False when nobody has it."""
 
@@ -109,27 +111,27 @@ class LayerKeeper:
             if active.path.exists():
                 self._store.layers.discard(active)
 
-    def keep(self, active: ActiveLayer, known: Mapping[bytes, str] | None = None, *, copied: bool = False) -> Kept:
+    def keep(self, active: ActiveLayer, known: Mapping[bytes, Sum] | None = None, *, copied: bool = False) -> Kept:
         """Name the layer by its normalised diff; an equal one that is here already is taken over.
 
-        `known`: digests of files that need not be read again. `copied`: a layer of COPY or ADD, whose next version may share files with it.
+        `known`: files that need not be looked at again. `copied`: a layer of COPY or ADD, whose next version may share files with it.
         """
         from lamina.layer import sums  # only where something ran
         from lamina.layer.normal import normalise
 
         folder = active.upper.parent
-        digests: dict[bytes, str] | None = {} if copied else None
-        normal = normalise(folder, self._store.flavour, known, digests)
-        if digests is not None and len(digests) >= sums.FEW:
-            sums.write(folder, digests)
+        files: dict[bytes, Sum] | None = {} if copied else None
+        normal = normalise(folder, self._store.flavour, known, files)
+        if files is not None and len(files) >= sums.FEW:
+            sums.write(folder, files)
         layer = LayerId("diff:" + normal.digest.rpartition(":")[2])
         self._store.layers.commit(active, layer, LayerFacts(diff=normal.digest))
         row = self._store.layers.row(layer)
         if row is None or row.diff_id is None:
-            self._start_hashing(layer)
+            self._start_hashing(layer, files)
         return Kept(LayerRef(id=layer, size=normal.size, empty=normal.entries == 0), normal.digest)
 
-    def _start_hashing(self, layer: LayerId) -> None:
+    def _start_hashing(self, layer: LayerId, known: Mapping[bytes, Sum] | None = None) -> None:
         with self._lock:
             if layer in self._hashing:
                 return
@@ -137,14 +139,14 @@ class LayerKeeper:
                 from concurrent.futures import ThreadPoolExecutor
 
                 self._pool = ThreadPoolExecutor(2, thread_name_prefix="lamina-diffid")
-            self._hashing[layer] = self._pool.submit(self._hash, layer)
+            self._hashing[layer] = self._pool.submit(self._hash, layer, known)
 
-    def _hash(self, layer: LayerId) -> DiffId:
+    def _hash(self, layer: LayerId, known: Mapping[bytes, Sum] | None) -> DiffId:
         from lamina.layer.pack import diff_id
 
         path = self._store.layers.path(layer)
         assert path is not None
-        found, size = diff_id(path.parent, self._store.flavour)
+        found, size = diff_id(path.parent, self._store.flavour, known)
         self._store.layers.set_diff_id(layer, found, size)
         return found
 

@@ -1,7 +1,7 @@
 """Files that an earlier layer of the same instruction has already: shared by a hard link in place of written again.
 
 Layer directories are read-only once they have their name, below an overlay too, so a second name of an inode is safe. Shared is only
-what is equal in bytes, mode, owner, xattrs and mtime: the new layer is the one that a copy would have made.
+what is equal in bytes, mode, owner and mtime and has no xattrs: the new layer is the one that a copy would have made.
 """
 
 from __future__ import annotations
@@ -12,35 +12,38 @@ from pathlib import Path
 from lamina.graph.ops import CopyAction, FileOp
 from lamina.layer import sums
 from lamina.layer.entry import Entry
+from lamina.layer.sums import Sum
 
 
 class Earlier:
-    """A layer.copying.Reuse over one layer directory. `known`: digests (hex) of what was shared, by path."""
+    """A layer.copying.Reuse over one layer directory. `known`: what was shared, by path."""
 
-    def __init__(self, layer_dir: Path, digests: dict[bytes, bytes]) -> None:
+    def __init__(self, layer_dir: Path, files: dict[bytes, Sum]) -> None:
         self._root = os.fsencode(layer_dir / "diff") + b"/"
-        self._digests = digests
-        self.known: dict[bytes, str] = {}
+        self._files = files
+        self.known: dict[bytes, Sum] = {}
 
-    def __call__(self, entry: Entry, content: str) -> bytes | None:
-        """Asked for every file that is written, the last one of a name counts. Modes, owners and xattrs are the writer's to compare."""
-        self.known.pop(entry.path, None)
-        found = self._digests.get(entry.path)
-        if found is None or found.hex() != content:
+    def find(self, entry: Entry, content: str) -> bytes | None:
+        path = entry.path
+        self.known.pop(path, None)
+        found = self._files.get(path)
+        if (
+            found is None
+            or found.digest.hex() != content
+            or (found.mode, found.uid, found.gid) != (entry.mode, entry.uid, entry.gid)
+            or entry.xattrs
+            or found.mtime != int(entry.mtime * 1_000_000_000) // 1000 / 1_000_000
+        ):
             return None
-        path = self._root + entry.path
-        try:
-            if os.stat(path, follow_symlinks=False).st_mtime_ns != int(entry.mtime * 1_000_000_000):
-                return None
-        except OSError:
-            return None
-        self.known[entry.path] = content
-        return path
+        return self._root + path
+
+    def taken(self, path: bytes) -> None:
+        self.known[path] = self._files[path]
 
 
 def earlier(op: FileOp, layer_dir: Path | None) -> Earlier | None:
-    """None where nothing can be shared: no layer, none with digests, or actions that write files without asking."""
+    """None where nothing can be shared: no layer, none with sums, or actions that write files without asking."""
     if layer_dir is None or not all(isinstance(action, CopyAction) and not action.unpack for action in op.actions):
         return None
-    digests = sums.read(layer_dir)
-    return Earlier(layer_dir, digests) if digests else None
+    files = sums.read(layer_dir)
+    return Earlier(layer_dir, files) if files else None

@@ -9,7 +9,6 @@ nor a folder a file. An existing parent appears in the new layer with the metada
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
 from lamina.diagnostics.errors import LaminaError
@@ -21,9 +20,18 @@ from lamina.layer.selection import Match, Selection
 from lamina.layer.tree import FileTree
 
 Ids = tuple[int, int]
-Reuse = Callable[[Entry, str], bytes | None]
-"""(entry to be written, its sha256 hex; "": not to be shared) -> host path of a read-only file with the same bytes, mode, owner and xattrs, or
-None. Asked for each regular file."""
+
+
+class Reuse(Protocol):
+    """Files that need not be written again. Asked for each regular file; the last one of a name counts."""
+
+    def find(self, entry: Entry, content: str) -> bytes | None:
+        """Host path of a read-only file with the same bytes (`content`: sha256 hex, "" for not to be shared), mode, owner, mtime and xattrs."""
+        ...
+
+    def taken(self, path: bytes) -> None:
+        """What was found for `path` stands in the new layer now."""
+        ...
 
 
 class CopyFailed(LaminaError):
@@ -39,8 +47,8 @@ class LayerWriter(Protocol):
         """Make the entry; one that this layer has already is replaced, a folder keeps what is in it and gets the new metadata."""
         ...
 
-    def share(self, entry: Entry, path: bytes) -> None:
-        """Make a regular file by hard-linking the host file `path`; where that is impossible its bytes are copied."""
+    def share(self, entry: Entry, path: bytes) -> bool:
+        """Make a regular file as a further name of the host file `path`, whose bytes and metadata are the entry's. False: it cannot be."""
         ...
 
     def remove(self, path: bytes) -> None:
@@ -104,10 +112,12 @@ class Target:
         self._parents(entry.path)
         self._put(entry, data, fresh)
 
-    def share(self, entry: Entry, path: bytes) -> None:
+    def share(self, entry: Entry, path: bytes) -> bool:
         self._parents(entry.path)
-        self._writer.share(entry, path)
+        if not self._writer.share(entry, path):
+            return False
         self._written[entry.path] = entry
+        return True
 
     def replace(self, path: bytes) -> None:
         """Take away whatever is at `path`, so that something of another kind can stand there."""
@@ -231,9 +241,9 @@ class _Copier:
             return
         tree = self._selection.tree
         if self._reuse is not None:
-            known = self._reuse(made, self._sharable(tree, source))
-            if known is not None:
-                target.share(made, known)
+            found = self._reuse.find(made, self._sharable(tree, source))
+            if found is not None and target.share(made, found):
+                self._reuse.taken(place)
                 return
         with tree.open(source) as data:
             identity = _shared_inode(data)

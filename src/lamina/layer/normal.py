@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.layer.entry import Entry, Kind
+from lamina.layer.extra import Extra, read_extra
 from lamina.layer.flavour import Flavour
 from lamina.layer.scan import scan
+from lamina.layer.sums import Sum
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,11 +33,11 @@ class NormalDiff(msgspec.Struct, frozen=True):
 
 
 def normalise(
-    layer_dir: Path, flavour: Flavour, contents: Mapping[bytes, str] | None = None, sums: dict[bytes, str] | None = None
+    layer_dir: Path, flavour: Flavour, known: Mapping[bytes, Sum] | None = None, sums: dict[bytes, Sum] | None = None
 ) -> NormalDiff:
-    """Read the layer directory. `contents`: sha256 hex of files whose bytes are known, by path; they are not read. Errors as scan.
+    """Read the layer directory. `known`: what need not be looked at again, by path. Errors as scan.
 
-    `sums` is filled with the sha256 hex of each regular file.
+    `sums` is filled with what a later layer may share.
     """
     result = sha256(HEAD)
     size = entries = 0
@@ -51,19 +53,31 @@ def normalise(
             if not isinstance(content, str):
                 open_files -= 1
                 content = content.result()
-            if sums is not None and content:
-                sums[entry.path] = content
-            result.update(record(entry, content))
+            add(entry, content)
+
+    known = known or {}
+    beside = read_extra(layer_dir) if sums is not None else Extra()
+    sharable = sums is not None and not (beside.modes or beside.owners or beside.devices or beside.xattrs)
+
+    def add(entry: Entry, content: str) -> None:
+        result.update(record(entry, content))
+        if sums is None:
+            return
+        if entry.kind is Kind.HARDLINK:
+            sums.pop(entry.link, None)  # of several names none is shared
+        elif content and sharable and not entry.xattrs:
+            told = known.get(entry.path)
+            sums[entry.path] = told or Sum(bytes.fromhex(content), entry.size, entry.mode, entry.uid, entry.gid, entry.mtime)
 
     try:
-        for entry, fd in scan(layer_dir, flavour):
+        for entry, fd in scan(layer_dir, flavour, known, reading=False):
             entries += 1
             content: str | Future[str] = ""
             if entry.kind is Kind.FILE:
                 size += entry.size
-                known = contents.get(entry.path) if contents is not None else None
-                if known is not None:
-                    content = known
+                told = known.get(entry.path)
+                if told is not None:
+                    content = told.digest.hex()
                 elif entry.size < _LARGE:
                     content = _content(fd, entry.size)
                 else:
@@ -74,9 +88,7 @@ def normalise(
                     content = pool.submit(_content_of, os.dup(fd))
                     open_files += 1
             if not waiting and isinstance(content, str):
-                if sums is not None and content:
-                    sums[entry.path] = content
-                result.update(record(entry, content))
+                add(entry, content)
             else:
                 waiting.append((entry, content))
                 settle(_WAITING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,7 @@ from lamina.layer.entry import Kind
 from lamina.layer.flavour import Flavour
 from lamina.layer.paths import show
 from lamina.layer.scan import scan
+from lamina.layer.sums import Sum
 from lamina.layer.tarwrite import END, header, padding
 from lamina.oci.digest import DiffId
 
@@ -30,15 +32,15 @@ class Sink(Protocol):
     def write(self, data: bytes, /) -> object: ...
 
 
-def pack(layer_dir: Path, flavour: Flavour, out: Sink, epoch: int | None = None) -> int:
-    """Write the tar to `out`, in pieces of about 1 MiB; returns its size. With `epoch` that is the time of every entry.
+def pack(layer_dir: Path, flavour: Flavour, out: Sink, epoch: int | None = None, known: Mapping[bytes, Sum] | None = None) -> int:
+    """Write the tar to `out`, in pieces of about 1 MiB; returns its size. With `epoch` that is the time of every entry. `known` as scan.
 
     Errors as scan, and LayerChanged.
     """
     total = 0
     parts: list[bytes] = []
     ready = 0
-    for entry, fd in scan(layer_dir, flavour):
+    for entry, fd in scan(layer_dir, flavour, known):
         head = header(entry if epoch is None else msgspec.structs.replace(entry, mtime=float(epoch)))
         parts.append(head)
         ready += len(head)
@@ -76,8 +78,8 @@ class _Hash:
         self.hash.update(data)
 
 
-def diff_id(layer_dir: Path, flavour: Flavour) -> tuple[DiffId, int]:
-    """The diffID and the tar's size; the tar is not kept."""
+def diff_id(layer_dir: Path, flavour: Flavour, known: Mapping[bytes, Sum] | None = None) -> tuple[DiffId, int]:
+    """The diffID and the tar's size; the tar is not kept. `known` as scan."""
     out = _Hash()
-    size = pack(layer_dir, flavour, out)
+    size = pack(layer_dir, flavour, out, known=known)
     return DiffId("sha256:" + out.hash.hexdigest()), size

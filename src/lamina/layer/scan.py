@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from lamina.layer.extra import read_extra
 from lamina.layer.flavour import Flavour
 from lamina.layer.inodes import DIRECTORY_CODE, FILE_CODE, WHITEOUT_CODE, ForeignLayer, Inodes, listing
 from lamina.layer.paths import FILE, MAX_PATH, Folders, fault, show, split
+from lamina.layer.sums import Sum
 from lamina.layer.writer import WHITEOUT, UnstorableName
 
 __all__ = ["ForeignLayer", "Found", "scan"]
@@ -23,11 +24,11 @@ class Found(NamedTuple):
     fd: int  # of a FILE, at its start, good until the next step of the iteration; else -1
 
 
-def scan(layer_dir: Path, flavour: Flavour) -> Iterator[Found]:
+def scan(layer_dir: Path, flavour: Flavour, known: Mapping[bytes, Sum] | None = None, *, reading: bool = True) -> Iterator[Found]:
     """All entries below `diff`: folders before what they hold, names in byte order, an OPAQUE right after its folder's entry.
 
     The root's own metadata is not part of a layer (its OPAQUE is). Of the names of one inode the first is the FILE, the others are
-    HARDLINKs to it. Sockets are left out, as Docker does. UnstorableName for names that begin with `.wh.`, ForeignLayer, LayerFault.
+    HARDLINKs to it. Sockets are left out, as Docker does. Files that are `known` (sums.py) are not looked at; with `reading` they are opened. UnstorableName for names that begin with `.wh.`, ForeignLayer, LayerFault.
     """
     inodes = Inodes(flavour, read_extra(layer_dir))
     gone: dict[bytes, list[bytes]] = {}
@@ -53,8 +54,15 @@ def scan(layer_dir: Path, flavour: Flavour) -> Iterator[Found]:
                     if len(here) > MAX_PATH:
                         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
                     if code is FILE_CODE:
+                        told = known.get(here) if known is not None else None
+                        if told is not None and not reading:
+                            yield Found(told.entry(here), -1)
+                            continue
                         fd = os.open(name, FILE, dir_fd=folders.fd(folder))
                         try:
+                            if told is not None:
+                                yield Found(told.entry(here), fd)
+                                continue
                             found = os.fstat(fd)
                             entry = inodes.opened(here, fd, found)
                             if found.st_nlink > 1 and entry.kind is Kind.FILE:

@@ -14,10 +14,9 @@ from typing import Protocol
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.layer.entry import Entry, Kind
-from lamina.layer.extra import Extra, read_extra, write_extra
+from lamina.layer.extra import read_extra, write_extra
 from lamina.layer.flavour import Flavour
-from lamina.layer.inodes import Inodes
-from lamina.layer.paths import FILE, FOLDER, NEW, Folders, fault, show, split
+from lamina.layer.paths import FOLDER, NEW, Folders, fault, show, split
 from lamina.layer.xattrs import OWNER, kept, owner_value, portable
 
 PIECE = 1 << 20
@@ -64,7 +63,6 @@ class EntryWriter:
         self._folders = Folders([layer_dir / "diff"])
         self._pending: dict[bytes, Entry] = {}  # folders whose metadata comes last
         self._opaque: set[bytes] = set()
-        self._shared: set[tuple[int, int]] = set()
         self._self = (os.geteuid(), os.getegid())
         self.size = 0  # bytes of regular files that were written
         try:
@@ -120,36 +118,23 @@ class EntryWriter:
         except OSError as error:
             raise fault("write", path, error) from error
 
-    def share(self, entry: Entry, path: bytes) -> None:
-        """Make a regular file by hard-linking the host file `path`; copied where that is impossible or the metadata is another
-        (times do not count: the linked file keeps its own).
+    def share(self, entry: Entry, path: bytes) -> bool:
+        """Make a regular file as a further name of the host file `path`, whose bytes and metadata are the entry's (the caller knows).
 
-        A file is linked once per layer: a second link would read as a hard link inside the layer.
+        False where that is impossible: another disk, too many names, or it is gone; what stood at the entry's path may be gone then, too. One host file must be linked at
+        most once into a layer: a second name would read as a hard link inside of it.
         """
         folder, name = split(entry.path)
         if name.startswith(WHITEOUT):
             raise UnstorableName(f"{show(entry.path)}: a layer cannot hold names that begin with .wh.", hint="rename the file")
         try:
-            source = os.open(path, FILE)
-            try:
-                found = os.fstat(source)
-                identity = (found.st_dev, found.st_ino)
-                if identity not in self._shared and self._same(entry, source, found):
-                    try:
-                        self._link(path, entry.path, folder, name)
-                    except OSError as error:
-                        if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM):
-                            raise
-                    else:
-                        self._shared.add(identity)
-                        self.size += found.st_size
-                        return
-                with os.fdopen(os.dup(source), "rb", buffering=0) as data:
-                    self._file(entry, folder, name, data)
-            finally:
-                os.close(source)
+            self._link(path, entry.path, folder, name)
         except OSError as error:
+            if error.errno in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT):
+                return False
             raise fault("write", entry.path, error) from error
+        self.size += entry.size
+        return True
 
     def remove(self, path: bytes) -> None:
         """Take an entry, and all below it, out of this layer again. Nothing happens when it is not there."""
@@ -202,11 +187,6 @@ class EntryWriter:
 
     def close(self) -> None:
         self._folders.close()
-
-    def _same(self, entry: Entry, fd: int, found: os.stat_result) -> bool:
-        there = Inodes(self._flavour, Extra()).opened(entry.path, fd, found)
-        wanted = tuple(sorted((name, portable(name, value)) for name, value in entry.xattrs if kept(name)))
-        return (there.mode, there.uid, there.gid, there.xattrs) == (entry.mode, entry.uid, entry.gid, wanted)
 
     # -- one kind each
 

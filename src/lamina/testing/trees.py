@@ -79,9 +79,10 @@ class MemoryTree:
             entry = replace(entry, size=len(self.bytes[entry.path]))
         self.entries[entry.path] = entry
 
-    def share(self, entry: Entry, path: bytes) -> None:
+    def share(self, entry: Entry, path: bytes) -> bool:
         self.entries[entry.path] = entry
         self.shared[entry.path] = path
+        return True
 
     def remove(self, path: bytes) -> None:
         for name in [name for name in self.entries if name == path or name.startswith(path + b"/")]:

@@ -54,8 +54,8 @@ class FreshLayer:
         else:
             self.out.put(entry, data)
 
-    def share(self, entry: Entry, path: bytes) -> None:
-        self.out.share(entry, path)
+    def share(self, entry: Entry, path: bytes) -> bool:
+        return self.out.share(entry, path)
 
     def remove(self, path: bytes) -> None:
         self.out.remove(path)
@@ -277,6 +277,31 @@ def test_hard_links_of_a_context_stay(tmp_path: Path) -> None:
     assert (out.entries[b"x/a"].kind, out.entries[b"x/b"].kind, out.entries[b"x/b"].link) == (Kind.FILE, Kind.HARDLINK, b"x/a")
 
 
+class Stored:
+    """An earlier layer that has x/f1."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bytes, int]] = []
+        self.used: list[bytes] = []
+
+    def find(self, entry: Entry, content: str) -> bytes | None:
+        self.seen.append((entry.path, len(content)))
+        return b"/store/old/f1" if entry.path == b"x/f1" else None
+
+    def taken(self, path: bytes) -> None:
+        self.used.append(path)
+
+
+def test_a_file_that_cannot_be_linked_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "f1").write_bytes(b"1")
+    out, reuse = MemoryTree(), Stored()
+    monkeypatch.setattr(MemoryTree, "share", lambda self, entry, path: False)
+    write_file_op(FileOp((copy("t", "/x"),)), None, (None, ContextTree(tmp_path)), out, now=0.0, reuse=reuse)
+    assert out.open(b"x/f1").read() == b"1"
+    assert reuse.used == []
+
+
 def test_reuse_shares_equal_files(tmp_path: Path) -> None:
     (tmp_path / "t" / "sub").mkdir(parents=True)
     (tmp_path / "t" / "f1").write_bytes(b"1")
@@ -284,15 +309,11 @@ def test_reuse_shares_equal_files(tmp_path: Path) -> None:
     (tmp_path / "t" / "two").write_bytes(b"3")
     (tmp_path / "t" / "names").hardlink_to(tmp_path / "t" / "two")
     out = MemoryTree()
-    seen: list[tuple[bytes, int]] = []
-
-    def reuse(entry: Entry, content: str) -> bytes | None:
-        seen.append((entry.path, len(content)))
-        return b"/store/old/f1" if entry.path == b"x/f1" else None
-
+    reuse = Stored()
     write_file_op(FileOp((copy("t", "/x"),)), None, (None, ContextTree(tmp_path)), out, now=0.0, reuse=reuse)
     assert out.shared == {b"x/f1": b"/store/old/f1"}
-    assert seen == [(b"x/f1", 64), (b"x/names", 0), (b"x/sub/s", 64), (b"x/two", 0)], "one of several names is not shared"
+    assert reuse.used == [b"x/f1"]
+    assert reuse.seen == [(b"x/f1", 64), (b"x/names", 0), (b"x/sub/s", 64), (b"x/two", 0)], "one of several names is not shared"
     assert out.entries[b"x/two"].kind is Kind.HARDLINK
 
 

@@ -4,28 +4,28 @@ import hashlib
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lamina.engine.reuse import Earlier, earlier
 from lamina.graph.ops import CopyAction, FileAction, FileOp, MkdirAction, MkfileAction
 from lamina.layer import sums
 from lamina.layer.entry import Entry, Kind
+from lamina.layer.sums import Sum
 
 TEXT = hashlib.sha256(b"text").hexdigest()
 OTHER = hashlib.sha256(b"other").hexdigest()
+SUM = Sum(bytes.fromhex(TEXT), 4, 0o644, 0, 0, 5.0)
 
 
 @pytest.fixture
 def layer(tmp_path: Path) -> Path:
-    (tmp_path / "diff").mkdir()
-    (tmp_path / "diff" / "f").write_bytes(b"text")
-    os.utime(tmp_path / "diff" / "f", ns=(5_000_000_000, 5_000_000_000))
-    sums.write(tmp_path, {b"f": TEXT})
+    sums.write(tmp_path, {b"f": SUM})
     return tmp_path
 
 
-def entry(path: bytes = b"f", mtime: float = 5.0) -> Entry:
-    return Entry(path, Kind.FILE, 0o644, 0, 0, 4, mtime)
+def entry(path: bytes = b"f", mode: int = 0o644, uid: int = 0, gid: int = 0, mtime: float = 5.0) -> Entry:
+    return Entry(path, Kind.FILE, mode, uid, gid, 4, mtime)
 
 
 def found(layer: Path) -> Earlier:
@@ -35,26 +35,38 @@ def found(layer: Path) -> Earlier:
     return made
 
 
-def test_an_equal_file_is_shared_and_its_digest_known(layer: Path) -> None:
+def test_an_equal_file_is_found_and_known_once_it_was_taken(layer: Path) -> None:
     before = found(layer)
-    assert before(entry(), TEXT) == os.fsencode(layer / "diff" / "f")
-    assert before.known == {b"f": TEXT}
+    assert before.find(entry(), TEXT) == os.fsencode(layer / "diff" / "f")
+    assert before.known == {}
+    before.taken(b"f")
+    assert before.known == {b"f": SUM}
 
 
 @pytest.mark.parametrize(
-    ("asked", "content"), [(entry(), OTHER), (entry(b"g"), TEXT), (entry(mtime=6.0), TEXT)], ids=["bytes", "path", "mtime"]
+    ("asked", "content"),
+    [
+        (entry(), OTHER),
+        (entry(), ""),
+        (entry(b"g"), TEXT),
+        (entry(mtime=6.0), TEXT),
+        (entry(mode=0o755), TEXT),
+        (entry(uid=1), TEXT),
+        (entry(gid=1), TEXT),
+        (msgspec.structs.replace(entry(), xattrs=((b"user.a", b"b"),)), TEXT),
+    ],
+    ids=["bytes", "unasked", "path", "mtime", "mode", "uid", "gid", "xattrs"],
 )
 def test_a_file_that_differs_is_written(layer: Path, asked: Entry, content: str) -> None:
-    before = found(layer)
-    assert before(asked, content) is None
-    assert before.known == {}
+    assert found(layer).find(asked, content) is None
 
 
 def test_the_last_file_of_a_name_counts(layer: Path) -> None:
     """`COPY a/ b/ /x/`: what a brought and b replaced must not be taken for known."""
     before = found(layer)
-    assert before(entry(), TEXT)
-    assert before(entry(), OTHER) is None
+    assert before.find(entry(), TEXT)
+    before.taken(b"f")
+    assert before.find(entry(), OTHER) is None
     assert before.known == {}
 
 

@@ -52,7 +52,7 @@ class Kept:
     def put(self, entry: Entry, data: object = None) -> None:
         self.names.append(entry.path)
 
-    def share(self, entry: Entry, path: bytes) -> None:
+    def share(self, entry: Entry, path: bytes) -> bool:
         raise AssertionError
 
     def remove(self, path: bytes) -> None:

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour, IdMap
 from lamina.layer.normal import NormalDiff, normalise
+from lamina.layer.sums import Sum
 from lamina.layer.writer import EntryWriter
 
 PLAIN = Flavour("plain", IdMap("single"))
@@ -99,11 +100,40 @@ def test_content_counts_and_a_copy_is_not_a_hard_link(tmp_path: Path) -> None:
     assert normalise(made(tmp_path / "c", copy), PLAIN).digest != one
 
 
-def test_known_contents_are_not_read(tmp_path: Path) -> None:
-    where = made(tmp_path / "a", BASE)
-    one = normalise(where, PLAIN)
-    (where / "diff/d/f").write_bytes(b"BYTES")
-    assert normalise(where, PLAIN, {b"d/f": sha256(b"bytes").hexdigest()}) == one
+def plain_files(where: Path) -> Path:
+    """a, d/b with a second name d/c, d/x with an attribute, e; owned by whoever runs this."""
+    (where / "diff/d").mkdir(parents=True)
+    for name in ("a", "d/b", "d/x", "e"):
+        (where / "diff" / name).write_bytes(name.encode())
+    (where / "diff/d/c").hardlink_to(where / "diff/d/b")
+    os.setxattr(where / "diff/d/x", "user.a", b"1")
+    return where
+
+
+def test_sums_have_what_a_later_layer_may_share(tmp_path: Path) -> None:
+    """No file with a second name or an attribute: neither would be the same in another layer."""
+    found: dict[bytes, Sum] = {}
+    normalise(plain_files(tmp_path), Flavour("trusted"), None, found)
+    told = (tmp_path / "diff/a").stat()
+    assert set(found) == {b"a", b"e"}
+    assert found[b"a"] == Sum(sha256(b"a").digest(), 1, told.st_mode & 0o7777, told.st_uid, told.st_gid, found[b"a"].mtime)
+    assert told.st_mtime_ns // 1000 / 1_000_000 == found[b"a"].mtime
+
+
+def test_a_layer_with_a_side_table_shares_nothing_that_it_may_speak_of(tmp_path: Path) -> None:
+    found: dict[bytes, Sum] = {}
+    normalise(made(tmp_path / "a", [Entry(b"f", Kind.FILE, 0o000, size=5)]), PLAIN, None, found)
+    assert found == {}
+
+
+def test_known_files_are_not_looked_at(tmp_path: Path) -> None:
+    where, found = plain_files(tmp_path), dict[bytes, Sum]()
+    one = normalise(where, Flavour("trusted"), None, found)
+    (where / "diff/a").write_bytes(b"BYTES")
+    (where / "diff/a").chmod(0o111)
+    again: dict[bytes, Sum] = {}
+    assert normalise(where, Flavour("trusted"), found, again) == one
+    assert again == found
 
 
 def test_large_files_are_hashed_by_threads_in_order(tmp_path: Path) -> None:

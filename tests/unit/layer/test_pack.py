@@ -19,6 +19,7 @@ from lamina.layer.flavour import Flavour, IdMap
 from lamina.layer.normal import normalise
 from lamina.layer.pack import LayerChanged, diff_id, pack
 from lamina.layer.scan import entries
+from lamina.layer.sums import Sum
 from lamina.layer.writer import EntryWriter
 
 ROOT = os.geteuid() == 0
@@ -196,3 +197,16 @@ def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path: Path) -> None:
     (where / "diff/f").write_bytes(bytes(5 << 20))
     with pytest.raises(LayerChanged, match="/f became shorter"):
         pack(where, FLAVOURS[-1], Shrinking(where / "diff/f"))
+
+
+def test_known_files_change_nothing_in_the_tar(tmp_path: Path) -> None:
+    """Their metadata comes from the sums, their bytes from the disk; a second name of one inode stays a hard link."""
+    (tmp_path / "diff/d").mkdir(parents=True)
+    for number in range(5):
+        (tmp_path / f"diff/d/{number}").write_bytes(b"x" * number)
+    (tmp_path / "diff/d/second").hardlink_to(tmp_path / "diff/d/1")
+    flavour = Flavour("trusted")
+    sums: dict[bytes, Sum] = {}
+    normalise(tmp_path, flavour, None, sums)
+    assert len(sums) == 4
+    assert diff_id(tmp_path, flavour, sums) == diff_id(tmp_path, flavour)

@@ -3,16 +3,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from lamina.layer import sums
+from lamina.layer.entry import Entry, Kind
+from lamina.layer.sums import Sum
 
-A, B = "a" * 64, "b" * 64
+A, B = Sum(b"a" * 32, 3, 0o644, 0, 0, 5.25), Sum(b"b" * 32, 0, 0o4755, 1000, 7, -1.5)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     sums.write(tmp_path, {b"x": A, b"\xff/y": B})
-    assert sums.read(tmp_path) == {b"x": bytes.fromhex(A), b"\xff/y": bytes.fromhex(B)}
+    assert sums.read(tmp_path) == {b"x": A, b"\xff/y": B}
 
 
-def test_a_layer_without_digests_has_none(tmp_path: Path) -> None:
+def test_as_an_entry() -> None:
+    assert B.entry(b"p/q") == Entry(b"p/q", Kind.FILE, 0o4755, 1000, 7, 0, -1.5)
+
+
+def test_a_layer_without_has_none(tmp_path: Path) -> None:
+    assert sums.read(tmp_path) == {}
+
+
+def test_what_an_earlier_version_wrote_is_as_good_as_none(tmp_path: Path) -> None:
+    (tmp_path / "sums").write_bytes(b"lamina-sums-1\n" + bytes(4))
     assert sums.read(tmp_path) == {}
 
 

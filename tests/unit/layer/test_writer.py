@@ -100,37 +100,28 @@ def test_a_whiteout_device_cannot_be_put(layer: Path) -> None:
 
 
 @every_flavour
-def test_sharing_links_a_file_once_and_copies_it_the_second_time(layer: Path, flavour: Flavour, tmp_path: Path) -> None:
-    """Two names linked to one stored file would read as a hard link inside the new layer."""
+def test_a_linked_file_is_a_further_name_and_replaces_what_was_there(layer: Path, flavour: Flavour, tmp_path: Path) -> None:
     stored = tmp_path / "stored"
     stored.write_bytes(b"stored")
     stored.chmod(0o640)
     with EntryWriter(layer, flavour) as writer:
         writer.put(file(b"a"), io.BytesIO(b"replaced"))
-        writer.share(file(b"a", 0o640), os.fsencode(stored))
-        writer.share(file(b"b", 0o640), os.fsencode(stored))
-    assert kinds(layer, flavour) == {b"a": Kind.FILE, b"b": Kind.FILE}
+        assert writer.share(file(b"a", 0o640), os.fsencode(stored))
+    assert kinds(layer, flavour) == {b"a": Kind.FILE}
     assert (layer / "diff/a").stat().st_ino == stored.stat().st_ino
-    assert (layer / "diff/b").stat().st_ino != stored.stat().st_ino
-    assert (layer / "diff/b").read_bytes() == b"stored"
     assert stat.S_IMODE(stored.stat().st_mode) == 0o640
 
 
-@every_flavour
-def test_sharing_a_file_with_other_metadata_copies_it(layer: Path, flavour: Flavour, tmp_path: Path) -> None:
-    stored = tmp_path / "stored"
-    stored.write_bytes(b"stored")
-    stored.chmod(0o640)
-    with EntryWriter(layer, flavour) as writer:
-        writer.share(file(b"mode", 0o040), os.fsencode(stored))
-        writer.share(file(b"owner", 0o640, 5), os.fsencode(stored))
-        writer.share(Entry(b"xattr", Kind.FILE, 0o640, xattrs=((b"user.a", b"b"),)), os.fsencode(stored))
-    assert [(entry.mode, entry.uid, len(entry.xattrs)) for entry in entries(layer, flavour)] == [
-        (0o040, 0, 0),
-        (0o640, 5, 0),
-        (0o640, 0, 1),
-    ]
-    assert stored.stat().st_nlink == 1
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOENT], ids=errno.errorcode.get)
+def test_what_cannot_be_linked_is_for_the_caller_to_copy(layer: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **more: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with EntryWriter(layer, PLAIN) as writer:
+        assert not writer.share(file(b"a"), os.fsencode(tmp_path / "stored"))
+        writer.put(file(b"a"), io.BytesIO(b"copied"))
+    assert (layer / "diff/a").read_bytes() == b"copied"
 
 
 @every_flavour
