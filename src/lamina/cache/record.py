@@ -24,6 +24,7 @@ class LayerRef(msgspec.Struct, frozen=True, omit_defaults=True):
     empty: bool = False
     packed: int = 0  # bytes of the plain tar, 0 = not counted yet
     blob_size: int = 0  # bytes of `blob`
+    recipe: Digest | None = None  # of a shared cache: how `blob` is joined of chunks
 
 
 class InputPart(msgspec.Struct, frozen=True, omit_defaults=True):

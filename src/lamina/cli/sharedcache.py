@@ -27,7 +27,8 @@ def opened(settings: Settings, place: str) -> Iterator[tuple[Engine, SharedCache
 
 def list_records(settings: Settings, place: str, *, as_json: bool, no_trunc: bool) -> int:
     with opened(settings, place) as (_, cache):
-        records = sorted(Inventory(cache.objects).records, key=lambda record: -record.created)
+        found = Inventory(cache.objects)
+    records = sorted((*found.records, *found.mounts), key=lambda record: -record.created)
     if as_json:
         import msgspec
 
@@ -36,7 +37,7 @@ def list_records(settings: Settings, place: str, *, as_json: bool, no_trunc: boo
     now = time.time()
     rows = [
         (
-            record.key.removeprefix("sha256:")[: None if no_trunc else 12],
+            (record.key.removeprefix("sha256:") or record.name.rpartition("/")[2])[: None if no_trunc else 12],
             record.scope,
             age(max(0.0, now - record.created)),
             age(max(0.0, now - record.used)),
@@ -61,7 +62,9 @@ def usage(settings: Settings, place: str, *, as_json: bool) -> int:
     rows = [
         ("records", str(found.records), size(found.record_bytes)),
         ("blobs", str(found.blobs), size(found.blob_bytes)),
-        ("blobs that no record needs", str(found.orphans), size(found.orphan_bytes)),
+        ("chunks", str(found.chunks), size(found.chunk_bytes)),
+        ("versions of cache mounts", str(found.mounts), size(found.mount_bytes)),
+        ("blobs and chunks that nothing needs", str(found.orphans), size(found.orphan_bytes)),
         ("notes of use and place", "", size(found.other_bytes)),
         ("all", "", size(found.total)),
     ]

@@ -19,6 +19,7 @@ from lamina.cache.record import KEY_SCHEMA, CacheKey, KeyParts, LayerRef, Place,
 from lamina.cache.remote.envelope import BlobRef
 from lamina.cache.remote.errors import CacheError
 from lamina.cache.remote.shared import Offer, Publication, Published, SharedCache
+from lamina.engine.chunkedlayers import ChunkedLayers
 from lamina.engine.request import Notice
 from lamina.oci.digest import Digest, StateId
 from lamina.store.local import LocalStore
@@ -59,6 +60,7 @@ class Sharing:
         self._opened: list[SharedCache] = []
         self._wait: Callable[[Sequence[LayerRef]], object] = lambda layers: None
         self._told: Callable[[str], None] = lambda text: None
+        self._chunked = ChunkedLayers(store, lambda text: self._told(text))
 
     def attach(self, job: Job, opened: list[SharedCache]) -> None:
         """What `finish` works on: the job's results, and the caches that it closes."""
@@ -134,7 +136,8 @@ class Sharing:
         # Records that were taken over earlier do not say from where: any cache that is read may have what they need.
         for cache in tuple(self._readers):
             away = {layer.blob: layer for layer in layers if layer.blob is not None and layer.blob_size}
-            refs = [BlobRef(digest, away[digest].blob_size, "layer", away[digest].id) for digest in self._store.blobs.missing(list(away))]
+            missing = self._store.blobs.missing(list(away))
+            refs = [BlobRef(one, away[one].blob_size, "layer", away[one].id, recipe=away[one].recipe) for one in missing]
             if refs:
                 self._fetch_from(cache, refs)
 
@@ -169,17 +172,19 @@ class Sharing:
         with self._lock:
             records = [*records, *self._selections.values()]
         for cache in tuple(self._writers):
+            before = self._chunked.bytes
             try:
                 known = cache.lookup([record.key for record in records])
                 fresh = [record for record in records if all(offer.record.state != record.state for offer in known[record.key].offers)]
-                done.append(
-                    cache.publish([found for record in fresh if (found := self._publication(record)) is not None], self._store.blobs)
+                whole = cache.publish(
+                    [found for record in fresh if (found := self._publication(record, cache)) is not None], self._store.blobs
                 )
+                done.append(msgspec.structs.replace(whole, bytes=whole.bytes + self._chunked.bytes - before))
             except CacheError as error:
                 self._lost(cache, error)
         return tuple(done)
 
-    def _publication(self, record: Record) -> Publication | None:
+    def _publication(self, record: Record, cache: SharedCache) -> Publication | None:
         """None where a layer of the record is not here and nobody told its blob."""
         from lamina.engine.registries.packing import compress
 
@@ -193,13 +198,27 @@ class Sharing:
                 continue
             if row is None or row.diff_id is None or self._store.layers.path(layer.id) is None:
                 return None
+            chunked = self._chunked.send(cache, record, layer, row.diff_id, row.packed or 0)
+            if chunked is not None:
+                layers.append(
+                    msgspec.structs.replace(
+                        layer,
+                        diff_id=row.diff_id,
+                        packed=row.packed or 0,
+                        blob=chunked.digest,
+                        blob_size=chunked.size,
+                        recipe=chunked.recipe,
+                    )
+                )
+                blobs.append(chunked)
+                continue
             known = self._store.facts.packed(row.diff_id, "zstd")
             if known is None or self._store.blobs.missing([known.digest]):
                 made = compress(self._store, layer.id, row.diff_id, "zstd")
                 digest, size = made.digest, made.size
             else:
                 digest, size = known.digest, known.size
-            layers.append(msgspec.structs.replace(layer, diff_id=row.diff_id, packed=row.packed or 0, blob=digest, blob_size=size))
+            layers.append(msgspec.structs.replace(layer, diff_id=row.diff_id, packed=row.packed or 0, blob=digest, blob_size=size, recipe=None))
             blobs.append(BlobRef(digest, size, "layer", layer.id, "application/vnd.oci.image.layer.v1.tar+zstd"))
         listings = [part.listing for part in record.parts.inputs if part.listing is not None]
         missing = self._store.blobs.missing(listings)
@@ -211,7 +230,7 @@ class Sharing:
         layers = []
         for layer in offer.record.layers:
             blob = of_layer.get(layer.id)
-            layers.append(layer if blob is None else msgspec.structs.replace(layer, blob=blob.digest, blob_size=blob.size))
+            layers.append(layer if blob is None else msgspec.structs.replace(layer, blob=blob.digest, blob_size=blob.size, recipe=blob.recipe))
         record = msgspec.structs.replace(offer.record, layers=tuple(layers))
         with self._lock:
             self._offers[(record.key, record.state)] = cache, offer
@@ -230,7 +249,7 @@ class Sharing:
 
     def _fetch_from(self, cache: SharedCache, blobs: Sequence[BlobRef]) -> None:
         try:
-            done = cache.fetch_blobs(blobs, self._store.blobs)
+            done = cache.fetch_blobs(blobs, self._store.blobs, have=self._chunked.have)
         except CacheError as error:
             self._lost(cache, error)
             return

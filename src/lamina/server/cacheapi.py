@@ -18,16 +18,19 @@ from urllib.parse import unquote
 
 import msgspec
 
+from lamina.cache.remote.chunks import STORED, BadChunk, plain_chunk
 from lamina.cache.remote.envelope import BadEnvelope, unseal
 from lamina.cache.remote.errors import BadCacheSpec, CacheDenied, CacheError, CacheFull, ObjectGone
 from lamina.cache.remote.http import ROOT, Gathered, Names, Prefixes
-from lamina.cache.remote.names import RecordName, checked, checked_prefix, digest_of_blob, kind_of
+from lamina.cache.remote.mounts import unseal_mount
+from lamina.cache.remote.names import checked, checked_prefix, digest_of_blob, kind_of, scope_of
 from lamina.cache.remote.protocols import SMALL, Body, ObjectStore
 from lamina.diagnostics.errors import LaminaError
 
 _DOCUMENT = 8 << 20  # bytes of a JSON request
 _ANSWER = 32 << 20  # bytes of records in one answer
 _USES = 16 << 20
+_WORDS = {"mounts": "version of a cache mount"}
 _D = TypeVar("_D")
 
 
@@ -150,7 +153,8 @@ class CacheApi:
         return found
 
     def _readable(self, token: Token, name: str) -> bool:
-        return kind_of(name) != "records" or _fits(RecordName(name).scope, token.read)
+        scope = scope_of(name)
+        return scope is None or _fits(scope, token.read)
 
     def _get(self, token: Token, name: str, start: int, *, head: bool) -> CacheReply:
         about = self._store.stat([name]).get(name) if self._readable(token, name) else None
@@ -180,17 +184,14 @@ class CacheApi:
         kind = kind_of(name)
         if request.length is None or request.length < 0:
             raise _Refused(411, "Content-Length is needed")
-        allowed = (
-            _fits(RecordName(name).scope, token.write)
-            if kind == "records"
-            else bool(token.write) or (kind == "uses" and bool(token.sha256))
-        )
+        scope = scope_of(name)
+        allowed = _fits(scope, token.write) if scope is not None else bool(token.write) or (kind == "uses" and bool(token.sha256))
         if not allowed:
-            what = f"the scope {RecordName(name).scope}" if kind == "records" else "this cache"
+            what = "this cache" if scope is None else f"the scope {scope}"
             raise _Refused(403, f"this token may not write to {what}")
-        most = {"records": SMALL, "uses": _USES, "places": 0}.get(kind)
+        most = {"records": SMALL, "uses": _USES, "places": 0, "chunks": STORED, "mounts": SMALL}.get(kind)
         if most is not None and request.length > most:
-            raise _Refused(413, f"more than {most} bytes are no {kind.removesuffix('s')}")
+            raise _Refused(413, f"more than {most} bytes are no {_WORDS.get(kind, kind.removesuffix('s'))}")
         if self._store.exists([name]):
             return _json(412, {"message": "already there"})
         self._reserve(request.length)
@@ -207,11 +208,15 @@ class CacheApi:
         if kind == "blobs":
             return Body(request.length, lambda: _verified(name, request.body()))
         data = b"".join(request.body())
-        if kind == "records":
-            try:
+        try:
+            if kind == "records":
                 unseal(name, data)
-            except BadEnvelope as error:
-                raise _Refused(400, error.message) from error
+            elif kind == "mounts":
+                unseal_mount(name, data)
+            elif kind == "chunks":
+                plain_chunk(name, data)
+        except (BadEnvelope, BadChunk) as error:
+            raise _Refused(400, error.message) from error
         return Body(request.length, lambda: (data,))
 
     def _reserve(self, size: int) -> None:
@@ -231,8 +236,8 @@ class CacheApi:
         for index, prefix in enumerate(prefixes):
             if total > _ANSWER:
                 return _json(200, Gathered(found, prefixes[index:]))
-            if kind_of(checked_prefix(prefix)) != "records" or prefix.count("/") < 2:
-                raise _Refused(400, "only the records of a key can be gathered")
+            if kind_of(checked_prefix(prefix)) not in ("records", "mounts") or prefix.count("/") < 2:
+                raise _Refused(400, "only the records of a key and the versions of a cache mount can be gathered")
             for name, data in self._store.gather([prefix]).get(prefix, {}).items():
                 if self._readable(token, name):
                     found.setdefault(prefix, {})[name] = base64.b64encode(data).decode()
@@ -257,7 +262,8 @@ class CacheApi:
 
     def _delete(self, token: Token, names: tuple[str, ...]) -> CacheReply:
         for name in names:
-            own = kind_of(checked(name)) == "records" and _fits(RecordName(name).scope, token.write)
+            scope = scope_of(name)
+            own = scope is not None and _fits(scope, token.write)
             if not token.delete and not own:
                 raise _Refused(403, "this token may not delete that")
         self._store.delete(names)

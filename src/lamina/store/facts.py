@@ -39,7 +39,8 @@ class RemoteAnswer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PackedForm(msgspec.Struct, frozen=True, array_like=True):
-    """The blob that a layer became when it was last compressed here; the blob itself need not be here."""
+    """The blob that a layer became when it was last compressed here; the blob itself need not be here. Of the form "recipe": what it was cut
+    into, and the size of its tar."""
 
     digest: Digest
     size: int
@@ -110,6 +111,13 @@ class Facts:
         self._make_later()
         with self._database.write() as transaction:
             transaction.run("INSERT OR REPLACE INTO packed VALUES (?,?,?,?)", (diff_id, form, digest, size))
+
+    def packed_as(self, form: str, limit: int) -> list[tuple[DiffId, PackedForm]]:
+        """Some of the layers that have this form."""
+        if not self._has_later():
+            return []
+        rows = self._database.all(tuple[str, str, int], "SELECT diff_id, digest, size FROM packed WHERE form=? LIMIT ?", (form, limit))
+        return [(DiffId(diff_id), PackedForm(Digest(digest), size)) for diff_id, digest, size in rows]
 
     def places(self, digest: Digest) -> tuple[str, ...]:
         """Repositories (`registry/repository`) that were seen to have this blob, the last one first."""

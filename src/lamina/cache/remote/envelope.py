@@ -26,7 +26,7 @@ FORMAT = 1
 CONTEXT = b"lamina shared cache record 1\n"
 _MOST_SIGNATURES = 16
 
-Purpose = Literal["layer", "listing"]
+Purpose = Literal["layer", "listing", "recipe"]
 
 
 class BadEnvelope(CacheError):
@@ -36,13 +36,22 @@ class BadEnvelope(CacheError):
 
 
 class BlobRef(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A blob that a record needs. `size` in stored bytes; for a layer also which one it is and how it is compressed (its media type)."""
+    """A blob that a record needs. `size` in stored bytes; for a layer also which one it is and how it is compressed (its media type).
+
+    With a `recipe` (a blob of the cache) the cache does not have the blob itself but chunks of which it is joined.
+    """
 
     digest: Digest
     size: int
     purpose: Purpose = "layer"
     layer: LayerId | None = None
     media_type: str = ""
+    recipe: Digest | None = None
+
+    @property
+    def stored(self) -> Digest:
+        """The blob that lies in the cache."""
+        return self.recipe or self.digest
 
 
 class Statement(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -1,7 +1,9 @@
 """Names of objects: the one namespace that all backends keep (docs/dev/shared-cache.md). Pure.
 
     records/<key>/<scope>/<digest>    a signed record; <digest>: sha256 of the object's bytes
+    mounts/<id>/<scope>/<digest>      a signed version of a cache mount; <id>: 32 digits of sha256 over its id
     blobs/<algorithm>/<hex>           a blob
+    chunks/zstd/<hex>                 a part of something larger; <hex>: sha256 of its plain bytes, stored is one frame of zstd
     uses/<seconds>-<random>           names that a build used, one a line
     places/<place>/<seconds>-<key>    an empty object: then a record with this key was made at this place, or from this text
 
@@ -18,19 +20,25 @@ from lamina.cache.record import CacheKey, Place, Record
 from lamina.cache.remote.errors import BadCacheSpec, CacheError
 from lamina.oci.digest import Digest
 
-Kind = Literal["records", "blobs", "uses", "places"]
-KINDS: tuple[Kind, ...] = ("records", "blobs", "uses", "places")
+Kind = Literal["records", "blobs", "uses", "places", "chunks", "mounts"]
+KINDS: tuple[Kind, ...] = ("records", "blobs", "uses", "places", "chunks", "mounts")
 
 _HEX = "[0-9a-f]{64}"
 _SCOPE = r"[A-Za-z0-9_+=-][A-Za-z0-9_+=.-]{0,199}"
 _NAME = re.compile(
     rf"(?P<records>records/(?P<key>{_HEX})/(?P<scope>{_SCOPE})/(?P<digest>{_HEX}))"
+    rf"|(?P<mounts>mounts/[0-9a-f]{{32}}/{_SCOPE}/{_HEX})"
+    rf"|(?P<chunks>chunks/zstd/{_HEX})"
     r"|(?P<blobs>blobs/(?P<algorithm>sha256|sha384|sha512)/(?P<hex>[0-9a-f]{64,128}))"
     r"|(?P<uses>uses/[0-9]{10}-[0-9a-f]{16})"
     rf"|(?P<places>places/[0-9a-f]{{32}}/[0-9]{{10}}-{_HEX})",
     re.ASCII,
 )
-_PREFIX = re.compile(rf"(records/({_HEX}/({_SCOPE}/)?)?|blobs/((sha256|sha384|sha512)/)?|uses/|places/([0-9a-f]{{32}}/)?)?", re.ASCII)
+_PREFIX = re.compile(
+    rf"(records/({_HEX}/({_SCOPE}/)?)?|mounts/([0-9a-f]{{32}}/({_SCOPE}/)?)?|chunks/(zstd/)?|blobs/((sha256|sha384|sha512)/)?"
+    r"|uses/|places/([0-9a-f]{32}/)?)?",
+    re.ASCII,
+)
 _LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _LONGEST_SCOPE = 100  # characters
@@ -67,6 +75,32 @@ def blob_name(digest: Digest) -> str:
 def digest_of_blob(name: str) -> Digest:
     _, algorithm, text = checked(name).split("/")
     return Digest(f"{algorithm}:{text}")
+
+
+def chunk_name(digest: str) -> str:
+    """`digest`: sha256 of the plain bytes, 64 hexadecimal digits."""
+    return checked(f"chunks/zstd/{digest}")
+
+
+def mount_prefix(identifier: str) -> str:
+    """Hashed: what people call their cache mounts is not for everybody's listing."""
+    return checked_prefix(f"mounts/{hashlib.sha256(identifier.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}/")
+
+
+def mount_name(identifier: str, scope: str, data: bytes) -> str:
+    return checked(f"{mount_prefix(identifier)}{encode_scope(scope)}/{hashlib.sha256(data).hexdigest()}")
+
+
+def scope_of(name: str) -> str | None:
+    """The scope that a name tells; None for names without one."""
+    return decode_scope(checked(name).split("/")[2]) if kind_of(name) in ("records", "mounts") else None
+
+
+def shown(name: str) -> str:
+    """For messages and lists: a blob's digest, a chunk's, or the name itself."""
+    if kind_of(name) == "blobs":
+        return digest_of_blob(name)
+    return f"chunk {name.rpartition('/')[2][:12]}" if kind_of(name) == "chunks" else name
 
 
 def key_prefix(key: CacheKey) -> str:

@@ -44,7 +44,7 @@ _PAGE = 200
 _LIST_LIMIT = 256 << 20
 _ATTEMPTS = 5
 _SNAPSHOT = 5.0  # seconds
-_LETTERS = {"r": "records", "b": "blobs", "u": "uses", "p": "places"}
+_LETTERS = {"r": "records", "b": "blobs", "u": "uses", "p": "places", "c": "chunks", "m": "mounts"}
 _NEXT = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel="?next"?')
 
 
@@ -391,6 +391,8 @@ def tag_of(name: str) -> str:
         return f"r.{parts[1][-40:]}.{_short(parts[2])}.{record.digest}"
     if parts[0] == "blobs":
         return f"b.{parts[1]}.{parts[2][:100]}"
+    if parts[0] == "mounts":
+        return f"m.{parts[1]}.{_short(parts[2])}.{parts[3]}"
     return f"{parts[0][0]}.{'.'.join(parts[1:])}"
 
 
@@ -402,7 +404,7 @@ def _tag_prefix(prefix: str) -> str:
     """What the tags of all names below `prefix` begin with."""
     parts = checked_prefix(prefix).split("/")[:-1]
     letter = parts[0][0]
-    if parts[0] == "records":
+    if parts[0] in ("records", "mounts"):
         return ".".join((letter, *(part[-40:] for part in parts[1:2]), *(_short(part) for part in parts[2:]))) + "."
     return ".".join((letter, *parts[1:])) + "."
 
@@ -410,7 +412,7 @@ def _tag_prefix(prefix: str) -> str:
 def _name_of(tag: str) -> str | None:
     """The name, where the tag tells it; records and the longest digests stand in their manifests only."""
     letter, _, rest = tag.partition(".")
-    if letter not in _LETTERS or letter == "r":
+    if letter not in _LETTERS or letter in "rm":
         return None
     name = f"{_LETTERS[letter]}/{rest.replace('.', '/')}"
     return name if known(name) else None

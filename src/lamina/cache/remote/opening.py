@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["dir", "oci", "s3", "http", "https"]
 
-_OPTIONS = ("scope", "project", "required", "policy", "key", "region", "endpoint", "token-file", "token-env", "insecure", "timeout")
+_OPTIONS = ("scope", "project", "required", "policy", "key", "region", "endpoint", "token-file", "token-env", "insecure", "timeout", "chunks")
 TIMEOUT = 20.0
 _SPLIT = re.compile(r",(?=[a-z][a-z-]*=)")
 _SECONDS = re.compile(r"(?=.*[1-9])[0-9]{1,4}(\.[0-9]{1,3})?")
@@ -59,7 +59,7 @@ def parse_spec(text: str) -> CacheSpec:
                 f"a cache has no option {name!r}", hint=f"did you mean {close}?" if close else f"there are {', '.join(_OPTIONS)}"
             )
         options[name] = value
-    for name in ("required", "insecure"):
+    for name in ("required", "insecure", "chunks"):
         _truth(options.get(name, "false"))
     if not _SECONDS.fullmatch(options.get("timeout", "1")):
         raise BadCacheSpec(f"timeout={options['timeout']} is no number of seconds", hint="for example timeout=30")
@@ -102,7 +102,9 @@ def open_cache(
     else:
         trust = Trust(scope, signer=signer)
     objects = _objects(spec, environment, client, transport)
-    return SharedCache(objects, now=now, trust=trust, project=spec.options.get("project", project), required=spec.required)
+    cache = SharedCache(objects, now=now, trust=trust, project=spec.options.get("project", project), required=spec.required)
+    cache.chunks = _truth(spec.options["chunks"]) if "chunks" in spec.options else None
+    return cache
 
 
 def _objects(

@@ -23,6 +23,7 @@ from lamina.oci.digest import Digest
 from lamina.store.protocols import DigestMismatch
 
 if TYPE_CHECKING:
+    from lamina.cache.remote.chunked import Have
     from lamina.cache.remote.upkeep import Listed, Problem, Pruned, Usage
 
 _BATCH = 64  # keys of one gather
@@ -122,7 +123,8 @@ class SharedCache:
         self.required = required
         self.now = now
         check_scope(self.trust.scope)
-        self._lock = threading.Lock()
+        self._lock = self.lock = threading.Lock()
+        self.chunks: bool | None = None  # of what is written: large layers as chunks; None: where the extra is installed
         self._answers: dict[CacheKey, Answer] = {}
         self._used: set[str] = set()
         self._damaged: set[str] = set()
@@ -152,12 +154,19 @@ class SharedCache:
         """A record that a build takes: it and its blobs count as used now. Written by `flush`, at the latest when closing."""
         with self._lock:
             self._used.add(offer.name)
-            self._used.update(blob_name(blob.digest) for blob in offer.blobs)
+            self._used.update(blob_name(blob.stored) for blob in offer.blobs)
 
     def fetch_blobs(
-        self, blobs: Sequence[BlobRef], sink: BlobSink, *, parallel: int = 4, on_bytes: OnBytes | None = None, flush: bool = True
+        self,
+        blobs: Sequence[BlobRef],
+        sink: BlobSink,
+        *,
+        parallel: int = 4,
+        on_bytes: OnBytes | None = None,
+        flush: bool = True,
+        have: Have | None = None,
     ) -> Fetched:
-        """Into `sink`, verified; what the sink has is not asked for. Gone blobs are told, not raised.
+        """Into `sink`, verified; what the sink has is not asked for. Gone blobs are told, not raised. `have`: chunks that need not move.
 
         Says first that these blobs are in use (unless not `flush`), so that pruning elsewhere spares them.
         """
@@ -165,34 +174,28 @@ class SharedCache:
         missing = sink.missing(list(wanted))
         if missing and flush:
             with self._lock:
-                self._used.update(blob_name(digest) for digest in missing)
+                self._used.update(blob_name(wanted[digest].stored) for digest in missing)
             self.flush()
 
-        def one(blob: BlobRef) -> tuple[Digest, bool]:
-            return blob.digest, self._fetch(blob, sink, on_bytes)
+        def one(blob: BlobRef) -> tuple[Digest, int | None]:
+            return blob.digest, self._fetch(blob, sink, on_bytes, have)
 
         results = dict(each(one, [wanted[digest] for digest in sorted(missing)], parallel))
-        good = frozenset(digest for digest, here in results.items() if here)
-        return Fetched(good, frozenset(results) - good, sum(wanted[digest].size for digest in good))
+        good = frozenset(digest for digest, moved in results.items() if moved is not None)
+        return Fetched(good, frozenset(results) - good, sum(moved for moved in results.values() if moved is not None))
 
     def publish(
         self, publications: Sequence[Publication], source: BlobSource, *, parallel: int = 4, on_bytes: OnBytes | None = None
     ) -> Published:
         """Blobs first, then the records that need them; nothing that is there is sent again.
 
-        Killed at any instruction it leaves whole blobs without records, never the opposite. A blob that the source does not have
+        Killed at any instruction it leaves whole blobs without records, never the opposite. Blobs with a recipe were sent before (`send` of
+        chunked.py). A blob that the source does not have
         (its BlobNotFound) ends it before any record is published.
         """
-        blobs = list({blob.digest: blob for one in publications for blob in one.blobs}.values())
+        blobs = list({blob.digest: blob for one in publications for blob in one.blobs if blob.recipe is None}.values())
         names = {blob_name(blob.digest): blob for blob in blobs}
-        self._remove_damaged(names)
-        there = self.objects.exists(list(names)) if names else set()
-        if there:
-            # Others' pruning must know that a record is about to need them; what it took in between is sent again.
-            with self._lock:
-                self._used |= there
-            self.flush()
-            there = self.objects.exists(list(there))
+        there = self.announce(names)
         absent = [blob for name, blob in names.items() if name not in there]
         sent = each(lambda blob: self._send(blob, source, on_bytes), absent, parallel)
         sealed = [(one, *self._seal(one)) for one in publications]
@@ -265,6 +268,22 @@ class SharedCache:
         from lamina.cache.remote.upkeep import verify
 
         return verify(self.objects, bytes_too=bytes_too, repair=repair)
+
+    def announce(self, names: Collection[str]) -> set[str]:
+        """Those of the objects that are there, and that a record may rely on: others' pruning knows that it is about to need them."""
+        self._remove_damaged(names)
+        there = self.objects.exists(names) if names else set()
+        if there:
+            with self.lock:
+                self._used |= there
+            self.flush()
+            there = self.objects.exists(list(there))  # what was taken in between is sent again
+        return there
+
+    def damaged(self, name: str) -> None:
+        """This object was seen to have other bytes than its name says."""
+        with self.lock:
+            self._damaged.add(name)
 
     def flush(self) -> None:
         """Write down what was used since the last time: one small object, whatever the number. A cache that may only be read stays as it is."""
@@ -341,10 +360,14 @@ class SharedCache:
 
         return self.objects.put(blob_name(blob.digest), Body(blob.size, pieces))
 
-    def _fetch(self, blob: BlobRef, sink: BlobSink, on_bytes: OnBytes | None) -> bool:
-        """False when it is gone, or not what its name says."""
-        name, size = blob_name(blob.digest), 0
+    def _fetch(self, blob: BlobRef, sink: BlobSink, on_bytes: OnBytes | None, have: Have | None) -> int | None:
+        """Bytes that came; None when it is gone, or not what its name says."""
+        name, size = blob_name(blob.stored), 0
         try:
+            if blob.recipe is not None:
+                from lamina.cache.remote.chunked import fetch
+
+                return fetch(self, blob, sink, on_bytes, have)
             with sink.ingest(blob.digest) as writer:
                 for piece in self.objects.stream(name):
                     size += len(piece)
@@ -355,14 +378,13 @@ class SharedCache:
                         on_bytes(blob.digest, len(piece))
                 writer.commit()
         except ObjectGone:
-            return False
+            return None
         except (DigestMismatch, CacheError) as error:
             if error.transient or isinstance(error, CacheDenied):
                 raise
-            with self._lock:
-                self._damaged.add(name)
-            return False
-        return True
+            self.damaged(name)
+            return None
+        return size
 
 
 def offer_of(envelope: Envelope) -> Offer:

@@ -150,20 +150,23 @@ class Trust:
 
     def refusal(self, envelope: Envelope) -> str | None:
         """Why the record is not believed, in words; None: it is."""
-        scope = envelope.statement.scope
+        return self.doubt(envelope.statement.scope, envelope.signatures, CONTEXT + envelope.body)
+
+    def doubt(self, scope: str, signatures: Sequence[Signature], signed: bytes) -> str | None:
+        """Why a statement of `scope` is not believed; `signed`: the bytes that the signatures are over."""
         if not self.believes_scope(scope):
             return f"a build of scope {self.scope} does not believe the scope {scope}"
         wanted = self._wanted
         if wanted == ():
             return None
-        known = [(key, one) for one in envelope.signatures if (key := self._keys.get(one.key)) and (wanted is None or one.key in wanted)]
+        known = [(key, one) for one in signatures if (key := self._keys.get(one.key)) and (wanted is None or one.key in wanted)]
         if not known:
-            named = ", ".join(sorted({one.key for one in envelope.signatures}))[:80]
+            named = ", ".join(sorted({one.key for one in signatures}))[:80]
             return f"signed by {named}, which is not believed here" if named else "it is not signed"
         fitting = [(key, one) for key, one in known if any(fnmatchcase(scope, pattern) for pattern in key.scopes)]
         if not fitting:
             return f"the key {known[0][0].name} may not vouch for the scope {scope}"
-        if any(key.verifies(CONTEXT + envelope.body, one) for key, one in fitting):
+        if any(key.verifies(signed, one) for key, one in fitting):
             return None
         return f"its signature by {fitting[0][0].name} is wrong"
 

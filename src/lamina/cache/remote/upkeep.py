@@ -14,22 +14,27 @@ import msgspec
 
 from lamina.cache.policy import DEFAULT_EXPIRY, Item, value
 from lamina.cache.record import CacheKey
+from lamina.cache.remote.chunks import DOCUMENT, STORED, BadChunk, load_recipe, plain_chunk
 from lamina.cache.remote.envelope import BadEnvelope, unseal
 from lamina.cache.remote.errors import CacheError, ObjectGone
-from lamina.cache.remote.names import KINDS, blob_name, digest_of_blob, kind_of, place_names, used_at
+from lamina.cache.remote.mounts import MountStatement, load_listing, unseal_mount
+from lamina.cache.remote.names import KINDS, blob_name, digest_of_blob, kind_of, place_names, shown, used_at
 from lamina.cache.remote.parallel import each, small
-from lamina.cache.remote.protocols import Entry, ObjectStore
+from lamina.cache.remote.protocols import Entry, ObjectStore, Pointed
 from lamina.cache.wording import age
+from lamina.oci.digest import Digest
 
 GRACE = 3600.0  # seconds; a build that is younger than that is never disturbed
 _BATCH = 500
 _LARGEST_USES = 64 << 20  # bytes
+_MOUNT_SECONDS = 60.0  # what a cache mount is taken to save; nobody can know
 
 Damage = Literal["altered", "unreadable", "blob-gone", "blob-altered"]
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """One record that lies there, believed or not. `size`: of the record itself; `needs`: names of blobs. Times in seconds since the epoch."""
+    """One record that lies there, believed or not. `size`: of the record itself; `needs`: names of blobs and chunks. Times in seconds since
+    the epoch. A version of a cache mount is listed in the same way, under an empty key."""
 
     name: str
     key: CacheKey
@@ -54,7 +59,8 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """`total` is everything that lies there, metadata included; `orphans`: blobs that no record needs (yet)."""
+    """`total` is everything that lies there, metadata included; `orphans`: blobs and chunks that nothing needs (yet); `mounts`: versions of
+    cache mounts."""
 
     total: int
     records: int
@@ -65,6 +71,10 @@ class Usage(msgspec.Struct, frozen=True):
     orphans: int
     orphan_bytes: int
     projects: tuple[Share, ...]
+    chunks: int = 0
+    chunk_bytes: int = 0
+    mounts: int = 0
+    mount_bytes: int = 0
 
 
 class Removal(msgspec.Struct, frozen=True):
@@ -99,9 +109,12 @@ class Inventory:
         for kind in KINDS:
             self.objects.update({entry.name: entry for entry in _complete(store, store.list(f"{kind}/"))})
         self.used: dict[str, float] = {}
+        self._parts: dict[str, tuple[str, ...]] = {}  # names of chunks, by the name of the blob that lists them
         self._seen: set[str] = set()
         self._read_uses([name for name in self.objects if name.startswith("uses/")], forgotten_before)
         self.records: list[Listed] = []
+        self.mounts: list[Listed] = []
+        self.statements: dict[str, MountStatement] = {}
         self.problems: list[Problem] = []
         names = [name for name in self.objects if name.startswith("records/")]
         for name, data in zip(names, each(lambda name: small(store, name), names)):
@@ -125,8 +138,60 @@ class Inventory:
                     self.last_used(name),
                     record.seconds,
                     self.size(name),
-                    tuple(dict.fromkeys(blob_name(blob.digest) for blob in statement.blobs)),
+                    tuple(
+                        dict.fromkeys(name for blob in statement.blobs for name in self._needs(blob.stored, recipe=blob.recipe is not None))
+                    ),
                     place_names(record),
+                )
+            )
+        self._read_mounts([name for name in self.objects if name.startswith("mounts/")])
+
+    def _needs(self, digest: Digest, *, recipe: bool = False, listing: bool = False) -> tuple[str, ...]:
+        """A blob's name, and those of the chunks that it lists. What is used of the blob is used of them."""
+        name = blob_name(digest)
+        if not (recipe or listing):
+            return (name,)
+        if name not in self._parts:
+            stored = small(self.store, name, DOCUMENT) if name in self.objects else None
+            chunks: Iterable[str] = ()
+            try:
+                if stored is not None:
+                    chunks = [chunk.name for chunk in (load_recipe(stored).chunks() if recipe else load_listing(stored).chunks)]
+            except BadChunk as error:
+                self.problems.append(Problem(name, "blob-altered", f"{digest}: {error.message}"))
+            self._parts[name] = tuple(dict.fromkeys(chunks))
+            self._spread(name)
+        return (name, *self._parts[name])
+
+    def _spread(self, name: str) -> None:
+        when = self.used.get(name, 0.0)
+        for part in self._parts.get(name, ()) if when else ():
+            self.used[part] = max(when, self.used.get(part, 0.0))
+
+    def _read_mounts(self, names: Sequence[str]) -> None:
+        for name, data in zip(names, each(lambda name: small(self.store, name), names)):
+            if data is None:
+                continue
+            try:
+                statement = unseal_mount(name, data).statement
+            except BadEnvelope as error:
+                damage: Damage = "altered" if hashlib.sha256(data).hexdigest() != name.rpartition("/")[2] else "unreadable"
+                self.problems.append(Problem(name, damage, error.message))
+                continue
+            self.statements[name] = statement
+            self.mounts.append(
+                Listed(
+                    name,
+                    CacheKey(""),
+                    statement.scope,
+                    statement.project,
+                    f"cache mount {statement.identifier}",
+                    statement.created,
+                    self.last_used(name),
+                    _MOUNT_SECONDS,
+                    self.size(name),
+                    self._needs(statement.listing, listing=True),
+                    (),
                 )
             )
 
@@ -155,24 +220,26 @@ class Inventory:
             when = used_at(name) if entry is None or entry.modified is None else min(used_at(name), entry.modified)
             for line in lines:
                 self.used[line] = max(when, self.used.get(line, 0.0))
+                self._spread(line)
+                found.update(self._parts.get(line, ()))
         return found
 
 
 def usage(inventory: Inventory) -> Usage:
     users: dict[str, set[str]] = {}
-    for record in inventory.records:
+    for record in (*inventory.records, *inventory.mounts):
         for name in record.needs:
             users.setdefault(name, set()).add(record.project)
     projects: dict[str, list[int]] = {}
-    for record in inventory.records:
+    for record in (*inventory.records, *inventory.mounts):
         share = projects.setdefault(record.project, [0, 0, 0])
-        share[0] += 1
+        share[0] += kind_of(record.name) == "records"
         share[1] += record.size
     for name, who in users.items():
         for project in who:
             projects[project][1 if len(who) == 1 else 2] += inventory.size(name)
     sizes = {kind: [inventory.size(name) for name in inventory.objects if kind_of(name) == kind] for kind in KINDS}
-    orphans = [inventory.size(name) for name in inventory.objects if name.startswith("blobs/") and name not in users]
+    orphans = [inventory.size(name) for name in inventory.objects if kind_of(name) in ("blobs", "chunks") and name not in users]
     return Usage(
         total=sum(map(sum, sizes.values())),
         records=len(sizes["records"]),
@@ -183,6 +250,10 @@ def usage(inventory: Inventory) -> Usage:
         orphans=len(orphans),
         orphan_bytes=sum(orphans),
         projects=tuple(Share(name, *share) for name, share in sorted(projects.items())),
+        chunks=len(sizes["chunks"]),
+        chunk_bytes=sum(sizes["chunks"]),
+        mounts=len(sizes["mounts"]),
+        mount_bytes=sum(sizes["mounts"]),
     )
 
 
@@ -196,7 +267,8 @@ def prune(
     grace: float = GRACE,
     dry_run: bool = False,
 ) -> Pruned:
-    """First what was not used for `expiry` seconds, then the least valuable until at most `cap` bytes lie there, metadata included.
+    """First what was not used for `expiry` seconds and versions of cache mounts that a later one has merged, then the least valuable until
+    at most `cap` bytes lie there, metadata included.
 
     `project` limits all of it, the cap too, to the records of one project and what only they need. None = no such limit. `dry_run`
     says what would go (`prune --explain`). Blobs that no record needs go when they are older than the grace period.
@@ -208,6 +280,7 @@ def prune(
             unused = now - record.used
             if unused > expiry:
                 plan.remove(record, f"not used for {age(unused)}")
+    plan.retire()
     if cap is not None:
         plan.shrink(cap)
     plan.orphans()
@@ -226,12 +299,13 @@ class _Plan:
         self._grace = grace
         self._project = project
         self._needed: dict[str, int] = {}
-        for record in inventory.records:
+        everything = (*inventory.records, *inventory.mounts)
+        for record in everything:
             for name in record.needs:
                 self._needed[name] = self._needed.get(name, 0) + 1
         self._gone: dict[str, Removal] = {}
         self._records: dict[str, Listed] = {}
-        self._kept = {record.name: record for record in inventory.records}
+        self._kept = {record.name: record for record in everything}
         self._spared: set[str] = set()
         self._places: dict[str, int] = {}
         for record in inventory.records:
@@ -257,7 +331,7 @@ class _Plan:
         for name in record.needs:
             self._needed[name] -= 1
             if not self._needed[name] and name in self._inventory.objects and self._old(name):
-                blob = Removal(name, digest_of_blob(name), "only removed records need it", self._inventory.size(name))
+                blob = Removal(name, shown(name), "only removed records need it", self._inventory.size(name))
                 self._gone[name] = blob
                 size += blob.size
         for name in record.places:
@@ -266,6 +340,19 @@ class _Plan:
                 self._gone[name] = Removal(name, name, "tells of removed records only", self._inventory.size(name))
                 size += self._inventory.size(name)
         self._gone[record.name] = Removal(record.name, record.step, why, size, record.project)
+
+    def retire(self) -> None:
+        """Versions of cache mounts whose files are in a later version of the same scope, which is no longer in its grace period itself."""
+        statements = self._inventory.statements
+        later: dict[str, str] = {}
+        for name in statements:
+            if self._old(name):
+                for old in statements[name].merged:
+                    if old in statements and statements[old].scope == statements[name].scope:
+                        later[old] = name
+        for record in self.candidates():
+            if record.name in later and later[record.name] in self._kept:
+                self.remove(record, "a later version has its files")
 
     def shrink(self, cap: int) -> None:
         import heapq
@@ -291,8 +378,8 @@ class _Plan:
             kind = kind_of(name)
             if name in self._gone or not self._old(name):
                 continue
-            if kind == "blobs" and name not in self._needed:
-                self._gone[name] = Removal(name, digest_of_blob(name), "no record needs it", self._inventory.size(name))
+            if kind in ("blobs", "chunks") and name not in self._needed:
+                self._gone[name] = Removal(name, shown(name), "no record needs it", self._inventory.size(name))
             elif kind == "places" and name not in self._places:
                 self._gone[name] = Removal(name, name, "its records are gone", self._inventory.size(name))
             elif kind == "uses" and self._now - used_at(name) > 30 * 86400:
@@ -309,11 +396,11 @@ class _Plan:
             spared.update(record.places)
         for name in spared:
             self._gone.pop(name, None)
-        self._delete([name for name in self._gone if kind_of(name) == "records"], store)
+        self._delete([name for name in self._gone if kind_of(name) in ("records", "mounts")], store)
         late = self._inventory.used_since()
         for name in late:
             self._gone.pop(name, None)
-        self._delete([name for name in self._gone if kind_of(name) != "records"], store)
+        self._delete([name for name in self._gone if kind_of(name) not in ("records", "mounts")], store)
 
     def result(self) -> Pruned:
         freed = sum(self._inventory.size(name) for name in self._gone)
@@ -351,7 +438,7 @@ def verify(
     problems = list(inventory.problems)
     bad: set[str] = set()
     if bytes_too:
-        names = [name for name in inventory.objects if name.startswith("blobs/")]
+        names = [name for name in inventory.objects if kind_of(name) in ("blobs", "chunks")]
 
         def check(name: str) -> bool:
             good = _sound(store, name)
@@ -360,16 +447,17 @@ def verify(
             return good
 
         bad = {name for name, good in zip(names, each(check, names, 4)) if not good}
-        problems += [
-            Problem(name, "blob-altered", f"the blob {digest_of_blob(name)} has other bytes than its name says") for name in sorted(bad)
-        ]
-    for record in inventory.records:
+        problems += [Problem(name, "blob-altered", f"the blob {shown(name)} has other bytes than its name says") for name in sorted(bad)]
+    for record in (*inventory.records, *inventory.mounts):
         lost = [name for name in record.needs if name not in inventory.objects]
         if lost:
-            message = f"{record.step[:60]!r} needs {len(lost)} blobs that are gone, {digest_of_blob(lost[0])} among them"
+            message = f"{record.step[:60]!r} needs {len(lost)} blobs that are gone, {shown(lost[0])} among them"
             problems.append(Problem(record.name, "blob-gone", message))
     if repair:
         store.delete([problem.name for problem in problems])
+        if isinstance(store, Pointed):
+            damaged = {problem.name for problem in problems}
+            store.complete([record.name for record in inventory.records if record.name not in damaged])
     return problems
 
 
@@ -387,6 +475,12 @@ def _complete(store: ObjectStore, entries: Iterable[Entry]) -> Iterable[Entry]:
 
 
 def _sound(store: ObjectStore, name: str) -> bool:
+    if kind_of(name) == "chunks":
+        stored = small(store, name, STORED)
+        try:
+            return stored is None or bool(plain_chunk(name, stored))
+        except BadChunk:
+            return False
     digest = digest_of_blob(name)
     found = hashlib.new(digest.partition(":")[0])
     try:

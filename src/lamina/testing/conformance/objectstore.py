@@ -13,6 +13,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 
+from lamina.cache.remote.chunks import pack
 from lamina.cache.remote.errors import CacheError, ObjectGone
 from lamina.cache.remote.names import key_prefix
 from lamina.cache.remote.protocols import Body, ObjectStore, whole
@@ -29,6 +30,16 @@ def blob(data: bytes) -> str:
 def doc(number: int, data: bytes, scope: str = "main") -> str:
     """The name of a record with these bytes under key `number`."""
     return f"{key_prefix(key(number))}{scope}/{hashlib.sha256(data).hexdigest()}"
+
+
+def chunk(data: bytes) -> str:
+    """The name that these plain bytes have as a chunk."""
+    return f"chunks/zstd/{hashlib.sha256(data).hexdigest()}"
+
+
+def version(number: int, data: bytes, scope: str = "main") -> str:
+    """The name of a version of cache mount `number` with these bytes."""
+    return f"mounts/{number:032x}/{scope}/{hashlib.sha256(data).hexdigest()}"
 
 
 def _pieces(data: bytes) -> Callable[[], Iterator[bytes]]:
@@ -125,6 +136,23 @@ class ObjectStoreSuite:
         for prefix in prefixes[:2]:
             assert found[prefix] == {name: data for name, data in names.items() if name.startswith(prefix)}
 
+    def test_versions_of_cache_mounts_are_gathered_too(self, objects: ObjectStore, other: ObjectStore) -> None:
+        for number, scope in ((1, "main"), (1, "pr+17"), (2, "main")):
+            data = b"%d %s" % (number, scope.encode())
+            assert objects.put(version(number, data, scope), whole(data))
+        prefix = f"mounts/{1:032x}/"
+        assert sorted(other.gather([prefix])[prefix].values()) == [b"1 main", b"1 pr+17"]
+        objects.delete([version(1, b"1 main")])
+        assert sorted(other.gather([prefix])[prefix].values()) == [b"1 pr+17"]
+
+    def test_chunks_come_back(self, objects: ObjectStore, other: ObjectStore) -> None:
+        for data in (b"small", _DATA):
+            stored = pack(data)
+            assert objects.put(chunk(data), whole(stored))
+            assert not other.put(chunk(data), whole(stored)), "write-once"
+            assert other.get(chunk(data)) == stored
+        assert other.exists([chunk(b"small"), chunk(_DATA), chunk(b"nowhere")]) == {chunk(b"small"), chunk(_DATA)}
+
     def test_gather_many(self, objects: ObjectStore, other: ObjectStore) -> None:
         for number in range(20):
             data = b"%d" % number
@@ -151,8 +179,12 @@ class ObjectStoreSuite:
             blob(b"d"),
             f"uses/0000001000-{7:016x}",
             f"places/{5:032x}/0000001000-{1:064x}",
+            chunk(b"f"),
+            version(1, b"g"),
+            version(1, b"h", "x"),
+            version(2, b"i"),
         ]
-        bodies = [b"a", b"b", b"c", b"d", b"e", b""]
+        bodies = [b"a", b"b", b"c", b"d", b"e", b"", pack(b"f"), b"g", b"h", b"i"]
         for name, data in zip(names, bodies):
             objects.put(name, whole(data))
         assert {entry.name for entry in other.list("")} == set(names)
@@ -163,6 +195,10 @@ class ObjectStoreSuite:
         assert {entry.name for entry in other.list("uses/")} == {names[4]}
         assert {entry.name for entry in other.list(f"places/{5:032x}/")} == {names[5]}
         assert other.get(names[5]) == b""
+        assert {entry.name for entry in other.list("chunks/zstd/")} == {names[6]}
+        assert {entry.name for entry in other.list("mounts/")} == set(names[7:10])
+        assert {entry.name for entry in other.list(f"mounts/{1:032x}/")} == set(names[7:9])
+        assert {entry.name for entry in other.list(f"mounts/{1:032x}/x/")} == {names[8]}
         sizes = {entry.name: entry.size for entry in other.list("") if entry.size is not None}
         assert all(size >= len(data) for name, data in zip(names, bodies) if (size := sizes.get(name)) is not None)
 
