@@ -45,6 +45,7 @@ class Wrongs:
     no_referrers: bool = False
     forget_tokens: int = 0  # so many times a good token is refused, as if it had expired
     tags_loop: bool = False
+    fixed_tags: bool = False  # a tag stays where it is
 
 
 class FakeRegistry:
@@ -92,6 +93,8 @@ class FakeRegistry:
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 64  # connections that wait to be taken
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that hang up are what is tested."""
 
@@ -338,6 +341,9 @@ class _Handler(BaseHTTPRequestHandler):
             if (repository, named["digest"]) not in owner.blobs and "foreign" not in named["mediaType"]:
                 self._answer(400, b'{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN","message":"blob unknown to registry"}]}')
                 return
+        if owner.wrongs.fixed_tags and reference in owner.tags.get(repository, {}):
+            self._answer(409, b'{"errors":[{"code":"TAG_IS_IMMUTABLE"}]}')
+            return
         for named in document.get("manifests", ()):
             if (repository, named["digest"]) not in owner.manifests:
                 self._answer(400, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')

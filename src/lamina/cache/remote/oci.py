@@ -3,6 +3,7 @@
 A tag is made from the object's name alone and everybody who puts that object puts the same content there, so that tags are in effect
 write-once; no index is ever rewritten and none is needed: a key's records share a prefix of their tags. Registries whose tag list knows
 `last` answer a prefix in one request; the others (distribution before 3) send all tags, which is then remembered for a few seconds.
+Builds do not list: they ask for tags that they can guess (pointers.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -20,9 +21,10 @@ from itertools import pairwise
 import msgspec
 
 from lamina.cache.remote.errors import CacheDenied, CacheError, CacheUnavailable, ObjectGone
-from lamina.cache.remote.names import KINDS, RecordName, checked, checked_prefix, digest_of_blob, kind_of, known
+from lamina.cache.remote.names import KINDS, checked, checked_prefix, digest_of_blob, kind_of, known
 from lamina.cache.remote.parallel import each, small
-from lamina.cache.remote.protocols import SMALL, Body, Entry, Stat
+from lamina.cache.remote.pointers import Found, Pointers, own_tag, short_scope
+from lamina.cache.remote.protocols import SMALL, Body, Enough, Entry, Stat
 from lamina.oci.canonical import canonical
 from lamina.oci.digest import Digest, InvalidDigest, parse_digest, sha256
 from lamina.oci.manifest import OCI_MANIFEST, Descriptor
@@ -98,11 +100,14 @@ class RegistryObjects:
         self._snapshot: set[str] = set()
         self._snapshot_time = -_SNAPSHOT
         self._now = now
+        self._pointers = Pointers(self)
 
     def put(self, name: str, body: Body) -> bool:
         there = self._reference(name)
         with self._border():
             if self._has(there):
+                if kind_of(name) == "records":
+                    self._pointers.complete(name)
                 return False
             if kind_of(name) == "blobs":
                 content, data = Descriptor(media_type=_CONTENT, digest=_usual_digest(name, body), size=body.size), None
@@ -117,7 +122,10 @@ class RegistryObjects:
                     if content.size:
                         self._publisher.push_blob(self._at, content, pieces)
                     self._send_config()
-                    self._publisher.put_manifest(there, self._manifest(name, content, data), OCI_MANIFEST)
+                    raw = self._manifest(name, content, data)
+                    self._publisher.put_manifest(there, raw, OCI_MANIFEST)
+                    if kind_of(name) == "records" and data is not None:
+                        self._pointers.publish(name, data, raw)
                     break
                 except RegistryProtocolError:
                     # Distribution stumbles over a blob in the moment in which somebody else sends it too.
@@ -175,6 +183,20 @@ class RegistryObjects:
                         gathered.setdefault(prefix, {})[found.name] = data
         return gathered
 
+    def first(self, prefixes: Sequence[str], scopes: Sequence[str], enough: Enough, *, others: bool) -> dict[str, dict[str, bytes]]:
+        with self._border():
+            found = self._pointers.first([checked_prefix(prefix) for prefix in prefixes], scopes, enough, others=others)
+        listed = self.gather([prefix for prefix, records in found.items() if records is None])
+        return listed | {prefix: records for prefix, records in found.items() if records}
+
+    def latest(self, places: Sequence[str], scopes: Sequence[str]) -> list[dict[str, bytes]]:
+        with self._border():
+            return self._pointers.latest([checked_prefix(place) for place in places], scopes)
+
+    def complete(self, names: Collection[str]) -> None:
+        with self._border():
+            each(self._pointers.complete, [checked(name) for name in names])
+
     def exists(self, names: Collection[str]) -> set[str]:
         listed = [checked(name) for name in names]
         with self._border():
@@ -209,15 +231,17 @@ class RegistryObjects:
             there = self._reference(name)
             digest = self._publisher.manifest_digest(there, OCI_MANIFEST)
             if digest is not None:
-                try:
-                    self._publisher.delete(Reference(there.registry, there.repository, None, digest))
-                except RegistryNotFound:
-                    pass
+                self._delete_manifest(digest)
             with self._lock:
                 self._snapshot.discard(there.tag or "")
 
+        records = [checked(name) for name in names if kind_of(name) == "records"]
         with self._border():
+            also = self._pointers.leave(records) if records else ()
             each(one, [checked(name) for name in names])
+            each(self._delete_manifest, also)
+            if records:
+                self._pointers.left(records)
 
     def sweep(self, older_than: float) -> int:
         """Uploads that were begun and left are the registry's to forget."""
@@ -225,6 +249,39 @@ class RegistryObjects:
 
     def close(self) -> None:
         pass
+
+    def _delete_manifest(self, digest: Digest) -> None:
+        try:
+            self._publisher.delete(Reference(self._at.registry, self._at.repository, None, digest))
+        except RegistryNotFound:
+            pass
+
+    # What Pointers needs.
+
+    def read_tag(self, tag: str, fits: Callable[[str], bool]) -> Found | None:
+        raw = self._raw(tag)
+        if raw is None:
+            return None
+        found = self._understood(raw, fits)
+        return Found(sha256(raw), raw) if found is None else Found(found.digest, raw, found.name, found.data, found.stat.modified)
+
+    def write_tag(self, tag: str, raw: bytes) -> None:
+        """A registry that does not let tags be moved keeps what it has: that is as good."""
+        there = Reference(self._at.registry, self._at.repository, tag)
+        try:
+            self._publisher.put_manifest(there, raw, OCI_MANIFEST)
+        except RegistryProtocolError:
+            if not self._has(there):
+                raise
+
+    def has_tag(self, tag: str) -> bool:
+        return self._has(Reference(self._at.registry, self._at.repository, tag))
+
+    def record_tags(self, key: str, *, recent: bool) -> Sequence[str]:
+        return self._tags_below(f"r.{key}.", recent=recent)
+
+    def small(self, found: Found) -> bytes | None:
+        return found.data if found.data is not None else small(self, found.name)
 
     def _reference(self, name: str) -> Reference:
         return Reference(self._at.registry, self._at.repository, tag_of(name))
@@ -266,6 +323,10 @@ class RegistryObjects:
 
     def _object(self, tag: str) -> _Object | None:
         """None for a tag that is gone, or none of ours."""
+        raw = self._raw(tag)
+        return None if raw is None else self._understood(raw, lambda name: tag_of(name) == tag)
+
+    def _raw(self, tag: str) -> bytes | None:
         there = Reference(self._at.registry, self._at.repository, tag)
 
         def ask() -> bytes | None:
@@ -275,13 +336,13 @@ class RegistryObjects:
                 expect(answer, there, "manifest")
                 return answer.read(MANIFEST_LIMIT)
 
-        raw = self._client.session.transport.whole(ask)
-        if raw is None:
-            return None
+        return self._client.session.transport.whole(ask)
+
+    def _understood(self, raw: bytes, fits: Callable[[str], bool]) -> _Object | None:
         try:
             manifest = msgspec.json.decode(raw, type=_Manifest)
             name = manifest.annotations.get(NAME, "")
-            if not known(name) or tag_of(name) != tag or len(manifest.layers) != 1:
+            if not known(name) or not fits(name) or len(manifest.layers) != 1:
                 return None
             return self._parsed(name, manifest, raw)
         except (*UNREADABLE, InvalidDigest, ValueError):
@@ -387,17 +448,12 @@ def tag_of(name: str) -> str:
     """At most 128 characters; names that share a prefix of components share one here."""
     parts = checked(name).split("/")
     if parts[0] == "records":
-        record = RecordName(name)
-        return f"r.{parts[1][-40:]}.{_short(parts[2])}.{record.digest}"
+        return own_tag(name)
     if parts[0] == "blobs":
         return f"b.{parts[1]}.{parts[2][:100]}"
     if parts[0] == "mounts":
-        return f"m.{parts[1]}.{_short(parts[2])}.{parts[3]}"
+        return f"m.{parts[1]}.{short_scope(parts[2])}.{parts[3]}"
     return f"{parts[0][0]}.{'.'.join(parts[1:])}"
-
-
-def _short(scope: str) -> str:
-    return sha256(scope.encode()).partition(":")[2][:16]
 
 
 def _tag_prefix(prefix: str) -> str:
@@ -405,7 +461,7 @@ def _tag_prefix(prefix: str) -> str:
     parts = checked_prefix(prefix).split("/")[:-1]
     letter = parts[0][0]
     if parts[0] in ("records", "mounts"):
-        return ".".join((letter, *(part[-40:] for part in parts[1:2]), *(_short(part) for part in parts[2:]))) + "."
+        return ".".join((letter, *(part[-40:] for part in parts[1:2]), *(short_scope(part) for part in parts[2:]))) + "."
     return ".".join((letter, *parts[1:])) + "."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -80,6 +80,29 @@ class ObjectStore(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+Enough = Callable[[str, bytes], bool]
+"""Of a record's object (name, bytes): whether no other one of its key is needed."""
+
+
+@runtime_checkable
+class Pointed(Protocol):
+    """What an ObjectStore has beside where listing a prefix may cost as much as the whole list: names that can be guessed. They are hints:
+    each leads to one of several objects that would do, and every object is found without them too."""
+
+    def first(self, prefixes: Sequence[str], scopes: Sequence[str], enough: Enough, *, others: bool) -> dict[str, dict[str, bytes]]:
+        """As `gather` of `records/<key>/` prefixes, but one record that is `enough` will do. `scopes`: components that are believed;
+        `others`: there are more of them than can be named. Lists only where a record is there and none of those looked at is enough."""
+        ...
+
+    def latest(self, places: Sequence[str], scopes: Sequence[str]) -> list[dict[str, bytes]]:
+        """Records that were lately made at each of the `places/<place>/`, by name; a few of each scope."""
+        ...
+
+    def complete(self, names: Collection[str]) -> None:
+        """Make the guessable names of these records, where a writer was killed before it did."""
+        ...
 
 
 def whole(data: bytes) -> Body:

@@ -15,9 +15,19 @@ from lamina.cache.policy import DEFAULT_EXPIRY
 from lamina.cache.record import CacheKey, Place, Record
 from lamina.cache.remote.envelope import BadEnvelope, BlobRef, Envelope, Statement, seal, unseal
 from lamina.cache.remote.errors import CacheDenied, CacheError, ObjectGone
-from lamina.cache.remote.names import RecordName, blob_name, check_scope, key_prefix, place_names, place_prefixes, placed_key, uses_name
+from lamina.cache.remote.names import (
+    RecordName,
+    blob_name,
+    check_scope,
+    encode_scope,
+    key_prefix,
+    place_names,
+    place_prefixes,
+    placed_key,
+    uses_name,
+)
 from lamina.cache.remote.parallel import each
-from lamina.cache.remote.protocols import PIECE, Body, ObjectStore, whole
+from lamina.cache.remote.protocols import PIECE, Body, ObjectStore, Pointed, whole
 from lamina.cache.remote.trust import Trust
 from lamina.oci.digest import Digest
 from lamina.store.protocols import DigestMismatch
@@ -126,6 +136,7 @@ class SharedCache:
         self._lock = self.lock = threading.Lock()
         self.chunks: bool | None = None  # of what is written: large layers as chunks; None: where the extra is installed
         self._answers: dict[CacheKey, Answer] = {}
+        self._quick: set[CacheKey] = set()  # answers that one record was enough for
         self._used: set[str] = set()
         self._damaged: set[str] = set()
 
@@ -134,19 +145,21 @@ class SharedCache:
         """For messages."""
         return self.objects.where
 
-    def lookup(self, keys: Sequence[CacheKey], *, again: bool = False) -> Mapping[CacheKey, Answer]:
+    def lookup(self, keys: Sequence[CacheKey], *, again: bool = False, quick: bool = False) -> Mapping[CacheKey, Answer]:
         """Every key's answer, in few requests. Answers are remembered until the cache is closed, misses too; `again` asks anew.
 
-        Moves records only, no blob. A record that is not believed, or damaged, is a Refusal in the answer, never an error.
+        Moves records only, no blob. A record that is not believed, or damaged, is a Refusal in the answer, never an error. `quick`: one
+        believed record of a key will do, so that no backend has to list anything to find a hit or a miss.
         """
         with self._lock:
-            wanted = [key for key in dict.fromkeys(keys) if again or key not in self._answers]
+            wanted = [key for key in dict.fromkeys(keys) if again or key not in self._answers or (not quick and key in self._quick)]
         batches = [wanted[start : start + _BATCH] for start in range(0, len(wanted), _BATCH)]
         for batch in batches:
-            found = self.objects.gather([key_prefix(key) for key in batch])
+            found = self._found([key_prefix(key) for key in batch], quick=quick)
             answers = {key: self._answer(key, found.get(key_prefix(key), {})) for key in batch}
             with self._lock:
                 self._answers.update(answers)
+                self._quick = self._quick | set(batch) if quick else self._quick - set(batch)
         with self._lock:
             return {key: self._answers.get(key, _MISS) for key in keys}
 
@@ -208,10 +221,17 @@ class SharedCache:
         moved = sum(blob.size for blob, was_new in zip(absent, sent) if was_new)
         return Published(sum(new), len(new) - sum(new), sum(sent), len(blobs) - sum(sent), moved)
 
-    def neighbours(self, place: Place, limit: int = 8) -> Sequence[Record]:
+    def neighbours(self, place: Place, limit: int = 8, *, quick: bool = False) -> Sequence[Record]:
         """Believed records of the same spot (Dockerfile, stage, position), then of the same text, each newest first: what a miss is
-        explained by. Each kind gets its share; whole sets of records are read only for the newest few."""
-        spots, texts = (self._placed(prefix, 2 * limit) for prefix in place_prefixes(place))
+        explained by. Each kind gets its share; whole sets of records are read only for the newest few. `quick`: a few of the latest will
+        do, so that no backend has to list anything."""
+        prefixes = place_prefixes(place)
+        if quick and isinstance(self.objects, Pointed):
+            named, _ = self.trust.scopes()
+            found = self.objects.latest(prefixes, [encode_scope(scope) for scope in named])
+            spots, texts = ([offer.record for offer in self._believed(records)] for records in found)
+        else:
+            spots, texts = (self._placed(prefix, 2 * limit) for prefix in prefixes)
         there = [record for record in spots if _spot(record.place) == _spot(place)]
         alike = [record for record in texts if record.place.text == place.text and _spot(record.place) != _spot(place)]
         alike.sort(key=lambda record: record.place.stage != place.stage)
@@ -223,6 +243,19 @@ class SharedCache:
         answers = self.lookup(list(dict.fromkeys(placed_key(name) for name in names)))
         records = [offer.record for answer in answers.values() for offer in answer.offers]
         return sorted(records, key=lambda record: -record.created)
+
+    def _found(self, prefixes: Sequence[str], *, quick: bool) -> Mapping[str, Mapping[str, bytes]]:
+        if not quick or not isinstance(self.objects, Pointed):
+            return self.objects.gather(prefixes)
+        named, others = self.trust.scopes()
+        return self.objects.first(
+            prefixes, [encode_scope(scope) for scope in named], lambda name, data: bool(self._believed({name: data})), others=others
+        )
+
+    def _believed(self, found: Mapping[str, bytes]) -> list[Offer]:
+        """Newest first, whatever their keys."""
+        offers = [offer for name, data in found.items() for offer in self._answer(RecordName(name).key, {name: data}).offers]
+        return sorted(offers, key=lambda offer: (-offer.record.created, offer.name))
 
     def forget(self, keys: Sequence[CacheKey]) -> int:
         """Delete the records of these keys in the scopes that are believed; returns how many."""

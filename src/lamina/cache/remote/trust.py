@@ -170,6 +170,12 @@ class Trust:
             return None
         return f"its signature by {fitting[0][0].name} is wrong"
 
+    def scopes(self) -> tuple[tuple[str, ...], bool]:
+        """(believed scopes that have a name, the build's own first; whether patterns believe others too)."""
+        plain = {pattern for pattern in self._patterns if not any(sign in pattern for sign in "*?[")}
+        named = sorted(self._exact | plain, key=lambda scope: (scope != self.scope, scope))
+        return tuple(named), len(plain) < len(set(self._patterns))
+
     def believes_scope(self, scope: str) -> bool:
         """Known before a record is read: what is in other scopes need not be fetched."""
         return scope in self._exact or any(fnmatchcase(scope, pattern) for pattern in self._patterns)
