@@ -82,7 +82,7 @@ class Sharing:
         refused = None
         for cache in tuple(self._readers):
             try:
-                answer = cache.lookup([key])[key]
+                answer = cache.lookup([key], quick=True)[key]
             except CacheError as error:
                 self._lost(cache, error)
                 continue
@@ -119,8 +119,8 @@ class Sharing:
         """For the reason of a miss on a machine that has never built this."""
         for cache in tuple(self._readers):
             try:
-                found = cache.neighbours(place)
-                for answer in cache.lookup([record.key for record in found]).values():
+                found = cache.neighbours(place, quick=True)
+                for answer in cache.lookup([record.key for record in found], quick=True).values():
                     for offer in answer.offers:
                         self._take(cache, offer)  # from now on their listings can be fetched
             except CacheError as error:
@@ -174,7 +174,7 @@ class Sharing:
         for cache in tuple(self._writers):
             before = self._chunked.bytes
             try:
-                known = cache.lookup([record.key for record in records])
+                known = cache.lookup([record.key for record in records], quick=True)
                 fresh = [record for record in records if all(offer.record.state != record.state for offer in known[record.key].offers)]
                 whole = cache.publish(
                     [found for record in fresh if (found := self._publication(record, cache)) is not None], self._store.blobs
