@@ -109,6 +109,7 @@ class Trial:
 
     def run(self) -> Result:
         settings, result = self._settings, self._result
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._images = images(self._folder / "images", settings.writers)
         self._seed_store()
         with network(settings.machines) as net, place(settings.backend, self._folder / "place", net) as where:

@@ -1,0 +1,40 @@
+"""32 writers on four machines share a cache; some are killed, its server is killed and comes back: nothing that was completed is lost.
+
+The machines are network namespaces. `python -m lamina.testing.writers` runs the same with other numbers and seeds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lamina.testing import bases, machines
+from lamina.testing.writers import places
+from lamina.testing.writers.places import Backend
+from lamina.testing.writers.trial import Settings, Trial
+
+_SEED = int(os.environ.get("LAMINA_TRIAL_SEED", "20"))
+_REFUSED = machines.why_not() or bases.why_not()
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.root,
+    pytest.mark.xdist_group("many writers"),  # one trial after the other: each has 32 processes
+    pytest.mark.skipif(_REFUSED is not None, reason=str(_REFUSED)),
+]
+
+
+@pytest.mark.parametrize("backend", places.BACKENDS)
+def test_nothing_that_a_writer_completed_is_lost(backend: Backend, tmp_path: Path) -> None:
+    missing = places.why_not(backend)
+    if missing:
+        pytest.skip(missing)
+    said: list[str] = []
+    result = Trial(Settings(backend, writers=32, machines=4, kills=6, restart=True, seed=_SEED), tmp_path / "trial", said.append).run()
+    assert result.sound, (said, result)
+    assert len(result.ends) == 32
+    assert result.count("killed"), "the trial was about kills"
+    assert result.count("completed") >= 16, result.warnings
+    assert result.restarted == (backend != "dir")
