@@ -17,6 +17,7 @@ from lamina.oci.digest import Digest, LayerId
 from lamina.sandbox import rungs
 from lamina.sandbox.containers import Containers
 from lamina.sandbox.protocols import Sandbox
+from lamina.server.buildkit.state import BuildKit
 from lamina.server.clock import rfc3339
 from lamina.server.containers.container import Container, MountPoint
 from lamina.server.containers.creating import Rules
@@ -68,6 +69,7 @@ class Daemon:
         self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
         self.seen_steps = SeenSteps(self.folder / "steps")
         self.events = Events(now_nano)
+        self.buildkit = BuildKit(self.folder, now_nano)
         self.keeper = Containers(userxattr=flavour.whiteouts == "user")
         self.execs = Execs(self)
         self.ports = Ports()

@@ -130,6 +130,7 @@ def _context(tls: Tls) -> ssl.SSLContext:
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1", "h2"])  # who knows both gets HTTP/1.1; gRPC's clients know h2 only
     try:
         context.load_cert_chain(tls.certificate, tls.key)
         if tls.ca is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.server.handlers import build, containers, images, system, ui, volumes
+from lamina.server.handlers import build, buildkit, containers, images, system, ui, volumes
 from lamina.server.router import Route, Router
 
 _SWARM = ("swarm", "services", "tasks", "nodes", "secrets", "configs")
@@ -40,8 +40,10 @@ ROUTES = (
     Route("POST", "/build", build.build),
     Route("POST", "/build/prune", build.prune),
     Route("POST", "/commit", build.commit),
-    Route("POST", "/session", build.refused),
-    Route("POST", "/grpc", build.refused),
+    Route("POST", "/build/cancel", buildkit.cancel),
+    Route("POST", "/session", buildkit.session),
+    Route("POST", "/grpc", buildkit.grpc),
+    Route("PRI", "*", buildkit.grpc),  # HTTP/2 without asking first: buildx's remote driver
     Route("GET", "/containers/json", containers.index),
     Route("POST", "/containers/create", containers.create),
     Route("POST", "/containers/prune", containers.prune),

@@ -178,7 +178,7 @@ def test_a_build_answers_in_rows(daemon: Daemon) -> None:
         ("?dockerfile=../../etc/passwd", {"Dockerfile": b"FROM scratch\n"}, "Cannot locate"),
         ("?target=nosuch", {"Dockerfile": b"FROM scratch\n"}, "nosuch"),
         ("?t=UPPER", {"Dockerfile": b"FROM scratch\n"}, "lowercase"),
-        ("?version=2", {"Dockerfile": b"FROM scratch\n"}, "DOCKER_BUILDKIT=0"),
+        ("?version=3", {"Dockerfile": b"FROM scratch\n"}, "there is no builder of version '3'"),
         ("?remote=https://example.invalid/x", {"Dockerfile": b"FROM scratch\n"}, "remote context"),
     ],
 )  # fmt: skip

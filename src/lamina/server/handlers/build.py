@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,9 +12,10 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.oci.reference import Reference
 from lamina.server import filters, logins
 from lamina.server.daemon import Daemon
+from lamina.server.dockerfiles import checked, read_below, shown_command
 from lamina.server.errors import ApiError, BadRequest, ClientGone
 from lamina.server.handlers.images import full_name, target_name
-from lamina.server.http.messages import Duplex, Hijack, Outlet, Query, Reply, Request, Stream, answer
+from lamina.server.http.messages import Outlet, Query, Reply, Request, Stream, answer
 from lamina.server.rows import RowWriter
 
 _PREDEFINED = {n for name in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy") for n in (name, name.upper())}
@@ -31,6 +31,10 @@ class BuildError(ApiError):
 
 def build(daemon: Daemon, request: Request) -> Reply:
     query = request.query
+    if query.get("version") == "2":
+        from lamina.server.handlers import buildkit
+
+        return buildkit.build(daemon, request)
     tags = tuple(dict.fromkeys(full_name(text) for text in query.all("t") if text))
     _refuse(query)
     given = logins.several(request.headers.get("x-registry-config", ""))
@@ -57,7 +61,7 @@ def build(daemon: Daemon, request: Request) -> Reply:
 
 def _refuse(query: Query) -> None:
     if query.get("version", "1") not in ("", "1"):
-        raise BadRequest("this engine has the classic builder's protocol: set DOCKER_BUILDKIT=0", 501)
+        raise BadRequest(f"there is no builder of version {query.get('version')!r}: 1 and 2 are known")
     if query.get("remote") not in ("", "-"):
         raise BadRequest(f"remote context {query.get('remote')!r}: only a context in the request's body is taken")
     if query.flag("squash"):
@@ -98,27 +102,12 @@ class _Padded:
 
 def _prepare(daemon: Daemon, query: Query, context: Path, tags: tuple[str, ...], given: logins.Given) -> Any:
     """Everything that can be refused before the first row is refused here."""
-    from lamina.dockerfile import parse
     from lamina.engine.request import BuildRequest
     from lamina.oci.platform import Platform
 
     name, text, ignore = _dockerfile(context, query.get("dockerfile") or "Dockerfile")
-    if not text.strip():
-        raise BadRequest(f"the Dockerfile ({name}) cannot be empty")
-    document = parse(text, name)
-    for error in document.errors:
-        if error.code == "dockerfile/no-stage" or (not document.stages and error.span is None):
-            raise BadRequest("no build stage in current context")
-        line = f" line {error.span.line}" if error.span is not None else ""
-        message = error.message.replace("unknown instruction ", "unknown instruction: ")
-        if not document.stages and "FROM" in message:
-            message = f"no build stage in current context: {message}"
-        raise BadRequest(f"dockerfile parse error{line}: {message}" + (f" ({error.hint})" if error.hint else ""))
     target = query.get("target") or None
-    if target is not None:
-        names = [stage.name for stage in document.stages]
-        if target.lower() not in names and not (target.isdecimal() and int(target) < len(names)):
-            raise BadRequest(f"failed to reach build target {target} in Dockerfile")
+    document = checked(text, name, target)
     args: dict[str, str | None] = {str(n): None if v is None else str(v) for n, v in query.json("buildargs", {}).items()}
     labels = {str(n): str(v) for n, v in query.json("labels", {}).items()}
     network = query.get("networkmode") or "default"
@@ -154,22 +143,13 @@ def _arg_pairs(document: Any) -> list[tuple[tuple[str, str | None], ...]]:
 
 def _dockerfile(context: Path, name: str) -> tuple[str, str, str | None]:
     """(name, text, ignore text). Links lead where they lead inside the context."""
-    root = os.path.realpath(context)
-
-    def read(path: str) -> str | None:
-        real = os.path.realpath(os.path.join(root, path.lstrip("/")))
-        if not real.startswith(root + os.sep) or not os.path.isfile(real):
-            return None
-        with open(real, "rb") as file:
-            return file.read(16 << 20).decode("utf-8", "surrogateescape")
-
-    text = read(name)
+    text = read_below(context, name)
     if text is None and name == "Dockerfile":
-        text = read("dockerfile")
+        text = read_below(context, "dockerfile")
     if text is None:
         raise BadRequest(f"Cannot locate specified Dockerfile: {name}", 500)
     shown = "<stdin>" if name.startswith(".dockerfile.") else name
-    ignore = read(".dockerignore")
+    ignore = read_below(context, ".dockerignore")
     if shown == "<stdin>":  # the client put it there: it is no file of the context
         ignore = (ignore or "") + f"\n{name}\n"
     return shown, text, ignore
@@ -239,12 +219,7 @@ def _image_id(daemon: Daemon, name: str) -> str:
 def _failed(rows: RowWriter, transcript: Any, error: Exception) -> None:
     step = transcript.failed_step()
     if isinstance(error, LaminaError) and error.code == "engine/run-failed" and step is not None:
-        command = step.text.partition(" ")[2]
-        words = command.split()
-        while words and words[0].startswith("--"):
-            words.pop(0)
-        shown = " ".join(words) if words and words[0].startswith("[") else "/bin/sh -c " + " ".join(words)
-        rows.error(ApiError(f"The command '{shown}' returned a non-zero code: {error.exit_code}"), error.exit_code)
+        rows.error(ApiError(f"The command '{shown_command(step.text)}' returned a non-zero code: {error.exit_code}"), error.exit_code)
         return
     if step is not None and step.kind in ("COPY", "ADD") and isinstance(error, LaminaError):
         rows.error(ApiError(f"{step.kind} failed: {error.message}" + (f" ({error.hint})" if error.hint else "")))
@@ -300,21 +275,3 @@ def commit(daemon: Daemon, request: Request) -> Reply:
             unpause(daemon, container)
     daemon.events.emit("container", "commit", container.id, {**container.attributes(), "imageID": image.id})
     return answer({"Id": image.id}, 201)
-
-
-_NO_BUILDKIT = "this engine does not speak BuildKit's protocol: set DOCKER_BUILDKIT=0"
-
-
-def refused(daemon: Daemon, request: Request, **names: str) -> Reply:
-    """What only BuildKit's clients ask for. Who takes the connection over for HTTP/2 is told in HTTP/2: SETTINGS, then GOAWAY with the
-    reason (RFC 9113 6.8; error code 13, HTTP_1_1_REQUIRED)."""
-    if request.upgrade != "h2c":
-        raise ApiError(_NO_BUILDKIT, 501)
-    text = _NO_BUILDKIT.encode()
-    settings = struct.pack(">I", 0)[1:] + b"\x04\0" + struct.pack(">I", 0)
-    away = struct.pack(">I", 8 + len(text))[1:] + b"\x07\0" + struct.pack(">III", 0, 0, 13) + text
-
-    def talk(duplex: Duplex) -> None:
-        duplex.write(settings + away)
-
-    return Hijack(talk)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _SMALL = 1 << 16  # a body of at most this size is read before the handler is called
 _HEAD_LIMIT = 1 << 18
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _LINGER = 5.0  # seconds that a client has to take an answer while it is still sending
 _ROWS_LIMIT = 16384  # rows that may wait for a client before it is given up
 
@@ -64,6 +65,11 @@ class Connection:
     async def run(self) -> None:
         """Serve requests until one side closes. Never raises."""
         try:
+            early = await self._beginning()
+            if early.startswith(_PREFACE):
+                await self._prior_knowledge(early)
+                return
+            self._http.receive_data(early)
             while await self._one():
                 self._http.start_next_cycle()
         except (h11.RemoteProtocolError, h11.LocalProtocolError) as error:
@@ -73,6 +79,23 @@ class Connection:
         finally:
             self._gone.tell()
             self._writer.close()
+
+    async def _beginning(self) -> bytes:
+        """The first bytes: enough of them to tell HTTP/2 (RFC 9113 3.3) from a request line."""
+        data = b""
+        while len(data) < len(_PREFACE) and _PREFACE.startswith(data):
+            piece = await self._reader.read(65536)
+            if not piece:
+                break
+            data += piece
+        return data
+
+    async def _prior_knowledge(self, early: bytes) -> None:
+        """A client that speaks HTTP/2 from its first byte on: the connection is taken over without a word."""
+        request = Request("PRI", "*", Query(""), {}, io.BytesIO(), upgrade="h2c")
+        reply = await self._loop.run_in_executor(self._pool, self._serve, request)
+        if isinstance(reply, Hijack):
+            await self._take_over(reply, early, closed=False)
 
     async def _refuse(self, error: h11.ProtocolError) -> None:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
@@ -105,7 +128,10 @@ class Connection:
         self._gone = Gone()
         if self._http.they_are_waiting_for_100_continue:
             self._writer.write(self._http.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")) or b"")
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+        headers: dict[str, str] = {}
+        for name, value in event.headers:  # of a name that comes again the values are a list (RFC 9110 5.3)
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
         inlet = Inlet(self._loop)
         small = _is_small(headers)
         listener: asyncio.Task[None] | None = None
@@ -255,9 +281,12 @@ class Connection:
         if not request.upgrade:
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {reply.content_type}\r\n\r\n"
         self._writer.write(head.encode("ascii"))
+        await self._take_over(reply, bytes(early), closed=closed)
+
+    async def _take_over(self, reply: Hijack, early: bytes, *, closed: bool) -> None:
         raw = Inlet(self._loop)
         self._gone = Gone()
-        reading = asyncio.create_task(self._raw(raw, bytes(early), closed))
+        reading = asyncio.create_task(self._raw(raw, early, closed))
 
         def send(data: bytes) -> None:
             if self._writer.transport.is_closing():

@@ -1,0 +1,356 @@
+"""A build that a BuildKit client asked for: what it needs is fetched from the client's session, built, and given where the client wants it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lamina.diagnostics.errors import LaminaError
+from lamina.registry.auth import Credentials
+from lamina.server import dockerfiles
+from lamina.server.buildkit import asked as asking
+from lamina.server.buildkit.agents import forwarded
+from lamina.server.buildkit.grpc import CANCELED, ClientCall, RpcError
+from lamina.server.buildkit.receiving import fetch
+from lamina.server.errors import ApiError, BadRequest
+
+if TYPE_CHECKING:
+    from lamina.engine.request import BuildRequest, BuildResult, Incoming, Output, Secret
+    from lamina.server.buildkit.progress import Progress, Task
+    from lamina.server.buildkit.sessions import Session
+    from lamina.server.daemon import Daemon
+    from lamina.solver.cancel import CancelToken
+    from lamina.store.refs import Image
+
+_PROGRESS_EVERY = 4 << 20  # bytes between two words about a transfer
+
+
+class Built(msgspec.Struct, frozen=True):
+    result: BuildResult
+    request: BuildRequest
+
+
+class Work:
+    """One build. `perform`, then `deliver`; both block. `archive`: the context came beforehand, as a file."""
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        session: Session,
+        asked: asking.Asked,
+        progress: Progress,
+        cancel: CancelToken,
+        archive: int | None = None,
+    ) -> None:
+        self._daemon = daemon
+        self._session = session
+        self._asked = asked
+        self._progress = progress
+        self._cancel = cancel
+        self._archive = archive
+        session.on_close(cancel.cancel)
+
+    def perform(self) -> Built:
+        """RpcError when cancelled; other LaminaErrors in docker's words."""
+        try:
+            with contextlib.ExitStack() as stack:
+                request = self._request(stack)
+                with self._daemon.builder(_Logins(self._session)) as engine:
+                    engine.on_steps = self._progress.listed
+                    engine.open_cache = self._daemon.engine.open_cache
+                    result = engine.build(request, self._progress.report, self._cancel)
+                return Built(result, request)
+        except KeyboardInterrupt:
+            raise RpcError(CANCELED, "context canceled") from None
+        except LaminaError as error:
+            if self._cancel.cancelled():
+                raise RpcError(CANCELED, "context canceled") from None
+            raise self._told(error) from error
+
+    def deliver(self, built: Built) -> dict[str, str]:
+        """Push, write to the client; what exporters answer. The image itself is kept already."""
+        names, outputs = asking.outputs(self._asked.exports)
+        found = built.result.images
+        images = self._images(built, names)
+        with self._progress.task("exporting to image" if any(e.is_image for e in self._asked.exports) else "exporting to client") as task:
+            for image in found:
+                task.doing(f"writing image {image.id}", done=True)
+            for name in names:
+                task.doing(f"naming to {_full(name)}", done=True)
+            for output in outputs:
+                if output.type == "registry":
+                    self._push(images, built.request, output, task)
+            for export in self._asked.exports:
+                if not export.is_image and export.type != "cacheonly":
+                    self._give(export, images, task)
+        for name in names:
+            self._daemon.events.emit("image", "tag", found[0].id, {"name": _familiar(name)})
+        answer = {}
+        if found:
+            answer = {"containerimage.config.digest": str(found[0].id), "containerimage.digest": str(found[0].manifest)}
+        if names:
+            answer["image.name"] = ",".join(_full(name) for name in names)
+        return answer
+
+    # Before the build
+
+    def _request(self, stack: contextlib.ExitStack) -> BuildRequest:
+        from lamina.engine.request import BuildRequest, Incoming
+        from lamina.oci.platform import Platform
+
+        asked = self._asked
+        place = self._scratch(stack)
+        incoming: Incoming | None = None
+        context = place / "none"
+        ignore: str | None = None
+        if self._archive is not None:
+            stack.callback(os.close, self._archive)
+            incoming = Incoming(archive=self._archive, dockerfile=asked.filename)
+        elif asked.remote is not None:
+            incoming = Incoming(place=asked.remote, dockerfile=asked.filename)
+        text, document = "", None
+        local, contexts = asked.named_contexts()
+        if incoming is None or "dockerfilekey" in asked.attrs:
+            text, ignore = self._dockerfile(place)
+            document = dockerfiles.checked(text, asked.filename, asked.attrs.get("target") or None)
+        if incoming is None:
+            if ignore is None:
+                ignore = self._ignore_file(place)
+            context = self._context(stack, asked.attrs.get("contextkey") or "context", ignore)
+        elif document is not None:
+            incoming = msgspec.structs.replace(incoming, dockerfile=None)
+        for name, folder in local.items():
+            contexts[name] = str(self._context(stack, folder, self._ignore_of(place, folder)))
+        secrets, agents = asking.secret_names(document) if document is not None else (set(), set())
+        if incoming is not None or any("@" in value or value.startswith("ssh://") for value in contexts.values()):
+            agents = agents | {"default"}
+        args: dict[str, str | None] = dict(asked.prefixed("build-arg:"))
+        epoch = args.get("SOURCE_DATE_EPOCH") or ""
+        fresh, stages = asked.no_cache()
+        network = asked.attrs.get("force-network-mode") or "default"
+        names, _ = asking.outputs(asked.exports)
+        return BuildRequest(
+            context=context,
+            dockerfile_name=asked.filename,
+            dockerfile_text=text,
+            ignore_text=ignore,
+            target=asked.attrs.get("target") or None,
+            args=args,
+            epoch=int(epoch) if epoch.isdecimal() and len(epoch) < 12 else None,
+            platforms=tuple(Platform.parse(text) for text in asked.platforms()),
+            tags=names,
+            labels=asked.prefixed("label:"),
+            named_contexts=contexts,
+            secrets=tuple(self._secrets(secrets)),
+            ssh=stack.enter_context(forwarded(self._session, sorted(agents))),
+            no_cache=fresh,
+            no_cache_filter=stages,
+            pull=asked.attrs.get("image-resolve-mode") == "pull",
+            network=network if network in ("none", "host") else "default",  # type: ignore[arg-type]  # one of the three words
+            extra_hosts=asked.hosts(),
+            shm_size=asked.shm_size(),
+            ulimits=asked.ulimits(),
+            allow_insecure="security.insecure" in asked.entitlements,
+            cache_from=tuple(self._caches(asked.cache_from, "--cache-from")),
+            cache_to=tuple(self._caches(asked.cache_to, "--cache-to")),
+            incoming=incoming,
+        )
+
+    def _scratch(self, stack: contextlib.ExitStack) -> Path:
+        from lamina.store.removal import remove
+
+        with self._daemon.store() as store:
+            place = store.scratch() / f"buildkit-{os.urandom(8).hex()}"
+        place.mkdir(0o700)
+        stack.callback(remove, place)
+        return place
+
+    def _dockerfile(self, place: Path) -> tuple[str, str | None]:
+        """(text, its own ignore file's)"""
+        name = self._asked.filename
+        with self._progress.task(f"[internal] load build definition from {name}") as task:
+            folder = self._small(place, self._asked.attrs.get("dockerfilekey") or "dockerfile", [name, name + ".dockerignore"], task)
+            text = dockerfiles.read_below(folder, name)
+            if text is None and name == "Dockerfile":
+                folder = self._small(place, "dockerfile", ["dockerfile"], task)
+                text = dockerfiles.read_below(folder, "dockerfile")
+            if text is None:
+                raise ApiError(f"failed to read dockerfile: open {name}: no such file or directory")
+            return text, dockerfiles.read_below(folder, name + ".dockerignore")
+
+    def _ignore_file(self, place: Path) -> str | None:
+        with self._progress.task("[internal] load .dockerignore") as task:
+            folder = self._small(place, self._asked.attrs.get("contextkey") or "context", [".dockerignore"], task)
+            return dockerfiles.read_below(folder, ".dockerignore")
+
+    def _ignore_of(self, place: Path, name: str) -> str | None:
+        """A named context's: the engine reads it, the client has to leave the files away."""
+        with self._progress.task(f"[context {name}] load .dockerignore") as task:
+            return dockerfiles.read_below(self._small(place, name, [".dockerignore"], task), ".dockerignore")
+
+    def _small(self, place: Path, name: str, files: list[str], task: Task) -> Path:
+        folder = place / os.urandom(4).hex()
+        folder.mkdir()
+        counter = _Counter(task, f"transferring {name}")
+        fetch(self._session, name, folder, follow=files, on_bytes=counter, on_call=self._until_cancelled)
+        counter.end()
+        return folder / "files"
+
+    def _context(self, stack: contextlib.ExitStack, name: str, ignore: str | None) -> Path:
+        title = "[internal] load build context" if name == "context" else f"[context {name}] load from client"
+        key = f"{self._session.key}\0{name}" if self._session.key else ""
+        place = stack.enter_context(self._daemon.buildkit.folders.borrow(key))
+        with self._progress.task(title) as task:
+            counter = _Counter(task, "transferring context")
+            folder = fetch(
+                self._session,
+                name,
+                place,
+                exclude=asking.exclude_patterns(ignore),
+                on_bytes=counter,
+                on_call=self._until_cancelled,
+            )
+            counter.end()
+        return folder
+
+    def _until_cancelled(self, call: ClientCall) -> None:
+        self._cancel.on_cancel(call.cancel)
+
+    def _secrets(self, names: set[str]) -> Iterator[Secret]:
+        """Only what the Dockerfile names is asked for; it stays in memory."""
+        from lamina.engine.request import Secret
+        from lamina.engine.secrets import SECRET_LIMIT
+
+        for name in sorted(names):
+            value = self._session.secret(name)
+            if value is not None:
+                if len(value) > SECRET_LIMIT:
+                    raise BadRequest(f"secret {name!r} is larger than {SECRET_LIMIT // 1024} KiB")
+                yield Secret(name, value=value)
+
+    def _caches(self, entries: tuple[Mapping[str, str], ...], option: str) -> Iterator[str]:
+        """Shared caches that the engine can open; of the others the build says that they are left out."""
+        from lamina.engine.request import Notice
+
+        for entry in entries:
+            kind = entry.get("type", "")
+            if kind in ("registry", "s3"):
+                yield ",".join([f"type={kind}", *(f"{name}={value}" for name, value in entry.items() if name != "type")])
+            elif kind != "inline":
+                self._progress.report(Notice("warning", f"{option} type={kind} is left out: registry and s3 are known here"))
+
+    # After it
+
+    def _images(self, built: Built, names: tuple[str, ...]) -> list[Image]:
+        with self._daemon.store() as store:
+            found = [store.images.by_id(image.id) for image in built.result.images]
+        full = tuple(_full(name) for name in names)
+        return [msgspec.structs.replace(image, names=full) for image in found if image is not None]
+
+    def _push(self, images: list[Image], request: BuildRequest, output: Output, task: Task) -> None:
+        from lamina.engine.request import Notice
+
+        task.doing("pushing layers")
+        wanted = msgspec.structs.replace(request, outputs=(output,))
+        with self._daemon.builder(_Logins(self._session)) as engine:
+            for name, digest in engine.export(
+                images,
+                wanted,
+                lambda event: None,
+                lambda text: self._progress.report(Notice("warning", text)),
+            ):
+                task.doing(f"pushing manifest for {name}@{digest}", done=True)
+        task.doing("pushing layers", done=True)
+
+    def _give(self, export: asking.Export, images: list[Image], task: Task) -> None:
+        from lamina.engine.exporters.export import export as write
+        from lamina.engine.images.layers import ensure_layers
+        from lamina.engine.request import Output
+        from lamina.layer.view import LayerView
+        from lamina.server.buildkit.sending import ClientFile, send_tree
+
+        if export.type in ("local", "tar", "docker") and len(images) != 1:
+            raise BadRequest(f"type={export.type} takes one platform: type=oci and type=image,push=true take several")
+        with self._daemon.store() as store:
+            if export.type == "local":
+                counter = _Counter(task, "copying files")
+                send_tree(self._session, export.id, LayerView(ensure_layers(store, images[0]), store.flavour), counter)
+                counter.end()
+                return
+            title = {"tar": "sending tarball", "docker": "sending docker archive", "oci": "sending oci archive"}[export.type]
+            task.doing(title)
+            attrs = (("name", ",".join(export.names)),) if export.names else ()
+            with ClientFile(self._session, export.id) as file:
+                buffered = io.BufferedWriter(file, 1 << 17)
+                write(store, images, Output(export.type, None, attrs), buffered)  # type: ignore[arg-type]  # one of tar, docker, oci
+                buffered.flush()
+                file.finish()
+                buffered.detach()
+            task.doing(title, done=True)
+
+    def _told(self, error: LaminaError) -> LaminaError:
+        """A failed step in BuildKit's words."""
+        step = self._progress.failed_step
+        if step is None or isinstance(error, (ApiError, RpcError)):
+            return error
+        if error.code == "engine/run-failed":
+            command = dockerfiles.shown_command(step.text)
+            return ApiError(f'process "{command}" did not complete successfully: exit code: {error.exit_code}')
+        return error
+
+
+class _Counter:
+    """Bytes of a transfer, told now and then."""
+
+    def __init__(self, task: Task, what: str) -> None:
+        self._task = task
+        self._what = what
+        self._count = self._told = 0
+        task.doing(what)
+
+    def __call__(self, count: int) -> None:
+        self._count += count
+        if self._count - self._told >= _PROGRESS_EVERY:
+            self._told = self._count
+            self._task.doing(self._what, self._count)
+
+    def end(self) -> None:
+        self._task.doing(self._what, self._count, done=True)
+
+
+class _Logins(Mapping[str, Credentials]):
+    """The client's logins, asked for when a registry wants one."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __getitem__(self, host: str) -> Credentials:
+        found = self._session.credentials("registry-1.docker.io" if host == "docker.io" else host)
+        if found is None:
+            raise KeyError(host)
+        user, secret = found
+        return Credentials(user, secret) if user else Credentials("", "", secret)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 1  # there may be some
+
+
+def _full(name: str) -> str:
+    from lamina.oci.reference import Reference
+
+    return str(Reference.parse(name).with_default_tag())
+
+
+def _familiar(name: str) -> str:
+    from lamina.oci.reference import Reference
+
+    return Reference.parse(name).with_default_tag().familiar
