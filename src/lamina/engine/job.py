@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lamina.engine.adopted import LoadedImages
     from lamina.engine.layers import Kept
     from lamina.engine.surroundings import Surroundings
+    from lamina.layer.ahead import Ahead
     from lamina.layer.sums import Sum
     from lamina.solver.events import Answer, Task
     from lamina.store.layers import ActiveLayer
@@ -329,12 +330,13 @@ class Job:
         try:
             with self.around.layers.active() as active:
                 known: Mapping[bytes, Sum] = {}
+                ahead: Ahead | None = None
                 if isinstance(node.op, ExecOp):
                     self._exec(node, node.op, root, inputs, active, cancel)
                 else:
                     assert isinstance(node.op, FileOp)
-                    known = self._files(node, node.op, root, inputs, active)
-                kept = self.around.layers.keep(active, known, copied=isinstance(node.op, FileOp))
+                    known, ahead = self._files(node, node.op, root, inputs, active)
+                kept = self.around.layers.keep(active, known, ahead, copied=isinstance(node.op, FileOp))
         except BaseException as error:
             account.seconds = time.monotonic() - started
             if not isinstance(error, Cancelled):
@@ -380,8 +382,8 @@ class Job:
 
     def _files(
         self, node: Vertex, op: FileOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer
-    ) -> Mapping[bytes, Sum]:
-        """The files that are shared with an earlier layer."""
+    ) -> tuple[Mapping[bytes, Sum], Ahead]:
+        """The files that are shared with an earlier layer, and what hashes the layer already."""
         from lamina.engine.reuse import earlier  # only where something runs
         from lamina.engine.runners.files import run_file_op
 
@@ -391,7 +393,7 @@ class Job:
         last = next(iter(self.around.records.neighbours(place, 1)), None) if place is not None else None
         before = earlier(op, self.around.layers.folder(last.layers[-1]) if last is not None and last.layers else None)
         with self.around.contexts.lock:
-            run_file_op(
+            ahead = run_file_op(
                 op,
                 trees[0] if trees else None,
                 trees,
@@ -399,7 +401,7 @@ class Job:
                 self.around.layers.flavour,
                 reuse=before,
             )
-        return before.known if before is not None else {}
+        return before.known if before is not None else {}, ahead
 
     def _exec(
         self, node: Vertex, op: ExecOp, root: Filesystem | None, inputs: tuple[Result | None, ...], active: ActiveLayer, cancel: CancelToken

@@ -22,6 +22,7 @@ from lamina.store.local import LocalStore
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from lamina.layer.ahead import Ahead
     from lamina.layer.sums import Sum
 
 Fetch = Callable[[LayerRef, CancelToken], bool]
@@ -45,6 +46,7 @@ class LayerKeeper:
         )
         self._hashing: dict[LayerId, Future[DiffId]] = {}
         self._pool: ThreadPoolExecutor | None = None
+        self._ahead: list[Ahead] = []
 
     @property
     def flavour(self) -> Flavour:
@@ -111,27 +113,36 @@ class LayerKeeper:
             if active.path.exists():
                 self._store.layers.discard(active)
 
-    def keep(self, active: ActiveLayer, known: Mapping[bytes, Sum] | None = None, *, copied: bool = False) -> Kept:
+    def keep(
+        self, active: ActiveLayer, known: Mapping[bytes, Sum] | None = None, ahead: Ahead | None = None, *, copied: bool = False
+    ) -> Kept:
         """Name the layer by its normalised diff; an equal one that is here already is taken over.
 
-        `known`: files that need not be looked at again. `copied`: a layer of COPY or ADD, whose next version may share files with it.
+        `known`: files that need not be looked at again. `ahead`: hashes the layer already; this object closes it. `copied`: a layer of
+        COPY or ADD, whose next version may share files with it.
         """
+        if ahead is not None:
+            with self._lock:
+                self._ahead.append(ahead)
         from lamina.layer import sums  # only where something ran
         from lamina.layer.normal import normalise
 
         folder = active.upper.parent
         files: dict[bytes, Sum] | None = {} if copied else None
-        normal = normalise(folder, self._store.flavour, known, files)
+        told = ahead.told if ahead is not None else None
+        normal = normalise(folder, self._store.flavour, known, files, told)
         if files is not None and len(files) >= sums.FEW:
             sums.write(folder, files)
         layer = LayerId("diff:" + normal.digest.rpartition(":")[2])
         self._store.layers.commit(active, layer, LayerFacts(diff=normal.digest))
         row = self._store.layers.row(layer)
         if row is None or row.diff_id is None:
-            self._start_hashing(layer, files)
+            if ahead is not None and not normal.as_told:
+                ahead.close()
+            self._start_hashing(layer, files, ahead)
         return Kept(LayerRef(id=layer, size=normal.size, empty=normal.entries == 0), normal.digest)
 
-    def _start_hashing(self, layer: LayerId, known: Mapping[bytes, Sum] | None = None) -> None:
+    def _start_hashing(self, layer: LayerId, known: Mapping[bytes, Sum] | None = None, ahead: Ahead | None = None) -> None:
         with self._lock:
             if layer in self._hashing:
                 return
@@ -139,14 +150,14 @@ class LayerKeeper:
                 from concurrent.futures import ThreadPoolExecutor
 
                 self._pool = ThreadPoolExecutor(2, thread_name_prefix="lamina-diffid")
-            self._hashing[layer] = self._pool.submit(self._hash, layer, known)
+            self._hashing[layer] = self._pool.submit(self._hash, layer, known, ahead)
 
-    def _hash(self, layer: LayerId, known: Mapping[bytes, Sum] | None) -> DiffId:
+    def _hash(self, layer: LayerId, known: Mapping[bytes, Sum] | None, ahead: Ahead | None) -> DiffId:
         from lamina.layer.pack import diff_id
 
         path = self._store.layers.path(layer)
         assert path is not None
-        found, size = diff_id(path.parent, self._store.flavour, known)
+        found, size = (ahead.result() if ahead is not None else None) or diff_id(path.parent, self._store.flavour, known)
         self._store.layers.set_diff_id(layer, found, size)
         return found
 
@@ -178,3 +189,5 @@ class LayerKeeper:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        for ahead in self._ahead:
+            ahead.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,14 +31,19 @@ class NormalDiff(msgspec.Struct, frozen=True):
     digest: str  # "sha256:HEX"
     size: int  # bytes of regular files, each inode once
     entries: int
+    as_told: bool = False  # the tar of the entries that were told is the tar of the layer, as far as headers go
 
 
 def normalise(
-    layer_dir: Path, flavour: Flavour, known: Mapping[bytes, Sum] | None = None, sums: dict[bytes, Sum] | None = None
+    layer_dir: Path,
+    flavour: Flavour,
+    known: Mapping[bytes, Sum] | None = None,
+    sums: dict[bytes, Sum] | None = None,
+    told: Sequence[Entry] | None = None,
 ) -> NormalDiff:
     """Read the layer directory. `known`: what need not be looked at again, by path. Errors as scan.
 
-    `sums` is filled with what a later layer may share.
+    `sums` is filled with what a later layer may share. `told`: the entries that somebody expects, see `NormalDiff.as_told`.
     """
     result = sha256(HEAD)
     size = entries = 0
@@ -56,6 +62,7 @@ def normalise(
             add(entry, content)
 
     known = known or {}
+    expected = told
     beside = read_extra(layer_dir) if sums is not None else Extra()
     sharable = sums is not None and not (beside.modes or beside.owners or beside.devices or beside.xattrs)
 
@@ -66,18 +73,21 @@ def normalise(
         if entry.kind is Kind.HARDLINK:
             sums.pop(entry.link, None)  # of several names none is shared
         elif content and sharable and not entry.xattrs:
-            told = known.get(entry.path)
-            sums[entry.path] = told or Sum(bytes.fromhex(content), entry.size, entry.mode, entry.uid, entry.gid, entry.mtime)
+            sums[entry.path] = known.get(entry.path) or Sum(
+                bytes.fromhex(content), entry.size, entry.mode, entry.uid, entry.gid, entry.mtime
+            )
 
     try:
         for entry, fd in scan(layer_dir, flavour, known, reading=False):
+            if expected is not None and not (entries < len(expected) and _same_header(entry, expected[entries])):
+                expected = None
             entries += 1
             content: str | Future[str] = ""
             if entry.kind is Kind.FILE:
                 size += entry.size
-                told = known.get(entry.path)
-                if told is not None:
-                    content = told.digest.hex()
+                there = known.get(entry.path)
+                if there is not None:
+                    content = there.digest.hex()
                 elif entry.size < _LARGE:
                     content = _content(fd, entry.size)
                 else:
@@ -96,7 +106,21 @@ def normalise(
     finally:
         if pool is not None:
             pool.shutdown(wait=True)
-    return NormalDiff("sha256:" + result.hexdigest(), size, entries)
+    return NormalDiff("sha256:" + result.hexdigest(), size, entries, expected is not None and len(expected) == entries)
+
+
+def _same_header(one: Entry, other: Entry) -> bool:
+    return (
+        one.path == other.path
+        and one.kind is other.kind
+        and one.mode == other.mode
+        and (one.uid, one.gid) == (other.uid, other.gid)
+        and floor(one.mtime) == floor(other.mtime)
+        and one.link == other.link
+        and (one.size == other.size or one.kind is not Kind.FILE)
+        and not one.xattrs
+        and not other.xattrs
+    )
 
 
 def record(entry: Entry, content: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.layer.entry import Kind
 from lamina.layer.flavour import Flavour
 from lamina.layer.paths import show
-from lamina.layer.scan import scan
+from lamina.layer.scan import Found, scan
 from lamina.layer.sums import Sum
 from lamina.layer.tarwrite import END, header, padding
 from lamina.oci.digest import DiffId
@@ -37,10 +37,15 @@ def pack(layer_dir: Path, flavour: Flavour, out: Sink, epoch: int | None = None,
 
     Errors as scan, and LayerChanged.
     """
+    return write_tar(scan(layer_dir, flavour, known), out, epoch)
+
+
+def write_tar(found: Iterable[Found], out: Sink, epoch: int | None = None) -> int:
+    """As pack, of entries in the order of scan."""
     total = 0
     parts: list[bytes] = []
     ready = 0
-    for entry, fd in scan(layer_dir, flavour, known):
+    for entry, fd in found:
         head = header(entry if epoch is None else msgspec.structs.replace(entry, mtime=float(epoch)))
         parts.append(head)
         ready += len(head)

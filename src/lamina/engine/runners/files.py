@@ -9,6 +9,7 @@ from time import time
 
 from lamina.engine.selecting import Exclusion, exclusion, selection_of
 from lamina.graph.ops import CopyAction, FileOp, MkdirAction, MkfileAction, Owner
+from lamina.layer.ahead import Ahead
 from lamina.layer.copying import CopyFailed, Ids, LayerWriter, Reuse, Target, copy, prepare
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.flavour import Flavour
@@ -30,16 +31,23 @@ def run_file_op(
     excluded: Exclusion = exclusion,
     now: float | None = None,
     reuse: Reuse | None = None,
-) -> None:
+) -> Ahead:
     """Write what `op` changes upon `root` (None = empty) into the new layer directory `out` (its `diff` and side table).
 
     `inputs[i]` is the tree of input i (input 0 unused). `now` (seconds) dates folders and files that have no date of their own.
-    Nothing of `root` is changed. On an error `out` is half-written and must be thrown away. Raises CopyFailed, SourceNotFound, UnknownOwner …
+    Nothing of `root` is changed. Returned is what knows the layer's diffID already, to be closed by the caller. On an error `out` is half-written and must be thrown away. Raises CopyFailed, SourceNotFound, UnknownOwner …
     """
     try:
         (out / "diff").mkdir(exist_ok=True)
         with EntryWriter(out, flavour) as writer:
-            write_file_op(op, root, inputs, writer, now=time() if now is None else now, excluded=excluded, reuse=reuse)
+            ahead = Ahead(writer, out)
+            try:
+                write_file_op(op, root, inputs, ahead, now=time() if now is None else now, excluded=excluded, reuse=reuse)
+                ahead.finish()
+            except BaseException:
+                ahead.close()
+                raise
+        return ahead
     except OSError as error:
         raise CopyFailed(f"cannot write the files of this step: {error.strerror or error}") from error
 
