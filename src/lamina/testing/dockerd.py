@@ -55,14 +55,17 @@ class Daemon:
 
 
 @contextmanager
-def daemon(options: Sequence[str] = (), parent: Path | None = None) -> Iterator[Daemon]:
-    """Start one and stop it. Its state lies on `parent` (default /var/tmp): overlay2 needs a real disk or tmpfs."""
+def daemon(options: Sequence[str] = (), parent: Path | None = None, before: Sequence[str] = ()) -> Iterator[Daemon]:
+    """Start one and stop it. Its state lies on `parent` (default /var/tmp): overlay2 needs a real disk or tmpfs.
+
+    `before`: words in front of the command, for example to enter a network namespace.
+    """
     home = Path(tempfile.mkdtemp(prefix="lamina-dockerd-", dir=parent or "/var/tmp"))
     socket = home / "s"
     log = open(home / "log", "wb")  # noqa: SIM115  # closed when the daemon has ended
     process = subprocess.Popen(
         [
-            "dockerd", "--data-root", str(home / "data"), "--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), "-H", f"unix://{socket}",
+            *before, "dockerd", "--data-root", str(home / "data"), "--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), "-H", f"unix://{socket}",
             "--bridge=none", "--iptables=false", "--ip6tables=false", *options,
         ],
         stdout=log, stderr=subprocess.STDOUT, start_new_session=True,

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamina.testing import bases, machines
+from lamina.testing import bases, dockerd, machines
 from lamina.testing.writers import places
 from lamina.testing.writers.trial import Result, Settings, Trial
 
@@ -19,12 +19,15 @@ _HEAD = ("backend", "completed", "killed", "cut off", "restart", "verify", "comp
 def main(arguments: Sequence[str]) -> int:
     """Exit code 1 where something was lost, 2 where this machine cannot do it."""
     parser = argparse.ArgumentParser(prog="python -m lamina.testing.writers", description=__doc__)
-    parser.add_argument("--backend", choices=[*places.BACKENDS, "all"], default="all")
+    parser.add_argument(
+        "--backend", choices=[*places.BACKENDS, "all", "buildkit"], default="all", help="buildkit: the same writers with docker's BuildKit"
+    )
     parser.add_argument("--writers", type=int, default=32)
     parser.add_argument("--machines", type=int, default=4)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--restart", action="store_true", help="kill the server in the middle and start it again")
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--size", type=int, default=20_000, help="bytes of each file of an image")
     given = parser.parse_args(arguments)
     if not (1 <= given.machines <= 200 and 1 <= given.writers <= 500 and 0 <= given.kills <= given.writers):
         parser.error("at most 200 machines, 500 writers, as many kills as writers")
@@ -32,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     if refused:
         print(f"no trial here: {refused}", file=sys.stderr)
         return 2
+    if given.backend == "buildkit":
+        return _compare(given.writers, given.machines)
     seed = secrets.randbelow(10**6) if given.seed is None else given.seed
     results: list[Result] = []
     for backend in places.BACKENDS if given.backend == "all" else (given.backend,):
@@ -41,14 +46,28 @@ def main(arguments: Sequence[str]) -> int:
             if given.backend != "all":
                 return 2
             continue
-        settings = Settings(backend, given.writers, given.machines, given.kills, given.restart, seed)
+        settings = Settings(backend, given.writers, given.machines, given.kills, given.restart, seed, given.size)
         with tempfile.TemporaryDirectory(prefix="lamina-writers-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
             results.append(Trial(settings, Path(folder), lambda text: print(text, file=sys.stderr, flush=True)).run())
-    print(table(results))
+    print(f"{given.writers} writers, {given.machines} machines, seed {seed}\n{table(results)}")
     for result in results:
         for line in (*result.warnings, *result.verified, *result.verified_again, *result.trouble):
             print(f"{result.settings.backend}: {line}")
     return 0 if all(result.sound for result in results) else 1
+
+
+def _compare(writers: int, number: int) -> int:
+    from lamina.testing.writers.buildkit import compare
+
+    refused = dockerd.why_not() or places.why_not("oci") or places.why_not("http")
+    if refused:
+        print(f"no comparison here: {refused}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="lamina-writers-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+        found = compare(Path(folder) / "trial", writers, number)
+    print(f"buildkit, one writer of the name: {found.alone}")
+    print(f"buildkit, {found.writers} writers of the name: {found.together}; {found.whole} of {found.writers} images found whole")
+    return 0
 
 
 def table(results: Sequence[Result]) -> str:

@@ -106,14 +106,15 @@ def place(backend: Backend, folder: Path, net: Network) -> Iterator[Place]:
         made.server.stop()
 
 
-def registry(folder: Path, net: Network) -> tuple[Process, str]:
-    """docker-registry in the hub, not started; and its HOST:PORT."""
+def registry(folder: Path, net: Network, tls: tuple[Path, Path] | None = None) -> tuple[Process, str]:
+    """docker-registry in the hub, not started; and its HOST:PORT. `tls`: certificate and key."""
     port = free_port()
     settings = folder / "registry.yml"
     settings.write_text(
         "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
         f"storage:\n  filesystem: {{rootdirectory: {json.dumps(str(folder / 'registry'))}}}\n  delete: {{enabled: true}}\n"
         f"http:\n  addr: '{ADDRESS}:{port}'\n"
+        + (f"  tls: {{certificate: {json.dumps(str(tls[0]))}, key: {json.dumps(str(tls[1]))}}}\n" if tls else "")
     )
     return Process([*net.enter(net.hub), "docker-registry", "serve", str(settings)], folder / "server.log"), f"{ADDRESS}:{port}"
 

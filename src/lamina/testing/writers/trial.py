@@ -40,6 +40,7 @@ class Settings:
     kills: int = 6
     restart: bool = True
     seed: int = 0
+    size: int = 20_000  # bytes of each file of an image
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ class Trial:
     def run(self) -> Result:
         settings, result = self._settings, self._result
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._images = images(self._folder / "images", settings.writers)
+        self._images = images(self._folder / "images", settings.writers, size=settings.size)
         self._seed_store()
         with network(settings.machines) as net, place(settings.backend, self._folder / "place", net) as where:
             self._say(f"{settings.backend}: {settings.writers} writers on {settings.machines} machines, seed {settings.seed}")
