@@ -72,3 +72,4 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     host: str
     build: str  # id of the build that wrote it
     schema: int = KEY_SCHEMA
+    project: str = ""  # whose build wrote it, for accounting on this machine; not in what is handed over

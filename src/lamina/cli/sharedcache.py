@@ -39,7 +39,7 @@ def list_records(settings: Settings, place: str, *, as_json: bool, no_trunc: boo
         (
             (record.key.removeprefix("sha256:") or record.name.rpartition("/")[2])[: None if no_trunc else 12],
             record.scope,
-            age(max(0.0, now - record.created)),
+            age(max(0.0, now - record.created)) if record.created else "",
             age(max(0.0, now - record.used)),
             seconds(record.seconds),
             record.step if no_trunc else shorten(record.step, 60),
@@ -85,10 +85,15 @@ def prune(
         for removal in done.removals:
             print(f"remove {shorten(removal.what, 60)}  {size(removal.size)}  {removal.why}")
     print(f"{'would free' if dry_run else 'freed'} {size(done.freed)}: {len(done.removals)} objects; {size(done.left)} are left")
+        found = Inventory(cache.objects).records if explain else []
     if done.spared:
         print(f"{done.spared} records over the limit stay for now: a build may be using them")
     return 0
 
+        gone, now = {removal.name for removal in done.removals}, time.time()
+        for record in sorted(found, key=lambda record: record.used):
+            if record.name not in gone and project in (None, record.project):
+                print(f"keep   {shorten(record.step, 60)}  {size(record.size)}  used {age(max(0.0, now - record.used))} ago")
 
 def verify(settings: Settings, place: str, *, bytes_too: bool, repair: bool) -> int:
     with opened(settings, place) as (_, cache):
@@ -112,6 +117,8 @@ def push(settings: Settings, place: str, images: tuple[str, ...]) -> int:
 def pull(settings: Settings, place: str, *, layers: bool) -> int:
     from lamina.engine.sharing import pull as pull_records
 
+    for identifier, moved in sent.items():
+        print(f"cache mount {identifier}: " + ("as it is there" if moved is None else f"{moved.files} entries, {size(moved.bytes)} sent"))
     with opened(settings, place) as (engine, cache):
         wanted = [record.key for record in Inventory(cache.objects).records]
         count, fetched = pull_records(engine.store, engine.records, wanted, cache, _warn, host=engine.host, layers=layers)
@@ -121,3 +128,5 @@ def pull(settings: Settings, place: str, *, layers: bool) -> int:
 
 def _warn(text: str, code: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
+    for identifier, moved in came.items():
+        print(f"cache mount {identifier}: {moved.files} files taken over, {size(moved.bytes)} fetched")

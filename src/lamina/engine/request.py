@@ -90,6 +90,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     sbom: tuple[Literal["spdx", "cyclonedx"], ...] = ()  # likewise
     dockerfile_path: Path | None = None  # where the text was read from, so that the build can be repeated
     incoming: Incoming | None = None  # then `context` is not looked at
+    project: str = ""  # for the accounting of the cache; "": as the context's folder or repository is called
     jobs: int = 0  # 0 = as many as the machine has processors, at least 16: steps wait more than they compute
 
 

@@ -223,7 +223,7 @@ class Sharing:
         listings = [part.listing for part in record.parts.inputs if part.listing is not None]
         missing = self._store.blobs.missing(listings)
         blobs += [BlobRef(one, self._store.blobs.size(one), "listing") for one in dict.fromkeys(listings) if one not in missing]
-        return Publication(msgspec.structs.replace(record, layers=tuple(layers)), tuple(blobs))
+        return Publication(msgspec.structs.replace(record, layers=tuple(layers), project=""), tuple(blobs))
 
     def _take(self, cache: SharedCache, offer: Offer) -> Record:
         of_layer = {blob.layer: blob for blob in offer.blobs if blob.layer is not None}

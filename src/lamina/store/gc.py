@@ -6,6 +6,7 @@ process can begin to use something; the slow removal comes after it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lamina.store.leases import live, standstill
 from lamina.store.local import LocalStore, restore_ballast
 from lamina.store.policy import Decision, PrunePolicy, PruneRow, plan_prune
 from lamina.store.recovery import sweep_ownerless
-from lamina.store.references import References, collect, records
+from lamina.store.references import References, collect, projects, records
 from lamina.store.removal import remove
 
 _TOMBSTONE_DAYS = 30
@@ -45,7 +46,7 @@ class Pruned(msgspec.Struct, frozen=True):
 class Usage(msgspec.Struct, frozen=True):
     """One line of `du`. `shared` = of `size`, what others need too; `reclaimable` = what pruning everything would free."""
 
-    kind: str  # "image", "record", "layers", "blobs", "cache-mounts", "other"
+    kind: str  # "image", "record", "project", "layers", "blobs", "cache-mounts", "other", "database", "all"
     name: str
     size: int  # bytes
     shared: int = 0
@@ -67,13 +68,18 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
     store.layers.flush()
     store.images.flush()
     with border(layout.root), store.lease.careful():
-        beside = idle(layout, database, dict(store.blobs.all())) if policy is not None else []
+        whole = policy is not None and policy.project is None
+        beside = idle(layout, database, dict(store.blobs.all())) if whole else []
         with standstill(layout):
             leases = live(layout)
             pins = frozenset().union(*leases.values())
             references = collect(layout, database)
             rows = store.layers.rows()
-            decisions = plan_prune([*_prune_rows(store, rows, references, pins), *beside], policy) if policy is not None else []
+            of_cache = _prune_rows(store, rows, references, pins)
+            if policy is not None and policy.project is not None:
+                needed = projects(database)
+                of_cache = [row for row in of_cache if needed.get(LayerId(row.name)) == {policy.project}]
+            decisions = plan_prune([*of_cache, *beside], policy) if policy is not None else []
             names = {row.name for row in beside}
             going = {decision.row.name: decision.row for decision in decisions if decision.remove and decision.row.name in names}
             doomed = {LayerId(decision.row.name) for decision in decisions if decision.remove}
@@ -111,8 +117,76 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
     return Pruned(tuple(decisions), swept)
 
 
+def prune_to_size(store: LocalStore, policy: PrunePolicy, *, dry_run: bool = False) -> tuple[Pruned, int]:
+    """As `prune`, with `max_bytes` for all that the store takes on the disk: the database and its log, folders, listings, what images hold.
+    -> (what went, bytes on the disk now; in a dry run those that would be left).
+
+    Files that layers share count once, so it is measured again and goes on until it holds or nothing more may go.
+    """
+    if policy.max_bytes is None or policy.project is not None:
+        done = prune(store, policy, dry_run=dry_run)
+        store.database.compact()
+        return done, on_disk(store.layout.root) - (done.swept.freed if dry_run else 0)
+    decided: dict[str, Decision] = {}
+    swept = Swept()
+    goal = policy.max_bytes
+    while True:
+        before = on_disk(store.layout.root)
+        counted = sum(each.row.size for each in prune(store, msgspec.structs.replace(policy, max_bytes=None), dry_run=True).decisions)
+        # All that lies there beside what may be decided about.
+        beside = max(0, before - counted)
+        cap = max(0, goal - beside) if before > policy.max_bytes else None
+        done = prune(store, msgspec.structs.replace(policy, max_bytes=cap), dry_run=dry_run)
+        decided |= {decision.row.name: decision for decision in done.decisions}
+        swept = _joined(swept, done.swept)
+        if dry_run:
+            return Pruned(tuple(decided.values()), swept), max(0, before - swept.freed)
+        store.database.compact()
+        left = on_disk(store.layout.root)
+        if left <= policy.max_bytes or not (done.swept.layers or done.swept.blobs or done.swept.idle):
+            return Pruned(tuple(decided.values()), swept), left
+        goal = max(0, goal - (left - policy.max_bytes))  # files that layers share count in each of them
+
+
+def _joined(one: Swept, other: Swept) -> Swept:
+    return Swept(
+        one.layers + other.layers,
+        one.blobs + other.blobs,
+        one.leftovers + other.leftovers,
+        one.records + other.records,
+        one.freed + other.freed,
+        one.idle + other.idle,
+    )
+
+
+def on_disk(folder: Path) -> int:
+    """Bytes that the file system gives for all below `folder`, itself included; a file with several names counts once. Follows nothing."""
+    seen: set[tuple[int, int]] = set()
+    total = os.lstat(folder).st_blocks * 512
+    queue = [os.fsencode(folder)]
+    while queue:
+        try:
+            found = os.scandir(queue.pop())
+        except OSError:
+            continue  # gone meanwhile, or not to be read
+        with found:
+            for entry in found:
+                try:
+                    about = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                if about.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
+                    if (about.st_dev, about.st_ino) in seen:
+                        continue
+                    seen.add((about.st_dev, about.st_ino))
+                total += about.st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    queue.append(entry.path)
+    return total
+
+
 def du(store: LocalStore) -> list[Usage]:
-    """Bytes by image, by record's own layer, and by kind; computed from the tables, only blobs and cache mounts are looked at."""
+    """Bytes by image, by record's own layer, by project, and by kind. "all" is what it takes on the disk, metadata and folders included."""
     references = collect(store.layout, store.database)
     rows = {row.id: row for row in store.layers.rows()}
     users: dict[LayerId, int] = {}
@@ -129,6 +203,13 @@ def du(store: LocalStore) -> list[Usage]:
     for layer in sorted(references.cached.keys() - references.images.keys()):
         if layer in rows:
             out.append(Usage("record", layer, rows[layer].size, 0, rows[layer].size))
+    needed = projects(store.database)
+    for project in sorted({name for names in needed.values() for name in names if name}):
+        own = [rows[layer] for layer, names in needed.items() if project in names and layer in rows]
+        alone = [row for row in own if needed[row.id] == {project}]
+        size = sum(row.size for row in own)
+        reclaimable = sum(row.size for row in alone if row.id not in references.images)
+        out.append(Usage("project", project, size, size - sum(row.size for row in alone), reclaimable))
     free = sum(row.size for row in rows.values() if row.id not in references.images)
     out.append(Usage("layers", "", sum(row.size for row in rows.values()), 0, free))
     blobs = list(store.blobs.all())
@@ -141,6 +222,10 @@ def du(store: LocalStore) -> list[Usage]:
     ):
         size = measure(folder)[1] if folder.is_dir() else 0
         out.append(Usage(kind, folder.name, size, 0, size))
+    database = store.layout.database
+    size = sum(path.stat().st_size for path in database.parent.glob(f"{database.name}*") if path.is_file())
+    out.append(Usage("database", database.name, size))
+    out.append(Usage("all", "", on_disk(store.layout.root)))
     return out
 
 
@@ -167,6 +252,10 @@ def _evictions(store: LocalStore, gone: set[LayerId], policy: PrunePolicy | None
         if record.fate is not None:
             continue
         document = record.document()
+        if policy is not None and policy.project is not None and (document is None or document.project != policy.project):
+            if document is not None and any(layer.id in gone for layer in document.layers):
+                out.append((record.id, "evicted"))
+            continue
         old = policy is not None and policy.max_age is not None and policy.now - record.last_used > policy.max_age
         if document is None or any(layer.id in gone for layer in document.layers) or (policy is not None and policy.everything):
             out.append((record.id, "evicted"))
@@ -190,7 +279,7 @@ def _drop_facts(store: LocalStore, references: References, pins: frozenset[str],
     By age they go too, with old answers and downloads.
     """
     limit = -1.0
-    if policy is not None and (policy.everything or policy.max_age is not None):
+    if policy is not None and policy.project is None and (policy.everything or policy.max_age is not None):
         limit = policy.now + 1 if policy.everything else policy.now - (policy.max_age or 0.0)
     with store.database.write() as transaction:
         lost = {manifest for manifest, layers in references.remotes.items() if layers & gone}

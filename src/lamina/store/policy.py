@@ -24,12 +24,14 @@ class PruneRow(msgspec.Struct, frozen=True):
 
 
 class PrunePolicy(msgspec.Struct, frozen=True):
-    """`max_age` in seconds since the last use; `max_bytes` for everything that is not held and what is held together."""
+    """`max_age` in seconds since the last use; `max_bytes` for everything that is not held and what is held together. `project`: only what its
+    records alone need; the cap is its then."""
 
     now: float
     max_age: float | None = None
     max_bytes: int | None = None
     everything: bool = False
+    project: str | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):

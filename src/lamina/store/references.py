@@ -36,6 +36,7 @@ class RecordDocument(msgspec.Struct):
     layers: tuple[RecordLayer, ...] = ()
     parts: _Parts = msgspec.field(default_factory=_Parts)
     seconds: float = 0.0
+    project: str = ""
 
 
 class RecordRow(msgspec.Struct, array_like=True):
@@ -99,6 +100,18 @@ class References(msgspec.Struct):
     cached: dict[LayerId, tuple[float, float]] = msgspec.field(default_factory=dict)
     untagged: dict[Digest, set[LayerId]] = msgspec.field(default_factory=dict)
     remotes: dict[Digest, set[LayerId]] = msgspec.field(default_factory=dict)
+
+
+def projects(database: Database) -> dict[LayerId, set[str]]:
+    """Which projects' records need a layer; "" for records that name none."""
+    found: dict[LayerId, set[str]] = {}
+    for record in records(database):
+        document = None if record.fate is not None else record.document()
+        if document is None:
+            continue
+        for layer in document.layers:
+            found.setdefault(layer.id, set()).add(document.project)
+    return found
 
 
 def collect(layout: Layout, database: Database) -> References:

@@ -10,7 +10,8 @@ import pytest
 from lamina.layer.flavour import Flavour
 from lamina.oci.digest import DiffId, Digest, LayerId
 from lamina.store.check import check
-from lamina.store.gc import collect_garbage, du, prune
+from lamina.store.gc import collect_garbage, du, on_disk, prune, prune_to_size
+from lamina.store.keeping import keep
 from lamina.store.layers import LayerFacts
 from lamina.store.local import LocalStore
 from lamina.store.policy import PrunePolicy
@@ -43,12 +44,13 @@ class Scene:
         with self.open() as store:
             return store.blobs.put(data)
 
-    def record(self, name: str, *numbers: int, seconds: float = 1.0, listing: Digest | None = None) -> None:
+    def record(self, name: str, *numbers: int, seconds: float = 1.0, listing: Digest | None = None, project: str = "") -> None:
         document = {
             "key": name,
             "layers": [{"id": layer(number)} for number in numbers],
             "parts": {"inputs": [{"kind": "files", "id": "x", "listing": listing}]},
             "seconds": seconds,
+            "project": project,
         }
         import hashlib
 
@@ -283,3 +285,84 @@ def test_collecting_is_safe_beside_building(scene: Scene, clock: Callable[[], fl
         stop.set()
         thread.join()
     assert not failures
+
+
+def test_the_cap_counts_all_that_lies_on_the_disk(scene: Scene) -> None:
+    for number in range(1, 9):
+        scene.layer(number, size=200_000)
+        scene.record(f"k{number}", number, seconds=number)
+    with scene.open() as store, store.database.write() as transaction:
+        for number in range(5000):
+            row = (f"{number}", f"{number}", 1.0, 1.0, "evicted", b"x" * 200)
+            transaction.run("INSERT INTO records VALUES (?,?,'Dockerfile','0',1,'t',?,?,?,?)", row)
+    scene.time += 100 * DAY
+    with scene.open() as store:
+        store.database.compact()
+        before = on_disk(store.layout.root)
+        cap = before - 700_000
+        _, planned = prune_to_size(store, PrunePolicy(scene.time, max_bytes=cap), dry_run=True)
+        assert (on_disk(store.layout.root), planned <= cap) == (before, True)
+        done, left = prune_to_size(store, PrunePolicy(scene.time, max_bytes=cap))
+        assert left == on_disk(store.layout.root) < cap - 500_000, "rows that are not needed any more go with it"
+        assert len(done.decisions) >= 5, "decisions of what stays too"
+    assert 8 in scene.layers(), "what is worth most"
+    with scene.open() as store:
+        left = prune_to_size(store, PrunePolicy(scene.time, max_bytes=0))[1]
+        assert left < 3_000_000, "the empty store: database, folders, the room for a full disk"
+    assert scene.layers() == set()
+
+
+def test_files_that_layers_share_do_not_spoil_the_cap(scene: Scene) -> None:
+    for number in range(1, 6):
+        scene.layer(number, size=400_000)
+        scene.record(f"k{number}", number, seconds=number)
+    first = scene.root / "layers" / layer(1).replace(":", "-") / "diff" / "file"
+    for number in range(2, 5):
+        path = scene.root / "layers" / layer(number).replace(":", "-") / "diff" / "file"
+        path.unlink()
+        path.hardlink_to(first)
+    with scene.open() as store:
+        before = on_disk(store.layout.root)
+        assert prune_to_size(store, PrunePolicy(scene.time, max_bytes=before))[0].swept.layers == (), "it holds already"
+        left = prune_to_size(store, PrunePolicy(scene.time, max_bytes=before - 500_000))[1]
+        assert left <= before - 500_000
+
+
+def test_one_projects_part(scene: Scene) -> None:
+    for number in range(1, 5):
+        scene.layer(number, size=100)
+    scene.record("a", 1, 3, project="a")
+    scene.record("b", 2, 3, project="b")
+    scene.record("none", 4)
+    with scene.open() as store:
+        lines = {line.name: (line.size, line.shared, line.reclaimable) for line in du(store) if line.kind == "project"}
+    assert lines == {"a": (200, 100, 100), "b": (200, 100, 100)}
+    scene.time += 9 * DAY
+    with scene.open() as store:
+        prune_to_size(store, PrunePolicy(scene.time, max_age=7 * DAY, project="a"))
+    assert scene.layers() == {2, 3, 4}
+    assert scene.fates() == {"a": "evicted", "b": None, "none": None}
+    with scene.open() as store:
+        prune_to_size(store, PrunePolicy(scene.time, max_bytes=0, project="b"))
+    assert scene.layers() == {4}
+
+
+def test_what_a_store_does_by_itself(scene: Scene) -> None:
+    scene.layer(1)
+    scene.record("k", 1)
+    with scene.open() as store:
+        first = keep(store, expiry=7 * DAY, cap=None, grown=True)
+        assert first is not None
+        assert first.pruned.swept.layers == ()
+    scene.time += 0.9 * DAY
+    with scene.open() as store:
+        assert keep(store, expiry=7 * DAY, cap=None, grown=True) is None, "once a day"
+    scene.time += 7 * DAY
+    with scene.open() as store:
+        assert keep(store, expiry=None, cap=None, grown=True) is None
+        done = keep(store, expiry=7 * DAY, cap=None, grown=False)
+        assert done is not None
+        assert done.pruned.swept.layers == (layer(1),)
+        assert keep(store, expiry=None, cap=1 << 30, grown=False) is None
+        assert keep(store, expiry=None, cap=1 << 30, grown=True) is not None
+    assert scene.fates() == {"k": "evicted"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lamina.cli import progress
+from lamina.cli import keeping, progress
 from lamina.cli.commands.attest_options import attest_options, attested
 from lamina.cli.commands.build_options import request_from, shared_options
 from lamina.cli.inputs import BadOption
@@ -90,6 +90,7 @@ def command(
 
         found = lint_file(path, options["file"], "json" if as_json else "text")
         return 1 if any(item.severity != "info" for item in found) else 0
+    allowed = keeping.limits(settings)
     wanted = _outputs(outputs, load=load, push=push)
     request = request_from(settings, path, options, tags=tags, outputs=wanted)
     if provenance or sbom:
@@ -132,6 +133,8 @@ def command(
             from lamina.cli.commands.lock import keep
 
             keep(engine, request, result)
+        grown = any(step.verdict == "ran" for step in result.steps)
+        keeping.after_build(engine.store, allowed, grown=grown, quiet=quiet or mode in ("quiet", "json"))
     if mode == "json" and not quiet:
         pass
     elif not quiet and mode != "quiet":

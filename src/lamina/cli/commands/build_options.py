@@ -131,6 +131,7 @@ def request_from(
         cache_from=tuple(options["cache_from"]),
         cache_to=tuple(options["cache_to"]),
         jobs=options["jobs"] or 0,
+        project=settings.environment.get("LAMINA_PROJECT", ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""`lamina cache ls|du|forget|prune|push|pull|verify`: of the store, or with a PLACE of a shared cache."""
+"""`lamina cache ls|du|forget|prune|push|pull|verify`: of the store, or with a PLACE of a shared cache. Pushing and pulling need a PLACE."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.cli.words import age, seconds, shorten, size, table
 
-_MEANING = "The lines image and record are parts of the line layers. SHARED: several images hold it. RECLAIMABLE: `lamina cache prune --all` frees it."
+_WHERE = "name a shared cache: dir:PATH, oci://REGISTRY/REPOSITORY, s3://BUCKET/PREFIX or https://SERVER"
+_MEANING = (
+    "The lines image and record are parts of the line layers. SHARED: several images hold it. RECLAIMABLE: `lamina cache prune --all` frees it. "
+    "The line all is what the store takes on the disk."
+)
 
 
 @click.group(short_help="List, measure, forget and prune cache records", no_args_is_help=True)
@@ -129,12 +133,12 @@ def forget(settings: Settings, /, selectors: tuple[str, ...], everything: bool) 
 
 
 @command.command("prune")
-@click.option("--keep", metavar="SIZE", help="Keep at most so much, for example 20g.")
+@click.option("--keep", metavar="SIZE", help="Keep at most so much, metadata included, for example 20g.")
 @click.option("--older-than", metavar="AGE", help="Remove what was not used for so long (default 7d without --keep).")
 @click.option("--all", "everything", is_flag=True, help="Remove everything that no image holds.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("--explain", is_flag=True, help="Give the reason for each thing that goes or stays.")
-@click.option("--project", metavar="NAME", help="Of a shared cache: only this project's records, and what only they need.")
+@click.option("--project", metavar="NAME", help="Only this project's records, and what only they need.")
 @click.argument("place", required=False)
 @click.pass_obj
 def prune(
@@ -148,17 +152,21 @@ def prune(
     project: str | None,
     place: str | None,
 ) -> int:
-    """Free disk space. What a tagged image or a running build needs stays. With a PLACE: in a shared cache.
+    """Free disk space. What a tagged image or a running build needs stays. With a PLACE: in a shared cache, else in this store.
 
     Layers of the cache go, cache mounts (RUN --mount=type=cache), downloads of ADD, and what is known of contexts' files. Under --keep
-    what is worth least goes first: what nothing is known of, then layers by the seconds that they save, by size and last use.
+    what is worth least goes first: what nothing is known of, then layers by the seconds that they save, by size and last use. --keep counts all
+    that lies on the disk; images that have names stay, also where they alone are more.
+
+    A project is called as the folder or repository of its builds' context is, or as LAMINA_PROJECT said (of a shared cache: project=).
 
     \b
     Examples:
       lamina cache prune --older-than 7d
       lamina cache prune --keep 20g --explain --dry-run
+      lamina cache prune --project shop --older-than 1d
     """
-    from lamina.store.gc import prune as prune_store
+    from lamina.store.gc import prune_to_size
     from lamina.store.policy import PrunePolicy
 
     limit = inputs.size(keep, "--keep") if keep else None
@@ -170,7 +178,7 @@ def prune(
             oldest = 0.0
         return sharedcache.prune(settings, place, keep=limit, older_than=oldest, project=project, dry_run=dry_run, explain=explain)
     with open_engine(settings, making_room=not dry_run) as engine:
-        done = prune_store(engine.store, PrunePolicy(time.time(), oldest, limit, everything), dry_run=dry_run)
+        done, left = prune_to_size(engine.store, PrunePolicy(time.time(), oldest, limit, everything, project), dry_run=dry_run)
     if explain:
         for decision in done.decisions:
             print(
@@ -178,15 +186,19 @@ def prune(
             )
     verb = "would free" if dry_run else "freed"
     mounts = sum(1 for name in done.swept.idle if name.startswith("cachemounts/"))
-    print(f"{verb} {size(done.swept.freed)}: {len(done.swept.layers)} layers, {len(done.swept.blobs)} blobs, {mounts} cache mounts")
+    print(
+        f"{verb} {size(done.swept.freed)}: {len(done.swept.layers)} layers, {len(done.swept.blobs)} blobs, {mounts} cache mounts; {size(left)} are left"
+    )
+    if limit is not None and project is None and left > limit:
+        print(f"more than --keep {keep}: images and running builds hold it (`lamina rmi`)")
     return 0
 
 
 @command.command("push")
-@click.argument("place")
+@click.argument("place", required=False)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.pass_obj
-def push(settings: Settings, /, place: str, images: tuple[str, ...]) -> int:
+def push(settings: Settings, /, place: str | None, images: tuple[str, ...]) -> int:
     """Hand over to a shared cache what this store has: all records, or those of the builds that made these images.
 
     \b
@@ -195,14 +207,16 @@ def push(settings: Settings, /, place: str, images: tuple[str, ...]) -> int:
     """
     from lamina.cli import sharedcache
 
+    if place is None:
+        raise inputs.BadOption("cache push: to where?", hint=_WHERE)
     return sharedcache.push(settings, place, images)
 
 
 @command.command("pull")
-@click.argument("place")
+@click.argument("place", required=False)
 @click.option("--records-only", is_flag=True, help="Leave the layers: a build with --cache-from fetches those that it needs.")
 @click.pass_obj
-def pull(settings: Settings, /, place: str, records_only: bool) -> int:
+def pull(settings: Settings, /, place: str | None, records_only: bool) -> int:
     """Take over what a shared cache has, so that later builds find it without asking, also offline.
 
     \b
@@ -211,21 +225,28 @@ def pull(settings: Settings, /, place: str, records_only: bool) -> int:
     """
     from lamina.cli import sharedcache
 
+    if place is None:
+        raise inputs.BadOption("cache pull: from where?", hint=_WHERE)
     return sharedcache.pull(settings, place, layers=not records_only)
 
 
 @command.command("verify")
-@click.argument("place")
-@click.option("--bytes", "bytes_too", is_flag=True, help="Read and hash every blob.")
+@click.argument("place", required=False)
+@click.option("--bytes", "bytes_too", is_flag=True, help="Read and hash every blob (of the store: every file of the layers too).")
 @click.option("--repair", is_flag=True, help="Remove what is damaged: it comes back when somebody builds it again.")
 @click.pass_obj
-def verify(settings: Settings, /, place: str, bytes_too: bool, repair: bool) -> int:
-    """Prove that a shared cache is sound: records unaltered, what they need there. Exit code 1 when it is not.
+def verify(settings: Settings, /, place: str | None, bytes_too: bool, repair: bool) -> int:
+    """Prove that a cache is sound: records unaltered, what they need there. Exit code 1 when it is not. Without a PLACE: `lamina check`.
 
     \b
     Examples:
+      lamina cache verify
       lamina cache verify dir:/mnt/cache --bytes
     """
+    if place is None:
+        from lamina.cli.commands.check import look
+
+        return look(settings, deep=bytes_too, repair=repair, as_json=False)
     from lamina.cli import sharedcache
 
     return sharedcache.verify(settings, place, bytes_too=bytes_too, repair=repair)

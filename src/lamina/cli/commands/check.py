@@ -27,6 +27,11 @@ def command(settings: Settings, /, repair: bool, deep: bool, as_json: bool) -> i
       lamina check
       lamina check --deep --repair
     """
+    return look(settings, deep=deep, repair=repair, as_json=as_json)
+
+
+def look(settings: Settings, *, deep: bool, repair: bool, as_json: bool) -> int:
+    """Exit code."""
     from lamina.layer.normal import normalise
     from lamina.oci.reference import Reference
     from lamina.store.check import Finding, check
