@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamina.cache.remote.shared import SharedCache
 from lamina.cache.remote.upkeep import Inventory
@@ -17,6 +19,9 @@ from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.cli.words import age, seconds, shorten, size, table
 from lamina.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from lamina.engine.mountsharing import Moved
 
 
 @contextmanager
@@ -104,17 +109,20 @@ def verify(settings: Settings, place: str, *, bytes_too: bool, repair: bool) -> 
     return 1 if problems and not repair else 0
 
 
-def push(settings: Settings, place: str, images: tuple[str, ...]) -> int:
+def push(settings: Settings, place: str, images: tuple[str, ...], mounts: tuple[str, ...] = ()) -> int:
     from lamina.engine.cacheadmin import records_of
     from lamina.engine.sharing import push as push_records
 
     with opened(settings, place) as (engine, cache):
         done = push_records(engine.store, records_of(engine.store, engine.records, images), cache, _warn, host=engine.host)
+        sent = _push_mounts(engine, cache, mounts)
     print(f"{done.records} records sent, {done.records_there} were there; {done.blobs} blobs, {size(done.bytes)}")
+    for identifier, moved in sent.items():
+        print(f"cache mount {identifier}: " + ("as it is there" if moved is None else f"{moved.files} entries, {size(moved.bytes)} sent"))
     return 0
 
 
-def pull(settings: Settings, place: str, *, layers: bool) -> int:
+def pull(settings: Settings, place: str, *, layers: bool, mounts: tuple[str, ...] = ()) -> int:
     from lamina.engine.sharing import pull as pull_records
 
     for identifier, moved in sent.items():
@@ -122,8 +130,40 @@ def pull(settings: Settings, place: str, *, layers: bool) -> int:
     with opened(settings, place) as (engine, cache):
         wanted = [record.key for record in Inventory(cache.objects).records]
         count, fetched = pull_records(engine.store, engine.records, wanted, cache, _warn, host=engine.host, layers=layers)
+        came = _pull_mounts(engine, cache, mounts)
     print(f"{count} records taken over, {size(fetched)} fetched")
+    for identifier, moved in came.items():
+        print(f"cache mount {identifier}: {moved.files} files taken over, {size(moved.bytes)} fetched")
     return 0
+
+
+def _push_mounts(engine: Engine, cache: SharedCache, mounts: tuple[str, ...]) -> dict[str, Moved | None]:
+    if not mounts:
+        return {}
+    from lamina.engine.mountsharing import parse_rule, push_all
+
+    return push_all(cache, engine.store.layout.cachemounts, [parse_rule(text) for text in mounts], _tell)
+
+
+def _pull_mounts(engine: Engine, cache: SharedCache, mounts: tuple[str, ...]) -> dict[str, Moved]:
+    if not mounts:
+        return {}
+    from lamina.engine.cachemounts import CacheMounts
+    from lamina.engine.mountsharing import parse_rule, pull_all
+    from lamina.solver.cancel import CancelToken
+
+    own = CacheMounts(engine.store.layout.cachemounts)
+
+    @contextmanager
+    def hold(identifier: str, mode: int, uid: int, gid: int) -> Iterator[Path]:
+        with own.hold(identifier, "shared", CancelToken(), mode=mode, uid=uid, gid=gid, reset=False) as (data, _):
+            yield data
+
+    return pull_all(cache, hold, [parse_rule(text) for text in mounts], _tell)
+
+
+def _tell(text: str) -> None:
+    _warn(text, "cache-mount")
 
 
 def _warn(text: str, code: str) -> None:

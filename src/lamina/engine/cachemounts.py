@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -23,10 +23,14 @@ class CacheMountRefused(LaminaError):
 
 
 class CacheMounts:
-    """`folder` holds `<hash of id>/<n>/data` and `<hash of id>/<n>/lock`. n is 0 but for `private` mounts that meet."""
+    """`folder` holds `<hash of id>/<n>/data` and `<hash of id>/<n>/lock`. n is 0 but for `private` mounts that meet.
 
-    def __init__(self, folder: Path) -> None:
+    `arrive(id, data, reset)` is called before a mount of number 0 is shown: where mounts are shared between machines.
+    """
+
+    def __init__(self, folder: Path, arrive: Callable[[str, Path, bool], None] | None = None) -> None:
         self._folder = folder
+        self._arrive = arrive
 
     @contextmanager
     def hold(
@@ -71,6 +75,8 @@ class CacheMounts:
                 if reset and sharing != "shared":
                     remove(data)
                 new = _make(data, mode, uid, gid, identifier)
+                if self._arrive is not None and number == 0:
+                    self._arrive(identifier, data, reset)
                 yield data, new
                 return
             finally:

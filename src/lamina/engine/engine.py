@@ -130,6 +130,8 @@ class Engine:
                 if outcome.error is not None and not isinstance(outcome.error, Cancelled):
                     raise outcome.error
                 raise KeyboardInterrupt
+            if around.sharing is not None:
+                around.sharing.succeeded = True
             result = ended[id(lowered.target)].result if lowered.target is not None else None
             assert result is None or isinstance(result, Filesystem)
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)

@@ -84,6 +84,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
     cut_off: bool = True
     cache_from: tuple[str, ...] = ()  # shared caches that are read: dir:PATH, oci://…, s3://…, http(s)://…, with options
     cache_to: tuple[str, ...] = ()  # and written
+    cache_mounts: tuple[str, ...] = ()  # RUN --mount=type=cache goes there and comes from there too: "all", "id=ID,merge=RULE"
     epoch: int | None = None  # seconds: the time of all that is made here, in config and layers (--reproducible)
     lock: Lock | None = None  # --locked: bases, URLs and repositories are these
     provenance: Literal["min", "max"] | None = None  # beside what is pushed or written as oci

@@ -25,7 +25,10 @@ from lamina.oci.digest import Digest, StateId
 from lamina.store.local import LocalStore
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lamina.engine.job import Job
+    from lamina.engine.mountsharing import MountSharing
 
 Warn = Callable[[str, str], None]
 """(text, code)"""
@@ -58,6 +61,8 @@ class Sharing:
 
         self._results: Sequence[Record] = ()
         self._opened: list[SharedCache] = []
+        self._mounts: MountSharing | None = None
+        self.succeeded = False  # set by the build: cache mounts are handed over after one that went well
         self._wait: Callable[[Sequence[LayerRef]], object] = lambda layers: None
         self._told: Callable[[str], None] = lambda text: None
         self._chunked = ChunkedLayers(store, lambda text: self._told(text))
@@ -67,6 +72,16 @@ class Sharing:
         self._results, self._opened = job.results, opened
         self._wait = job.around.layers.diff_ids
         self._told = lambda text: job.report(Notice("info", text, "cache-shared"))
+        if job.request.cache_mounts:
+            from lamina.engine.mountsharing import MountSharing, parse_rule
+
+            rules = [parse_rule(text) for text in job.request.cache_mounts]
+            self._mounts = MountSharing(rules, lambda: tuple(self._readers), lambda: tuple(self._writers), self._lost, job.warn)
+
+    @property
+    def arrive(self) -> Callable[[str, Path, bool], None] | None:
+        """What brings a shared cache mount (MountSharing)."""
+        return None if self._mounts is None else self._mounts.arrive
 
     @property
     def reads(self) -> bool:
@@ -162,6 +177,12 @@ class Sharing:
                 records, size = sum(one.records for one in done), sum(one.bytes for one in done)
                 if records:
                     self._told(f"shared cache: {records} record{'' if records == 1 else 's'} and {size} bytes sent")
+            if self._mounts is not None:
+                if self.succeeded:
+                    self._mounts.finish()
+                came, went = self._mounts.pulled, self._mounts.pushed
+                if came.files or went.files:
+                    self._told(f"cache mounts: {came.files} files taken over ({came.bytes} bytes), {went.bytes} bytes sent")
         finally:
             for cache in self._opened:
                 cache.close()
@@ -218,7 +239,9 @@ class Sharing:
                 digest, size = made.digest, made.size
             else:
                 digest, size = known.digest, known.size
-            layers.append(msgspec.structs.replace(layer, diff_id=row.diff_id, packed=row.packed or 0, blob=digest, blob_size=size, recipe=None))
+            layers.append(
+                msgspec.structs.replace(layer, diff_id=row.diff_id, packed=row.packed or 0, blob=digest, blob_size=size, recipe=None)
+            )
             blobs.append(BlobRef(digest, size, "layer", layer.id, "application/vnd.oci.image.layer.v1.tar+zstd"))
         listings = [part.listing for part in record.parts.inputs if part.listing is not None]
         missing = self._store.blobs.missing(listings)
@@ -230,7 +253,9 @@ class Sharing:
         layers = []
         for layer in offer.record.layers:
             blob = of_layer.get(layer.id)
-            layers.append(layer if blob is None else msgspec.structs.replace(layer, blob=blob.digest, blob_size=blob.size, recipe=blob.recipe))
+            layers.append(
+                layer if blob is None else msgspec.structs.replace(layer, blob=blob.digest, blob_size=blob.size, recipe=blob.recipe)
+            )
         record = msgspec.structs.replace(offer.record, layers=tuple(layers))
         with self._lock:
             self._offers[(record.key, record.state)] = cache, offer

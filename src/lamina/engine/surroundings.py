@@ -65,7 +65,7 @@ class Surroundings:
             lowers=self.layers.lowers,
             secrets=Secrets(request.secrets),
             agents=request.ssh,
-            cache_mounts=CacheMounts(self.store.layout.cachemounts),
+            cache_mounts=CacheMounts(self.store.layout.cachemounts, self.sharing.arrive if self.sharing is not None else None),
             allow_insecure=request.allow_insecure,
             reset_cache_mounts=forced,
         )

@@ -29,7 +29,7 @@ DOCUMENT = 64 << 20  # plain bytes of a recipe or a listing
 FORMAT = 1
 _LEVEL = 3
 _WINDOW = 23  # log2 of the most memory that a frame may ask for
-_AHEAD = 8  # chunks that are fetched before they are needed
+AHEAD = 8  # chunks that are fetched before they are needed
 
 _T = TypeVar("_T")
 
@@ -145,7 +145,7 @@ def join(recipe: Recipe, fetch: Callable[[Chunk], bytes]) -> Iterator[bytes]:
     The whole is for the caller to verify against `recipe.digest`.
     """
     sources = _order(recipe)
-    with _Ahead([recipe.strands[strand][index] for strand, index in sources], fetch) as arriving:
+    with Ahead([recipe.strands[strand][index] for strand, index in sources], fetch) as arriving:
         waiting: tuple[deque[memoryview], deque[memoryview]] = (deque(), deque())
         coming = iter(sources)
         for number, run in enumerate(recipe.runs):
@@ -176,7 +176,7 @@ def _order(recipe: Recipe) -> list[tuple[int, int]]:
     return found
 
 
-class _Ahead:
+class Ahead:
     """Chunks in the order of `wanted`, some of them on their way before they are taken; one that comes again soon is fetched once."""
 
     def __init__(self, wanted: Sequence[Chunk], fetch: Callable[[Chunk], bytes]) -> None:
@@ -187,16 +187,16 @@ class _Ahead:
         self._next = 0  # of those that are taken
         self._asked = 0
         self._futures: OrderedDict[str, Future[bytes]] = OrderedDict()
-        self._pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="chunks")
+        self._pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="chunks")
 
-    def __enter__(self) -> _Ahead:
+    def __enter__(self) -> Ahead:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def take(self) -> bytes:
-        while self._asked < min(len(self._wanted), self._next + _AHEAD):
+        while self._asked < min(len(self._wanted), self._next + AHEAD):
             self._ask(self._wanted[self._asked])
             self._asked += 1
         chunk = self._wanted[self._next]
@@ -204,7 +204,7 @@ class _Ahead:
         data = self._ask(chunk).result()
         if len(data) != chunk.size:
             raise BadChunk(f"the chunk {chunk.digest[:12]} has {len(data)} bytes; {chunk.size} were promised")
-        while len(self._futures) > 2 * _AHEAD:
+        while len(self._futures) > 2 * AHEAD:
             self._futures.popitem(last=False)
         return data
 

@@ -11,6 +11,7 @@ import click
 from lamina.cli import keeping, progress
 from lamina.cli.commands.attest_options import attest_options, attested
 from lamina.cli.commands.build_options import request_from, shared_options
+from lamina.cli.commands.mount_options import WithCacheMounts
 from lamina.cli.inputs import BadOption
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lamina.engine.request import BuildResult, Output, ProgressEvent
 
 
-@click.command(short_help="Build an image from a Dockerfile")
+@click.command(cls=WithCacheMounts, short_help="Build an image from a Dockerfile")
 @click.argument("path", default=".")
 @click.option("-t", "--tag", "tags", multiple=True, metavar="NAME[:TAG]", help="Name the image.")
 @click.option(

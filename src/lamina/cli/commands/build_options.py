@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lamina.cli import inputs
+from lamina.cli.commands.mount_options import mount_option
 from lamina.cli.commands.registry_options import REGISTRY_OPTIONS
 from lamina.cli.settings import Settings
 from lamina.engine.request import BuildRequest, Output, Selector
@@ -74,6 +75,7 @@ _OPTIONS = [
         help="Read this shared cache: dir:PATH, oci://REPOSITORY, s3://BUCKET/PREFIX.",
     ),
     click.option("--cache-to", multiple=True, metavar="PLACE[,OPTION=…]", help="Write to this shared cache what the build found and made."),
+    mount_option("Share RUN --mount=type=cache through --cache-from and --cache-to; merge=union (the default) or newest."),
     click.option("-q", "--quiet", is_flag=True, help="Print nothing but the result."),
 ]
 
@@ -130,9 +132,23 @@ def request_from(
         cut_off=settings.cut_off,
         cache_from=tuple(options["cache_from"]),
         cache_to=tuple(options["cache_to"]),
+        cache_mounts=_mounts(options),
         jobs=options["jobs"] or 0,
         project=settings.environment.get("LAMINA_PROJECT", ""),
     )
+
+
+def _mounts(options: dict[str, Any]) -> tuple[str, ...]:
+    """BadOption where no cache is named, BadCacheSpec for a rule that is none."""
+    given: tuple[str, ...] = options["cache_mounts"]
+    if given:
+        from lamina.engine.mountsharing import parse_rule
+
+        for text in given:
+            parse_rule(text)
+        if not (options["cache_from"] or options["cache_to"]):
+            raise inputs.BadOption("--cache-mounts needs a shared cache", hint="--cache-from PLACE, --cache-to PLACE, or both")
+    return given
 
 
 def _lock(folder: Path) -> Lock:

@@ -9,6 +9,7 @@ import time
 import click
 
 from lamina.cli import inputs
+from lamina.cli.commands.mount_options import WithCacheMounts, mount_option
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.cli.words import age, seconds, shorten, size, table
@@ -194,29 +195,32 @@ def prune(
     return 0
 
 
-@command.command("push")
+@command.command("push", cls=WithCacheMounts)
 @click.argument("place", required=False)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@mount_option("Hand over cache mounts of RUN --mount=type=cache too: all, or those with this id.")
 @click.pass_obj
-def push(settings: Settings, /, place: str | None, images: tuple[str, ...]) -> int:
+def push(settings: Settings, /, place: str | None, images: tuple[str, ...], cache_mounts: tuple[str, ...]) -> int:
     """Hand over to a shared cache what this store has: all records, or those of the builds that made these images.
 
     \b
     Examples:
       lamina cache push oci://registry.example/team/cache app:1
+      lamina cache push s3://ci/cache --cache-mounts=id=go-build
     """
     from lamina.cli import sharedcache
 
     if place is None:
         raise inputs.BadOption("cache push: to where?", hint=_WHERE)
-    return sharedcache.push(settings, place, images)
+    return sharedcache.push(settings, place, images, cache_mounts)
 
 
-@command.command("pull")
+@command.command("pull", cls=WithCacheMounts)
 @click.argument("place", required=False)
 @click.option("--records-only", is_flag=True, help="Leave the layers: a build with --cache-from fetches those that it needs.")
+@mount_option("Take over cache mounts too, by merge=union (the default) or newest; nothing local is removed.")
 @click.pass_obj
-def pull(settings: Settings, /, place: str | None, records_only: bool) -> int:
+def pull(settings: Settings, /, place: str | None, records_only: bool, cache_mounts: tuple[str, ...]) -> int:
     """Take over what a shared cache has, so that later builds find it without asking, also offline.
 
     \b
@@ -227,7 +231,7 @@ def pull(settings: Settings, /, place: str | None, records_only: bool) -> int:
 
     if place is None:
         raise inputs.BadOption("cache pull: from where?", hint=_WHERE)
-    return sharedcache.pull(settings, place, layers=not records_only)
+    return sharedcache.pull(settings, place, layers=not records_only, mounts=cache_mounts)
 
 
 @command.command("verify")

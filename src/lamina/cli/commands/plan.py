@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from lamina.cli.commands.build_options import request_from, shared_options
+from lamina.cli.commands.mount_options import WithCacheMounts
 from lamina.cli.progress import Paint
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
@@ -17,7 +18,7 @@ from lamina.cli.words import seconds, size
 WORK_TO_DO = 3
 
 
-@click.command(short_help="Say what a build would do and why; nothing runs")
+@click.command(cls=WithCacheMounts, short_help="Say what a build would do and why; nothing runs")
 @click.argument("path", default=".")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @shared_options
