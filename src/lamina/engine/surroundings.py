@@ -82,11 +82,9 @@ class Surroundings:
         if self.sharing is not None and self.store.blobs.missing([old]):
             self.sharing.listing(old)
         try:
-            before = listing.load(self.store.blobs.read(old))
+            return listing.compare_documents(self.store.blobs.read(old), new)
         except BlobNotFound:
             return ()
-        after = listing.load(new)
-        return () if before is None or after is None else listing.compare(before, after)
 
     def close(self) -> None:
         self.contexts.save()

@@ -119,6 +119,7 @@ class ContextTree:
         self._when = time.time_ns()
         self._folders: dict[bytes, _Folder] = {}
         self._visible: dict[bytes, dict[bytes, Node]] = {}
+        self._below: dict[bytes, list[tuple[bytes, Entry]]] = {}
         self._rules: dict[bytes, IgnoreFolder] = {}
         if ignore is not None:
             self._rules[b""] = ignore.root()
@@ -147,6 +148,14 @@ class ContextTree:
 
     def children(self, path: bytes) -> Sequence[bytes]:
         return sorted(self._shown(path))
+
+    def below(self, path: bytes) -> Sequence[tuple[bytes, Entry]]:
+        """children() with their entries, kept: asked for by the listing and by the copy."""
+        known = self._below.get(path)
+        if known is None:
+            base = path + b"/" if path else b""
+            known = self._below[path] = [(name, self._entry(base + name, node)) for name, node in sorted(self._shown(path).items())]
+        return known
 
     def open(self, path: bytes) -> BinaryIO:
         return io.FileIO(self.open_fd(path), "rb")

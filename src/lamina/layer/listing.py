@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Set
 from typing import Literal
 
 import msgspec
@@ -34,6 +35,13 @@ class Listing(msgspec.Struct, array_like=True, frozen=True):
     complete: bool = True
 
 
+class _Raw(msgspec.Struct, array_like=True, frozen=True):
+    """A Listing whose items were not looked at."""
+
+    items: dict[bytes, msgspec.Raw]
+    complete: bool = True
+
+
 class Difference(msgspec.Struct, frozen=True):
     """`detail` says from what to what, where that is short: "644 to 755"."""
 
@@ -43,6 +51,8 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.msgpack.Decoder(Listing)
+_raw_decoder = msgspec.msgpack.Decoder(_Raw)
+_item_decoder = msgspec.msgpack.Decoder(Item)
 
 
 def make(selection: Selection) -> Listing:
@@ -70,11 +80,31 @@ def dump(listing: Listing) -> bytes:
 def load(data: bytes) -> Listing | None:
     """None for anything that is no listing."""
     try:
-        unpacker = zlib.decompressobj()
-        plain = unpacker.decompress(data, 1 << 28)
-        return _decoder.decode(plain) if unpacker.eof else None
+        return _decoder.decode(_unpacked(data))
     except (zlib.error, *UNREADABLE):
         return None
+
+
+def compare_documents(old: bytes, new: bytes) -> list[Difference]:
+    """As compare, of what dump made; only items that differ are looked at. Empty where one is no listing."""
+    try:
+        before, after = _raw_decoder.decode(_unpacked(old)), _raw_decoder.decode(_unpacked(new))
+        same = {path for path, item in after.items.items() if (was := before.items.get(path)) is not None and was == item}
+        return compare(_without(before, same), _without(after, same))
+    except (zlib.error, *UNREADABLE):
+        return []
+
+
+def _without(listing: _Raw, same: Set[bytes]) -> Listing:
+    return Listing({path: _item_decoder.decode(item) for path, item in listing.items.items() if path not in same}, listing.complete)
+
+
+def _unpacked(data: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    plain = unpacker.decompress(data, 1 << 28)
+    if not unpacker.eof:
+        raise zlib.error("cut off")
+    return plain
 
 
 def compare(old: Listing, new: Listing) -> list[Difference]:

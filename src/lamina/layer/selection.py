@@ -71,6 +71,8 @@ class Selection:
         where = _join(match.path, relative)
         if self._excluded is None and not self._include:
             tree = self.tree
+            if isinstance(tree, ContextTree):
+                return tree.below(where)
             found = [(name, tree.entry(_join(where, name))) for name in tree.children(where)]
             return [(name, entry) for name, entry in found if entry is not None]
         known = self._narrowed.get(where)

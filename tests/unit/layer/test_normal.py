@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 from hashlib import sha256
@@ -145,6 +146,7 @@ def test_large_files_are_hashed_by_threads_in_order(tmp_path: Path) -> None:
         name.write_bytes(body)
         name.chmod(0o644)
         expected.update(b"f 3:%03d 644 0 0 %d %s\n" % (number, len(body), sha256(body).hexdigest().encode()))
+    gc.collect()  # what earlier tests left open
     before = len(os.listdir("/proc/self/fd"))
     assert normalise(tmp_path, PLAIN).digest == "sha256:" + expected.hexdigest()
     assert len(os.listdir("/proc/self/fd")) == before
