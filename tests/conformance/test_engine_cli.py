@@ -35,8 +35,8 @@ def host(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_the_minimal_and_the_useful_sequences_work(host: str, client: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-B", str(FOLDER / "cli_cases.py"), "--host", host, "--docker", client, "--tier", "useful"]
+def test_the_sequences_of_every_tier_work(host: str, client: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-B", str(FOLDER / "cli_cases.py"), "--host", host, "--docker", client, "--tier", "full"]
     if shutil.which("docker-registry"):
         with docker_registry(tmp_path) as registry:
             done = subprocess.run([*command, "--registry", registry], capture_output=True, text=True, timeout=600, check=False)

@@ -20,6 +20,8 @@ from typing import Any
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.sandbox.groups import document as document_of_limits
+from lamina.sandbox.limits import Limits
 from lamina.sandbox.protocols import SandboxSetupFailed, SandboxSpec
 from lamina.sandbox.zygote import document
 
@@ -55,6 +57,9 @@ class ProcessSpec(msgspec.Struct, frozen=True):
     unconfined: bool = False  # no system call filter
     no_new_privileges: bool = False
     rlimits: tuple[tuple[str, int, int], ...] = ()
+    limits: Limits = Limits()  # of all processes of a container; held where a control group can be made
+    init: bool = False  # a first process that passes signals on and reaps
+    control_groups: tuple[str, ...] = ()  # of a command in a container: the container's control groups
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -62,15 +67,17 @@ class Ended(msgspec.Struct, frozen=True):
     signal: int | None = None
     max_rss: int = 0
     cpu: float = 0.0
+    oom: bool = False
 
 
 class Process:
     """A started process. `wait` is called once, by one thread."""
 
-    def __init__(self, connection: socket.socket, pid: int, terminal: int | None, rest: bytes) -> None:
+    def __init__(self, connection: socket.socket, pid: int, terminal: int | None, rest: bytes, groups: tuple[str, ...]) -> None:
         self._connection = connection
         self._rest = rest
         self.pid = pid  # in our pid namespace
+        self.groups = groups  # control groups, where limits were asked for
         self.terminal = terminal  # our end of its terminal; the caller closes it
 
     def signal(self, number: int) -> None:
@@ -167,7 +174,7 @@ class Containers:
         except BaseException:
             connection.close()
             raise
-        return Process(connection, found["started"], descriptors[0] if descriptors else None, rest)
+        return Process(connection, found["started"], descriptors[0] if descriptors else None, rest, tuple(found["groups"]))
 
     def _send(self, body: dict[str, Any], streams: tuple[int, int, int]) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -214,6 +221,9 @@ def _process(process: ProcessSpec) -> dict[str, Any]:
         "unconfined": process.unconfined,
         "no_new_privileges": process.no_new_privileges,
         "rlimits": [list(limit) for limit in process.rlimits],
+        "limits": document_of_limits(process.limits),
+        "init": process.init,
+        "control_groups": list(process.control_groups),
     }
 
 

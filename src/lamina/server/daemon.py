@@ -30,6 +30,7 @@ from lamina.server.metrics import Requests
 from lamina.server.networks import Networks
 from lamina.server.seen import SeenSteps
 from lamina.server.volumes import Volumes
+from lamina.server.wiring import Wiring
 
 if TYPE_CHECKING:
     from lamina.registry.client import RegistryClient
@@ -72,10 +73,11 @@ class Daemon:
         self.buildkit = BuildKit(self.folder, now_nano)
         self.keeper = Containers(userxattr=flavour.whiteouts == "user")
         self.execs = Execs(self)
-        self.ports = Ports()
+        self.wiring = Wiring(lambda: self.containers.all(), lambda: self.networks)
+        self.ports = Ports(self.wiring)
         self.containers = Table(self, self.folder / "containers")
         self.volumes = Volumes(self.folder / "volumes", self.now, self.events, self._volume_users)
-        self.networks = Networks(self.folder, self.now, self.events, self.containers.all)
+        self.networks = Networks(self.folder, self.now, self.events, self.containers.all, self.wiring)
         self.containers.load()
 
     def now(self) -> float:
@@ -131,6 +133,7 @@ class Daemon:
         self.closing = True
         end_all(self, 2.0)
         self.keeper.close()
+        self.wiring.close()
         os.close(self._lock)
 
     def busy(self) -> bool:

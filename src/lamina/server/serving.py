@@ -72,12 +72,19 @@ def serve(
 
     headers = (("Api-Version", "1.41"), ("Docker-Experimental", "false"), ("Ostype", "linux"), ("Server", "lamina (linux)"))
     server = Server(answer, sockets, tls=options.tls, idle_exit=options.idle_exit, busy=daemon.busy, headers=headers)
+
+    def begun() -> None:
+        from lamina.server.containers.running import resume
+
+        ready([_shown(host) for host in options.hosts])
+        resume(daemon)
+
     # A process that stays: what start-up made is never garbage, what requests leave in circles is collected as usual.
     gc.collect()
     gc.freeze()
     gc.set_threshold(700, 10, 10)
     try:
-        server.run(lambda: ready([_shown(host) for host in options.hosts]), daemon.close)
+        server.run(begun, daemon.close)
     finally:
         for file in files:
             file.unlink(missing_ok=True)

@@ -52,7 +52,7 @@ def test_unset_maps_are_null_as_in_go() -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        {"Privileged": True}, {"CapAdd": ["NOPE"]}, {"PidMode": "host"}, {"NetworkMode": "container:x"}, {"Devices": [{"PathOnHost": "/dev/kmsg"}]},
+        {"Privileged": True}, {"CapAdd": ["NOPE"]}, {"PidMode": "host"}, {"NetworkMode": "container:x", "PublishAllPorts": True}, {"Devices": [{"PathOnHost": "/dev/kmsg"}]},
         {"RestartPolicy": {"Name": "always"}, "AutoRemove": True}, {"RestartPolicy": {"Name": "sometimes"}},
     ],
 )  # fmt: skip

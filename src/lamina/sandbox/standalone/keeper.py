@@ -22,6 +22,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import copyfiles
 import kernel
+import limits
 import rootfs
 import seccomp
 import workload
@@ -74,30 +75,51 @@ def helper(stdin, out, err, run):
     read_error, write_error = os.pipe2(os.O_CLOEXEC)
     created = os.path.join(spec.get("scratch", ""), "made")
     terminal, terminal_inside = socket.socketpair()
+    group = limits.Group(spec["limits"]) if spec["kind"] == "start" and spec["limits"] else None
+    doors = []
     try:
         if spec["kind"] == "start":
+            doors = [door(folder) for folder in group.folders] if group else []
             namespaces(spec)
         else:
+            doors = [door(folder) for folder in spec["control_groups"]]
             join(spec["pid"])
     except OSError as error:
         answer(connection, {"failed": {"code": 125, "message": "namespaces: " + str(error.strerror)}})
+        if group:
+            group.close()
         return
     child = os.fork()
     if child == 0:
         connection.close()
         terminal.close()
-        first_process(spec, (stdin, out, err), write_error, created, terminal_inside)
-    for number in (write_error, stdin, out, err):
+        first_process(spec, (stdin, out, err), write_error, created, terminal_inside, doors)
+    for number in (write_error, stdin, out, err, *doors):
         os.close(number)
     terminal_inside.close()
-    watch(spec, child, read_error, connection, terminal)
+    report = watch(spec, child, read_error, connection, terminal, group.folders if group else [])
     if spec["kind"] == "start":
         rootfs.remove_made(spec["upper"], created)
+    if group:
+        killed = group.close()
+        if report:
+            report["oom"] = killed
+    if report:
+        answer(connection, report)
+
+
+def door(folder):
+    """Who writes 0 there is in the group; opened while the machine's files are still in sight."""
+    return os.open(folder + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def namespaces(spec):
     flags = kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
-    if spec["network"] == "none":
+    if spec["network_of"]:
+        joined = os.open(spec["network_of"], os.O_RDONLY | os.O_CLOEXEC)
+        kernel.setns(joined, kernel.CLONE_NEWNET)
+        os.close(joined)
+    elif spec["network"] == "none":
         flags |= kernel.CLONE_NEWNET
     kernel.unshare(flags)
     try:
@@ -118,18 +140,22 @@ def join(pid):
         os.close(descriptor)
 
 
-def first_process(spec, streams, write_error, created, terminal):
+def first_process(spec, streams, write_error, created, terminal, doors):
     """PID 1 of a container, or a process that joined one: never returns. What goes wrong is one JSON line for `watch`."""
     failed = {"code": 125, "message": ""}
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
+        for number in doors:
+            os.write(number, b"0")
         if spec["kind"] == "start":
             rootfs.build(spec, created)
             kernel.sethostname(spec["hostname"])
             if spec["readonly"]:
                 kernel.mount_setattr("/", kernel.MOUNT_ATTR_RDONLY)
+            if spec["init"]:
+                init(streams, write_error, terminal)
         process(spec, streams, write_error, terminal)
     except workload.CannotExecute as problem:
         failed = {"code": problem.code, "message": str(problem)}
@@ -139,6 +165,43 @@ def first_process(spec, streams, write_error, created, terminal):
         failed["message"] = text + (" (%s)" % (name,) if name else "")
     os.write(spec.get("error_fd", write_error), json.dumps({"failed": failed}).encode())
     os._exit(125)
+
+
+def init(streams, write_error, terminal):
+    """Stay as PID 1: pass signals on to a child, which alone returns, reap what is left to us, end as the child did."""
+    wanted = {number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
+        return
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # what is inside sees nothing of this program
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write("init")
+    except OSError:
+        pass
+    os.close(write_error)
+    terminal.close()
+    for number in streams:
+        os.close(number)
+    while True:
+        number = signal.sigwait(wanted)
+        if number != signal.SIGCHLD:
+            try:
+                os.kill(child, number)
+            except ProcessLookupError:
+                pass
+            continue
+        while True:
+            try:
+                ended, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not ended:
+                break
+            if ended == child:
+                os._exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
 
 def process(spec, streams, write_error, terminal):
@@ -246,8 +309,8 @@ def execute(argv, environment):
     raise workload.CannotExecute(code, 'exec: "%s": %s' % (name, why))
 
 
-def watch(spec, child, read_error, connection, terminal):
-    """Tell that it runs (or why not), pass signals on, report its end."""
+def watch(spec, child, read_error, connection, terminal, groups):
+    """Tell that it runs (or why not), pass signals on; its end as the report."""
     message = b""
     while True:
         data = os.read(read_error, 65536)
@@ -267,7 +330,7 @@ def watch(spec, child, read_error, connection, terminal):
         _, descriptors, _, _ = socket.recv_fds(terminal, 1, 1)
     terminal.close()
     try:
-        socket.send_fds(connection, [json.dumps({"started": child}).encode() + b"\n"], descriptors)
+        socket.send_fds(connection, [json.dumps({"started": child, "groups": groups}).encode() + b"\n"], descriptors)
     except OSError:
         os.kill(child, signal.SIGKILL)
     for number in descriptors:
@@ -293,7 +356,7 @@ def watch(spec, child, read_error, connection, terminal):
     _, status, usage = os.wait4(child, 0)
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
-    answer(connection, {"exit_code": code, "signal": ended_by, "max_rss": usage.ru_maxrss * 1024, "cpu": usage.ru_utime + usage.ru_stime})
+    return {"exit_code": code, "signal": ended_by, "max_rss": usage.ru_maxrss * 1024, "cpu": usage.ru_utime + usage.ru_stime}
 
 
 def read_exactly(connection, count):

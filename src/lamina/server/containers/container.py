@@ -16,8 +16,9 @@ from lamina.server.containers.log import Log
 if TYPE_CHECKING:
     from lamina.sandbox.containers import Process
     from lamina.server.containers.stdin import Stdin
+    from lamina.server.wiring import Plug
 
-Status = Literal["created", "running", "paused", "exited", "dead"]
+Status = Literal["created", "running", "paused", "restarting", "exited", "dead"]
 
 
 class MountPoint(msgspec.Struct, frozen=True):
@@ -41,6 +42,8 @@ class State(msgspec.Struct):
     started: float | None = None
     finished: float | None = None
     restarts: int = 0
+    restarts_in_a_row: int = 0
+    oom: bool = False
     stopped_by_user: bool = False
 
 
@@ -78,6 +81,9 @@ class Container:
         self.stdin: Stdin | None = None
         self.health: dict[str, Any] | None = None
         self.stop_requested = threading.Event()
+        self.made_groups: tuple[str, ...] = ()  # control groups that an update made
+        self.network = -1  # a descriptor of its network namespace
+        self.plugs: dict[str, Plug] = {}  # by network
         self.ports: dict[str, list[dict[str, str]]] = {}
         self.on_end: list[Callable[[], None]] = []
 
@@ -136,16 +142,18 @@ class Container:
             return text + (f" ({health_word(self.health)})" if self.health else "")
         if state.status == "dead":
             return "Dead"
+        if state.status == "restarting":
+            return f"Restarting ({state.exit_code}) {duration(now - (state.finished or now))} ago"
         return f"Exited ({state.exit_code}) {duration(now - (state.finished or now))} ago"
 
     def state_document(self) -> dict[str, Any]:
         state = self.state
         document: dict[str, Any] = {
             "Status": state.status,
-            "Running": self.running,
+            "Running": self.running or state.status == "restarting",
             "Paused": state.status == "paused",
-            "Restarting": False,
-            "OOMKilled": False,
+            "Restarting": state.status == "restarting",
+            "OOMKilled": state.oom,
             "Dead": state.status == "dead",
             "Pid": self.process.pid if self.process is not None and self.running else 0,
             "ExitCode": state.exit_code,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import msgspec
 
 from lamina.server.containers import capabilities
 from lamina.server.containers.container import MountPoint
+from lamina.server.containers.spec import limits_of
 from lamina.server.errors import BadRequest, Conflict
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_LEAST_MEMORY = 6 << 20  # docker's
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -149,17 +152,16 @@ _HOST_DEFAULTS: dict[str, Any] = {
 }
 
 
-def host_config(asked: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any], list[str]]:
-    """(HostConfig with docker's defaults, warnings). BadRequest or Conflict for what is refused."""
+def host_config(
+    asked: Mapping[str, Any], rules: Rules, held: Callable[[], Collection[str]] = lambda: ()
+) -> tuple[dict[str, Any], list[str]]:
+    """(HostConfig with docker's defaults, warnings). BadRequest or Conflict for what is refused. `held`: which limits can be held here."""
     host = {**_HOST_DEFAULTS, **{name: value for name, value in asked.items() if value is not None}}
     host["MemorySwappiness"] = None
     host["RestartPolicy"] = host["RestartPolicy"] if (host["RestartPolicy"] or {}).get("Name") else {"Name": "no", "MaximumRetryCount": 0}
     host["ShmSize"] = host["ShmSize"] or 64 << 20
     host["Runtime"] = "lamina"
-    if host["RestartPolicy"]["Name"] != "no" and host["AutoRemove"]:
-        raise BadRequest("can't create 'AutoRemove' container with restart policy")
-    if host["RestartPolicy"]["Name"] not in ("no", "always", "unless-stopped", "on-failure"):
-        raise BadRequest(f"invalid restart policy '{host['RestartPolicy']['Name']}'")
+    check_policy(host["RestartPolicy"], automatic=bool(host["AutoRemove"]))
     if host["Privileged"] and not rules.privileged:
         raise BadRequest("privileged containers are not allowed by this engine (lamina serve --allow-privileged)", 403)
     if host["Devices"]:
@@ -167,19 +169,62 @@ def host_config(asked: Mapping[str, Any], rules: Rules) -> tuple[dict[str, Any],
     for option in ("PidMode", "IpcMode", "UsernsMode"):
         if str(host[option]).startswith(("container:", "host")):
             raise BadRequest(f"{option}={host[option]} is not supported by this engine")
-    if str(host["NetworkMode"]).startswith("container:"):
-        raise BadRequest("the network of another container cannot be shared in this engine")
+    if str(host["NetworkMode"]).startswith("container:") and (host["PortBindings"] or host["PublishAllPorts"]):
+        raise BadRequest("conflicting options: port publishing and the container type network mode")
     capabilities.mask(host["CapAdd"] or (), host["CapDrop"] or ())
-    warnings = [
-        f"{name} is not limited by this engine: no cgroup is used"
-        for name, value in (
-            ("memory", host["Memory"]),
-            ("CPU", host["NanoCpus"] or host["CpuQuota"]),
-            ("the number of processes", (host["PidsLimit"] or 0) > 0),
+    return host, [*log_rules(host), *unheld(host, held)]
+
+
+def check_policy(policy: Mapping[str, Any], *, automatic: bool) -> None:
+    """BadRequest. `automatic`: the container is removed at its end."""
+    name, most = policy["Name"], int(policy.get("MaximumRetryCount") or 0)
+    if name not in ("no", "always", "unless-stopped", "on-failure"):
+        raise BadRequest(f"invalid restart policy '{name}'")
+    if name != "no" and automatic:
+        raise BadRequest("can't create 'AutoRemove' container with restart policy")
+    if most < 0 or (most and name != "on-failure"):
+        raise BadRequest(
+            "maximum retry count cannot be negative" if most < 0 else f"maximum retry count cannot be used with restart policy '{name}'"
         )
-        if value
+
+
+def unheld(host: Mapping[str, Any], held: Callable[[], Collection[str]]) -> list[str]:
+    """Warnings about limits that were asked for and are not kept. BadRequest for impossible ones."""
+    if 0 < int(host.get("Memory") or 0) < _LEAST_MEMORY:
+        raise BadRequest("Minimum memory limit allowed is 6MB")
+    if host.get("NanoCpus") and (host.get("CpuQuota") or host.get("CpuPeriod")):
+        raise BadRequest("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+    if int(host.get("NanoCpus") or 0) > (os.cpu_count() or 1) * 10**9:
+        raise BadRequest(f"Range of CPUs is from 0.01 to {os.cpu_count()}.00, as there are only {os.cpu_count()} CPUs available")
+    found = limits_of(host)
+    asked = [
+        (name, word) for name, word in (("memory", "memory"), ("cpus", "CPU"), ("pids", "the number of processes")) if getattr(found, name)
     ]
-    return host, warnings
+    there = held() if asked else ()
+    warnings = [f"{word} is not limited: no control group for it can be made here" for name, word in asked if name not in there]
+    warnings += [f"{name} is noted, not kept" for name in ("CpuShares", "CpusetCpus", "CpusetMems", "MemoryReservation") if host.get(name)]
+    return warnings
+
+
+def log_rules(host: dict[str, Any]) -> list[str]:
+    """Checks LogConfig. BadRequest."""
+    config = host["LogConfig"] = {
+        "Type": (host.get("LogConfig") or {}).get("Type") or "json-file",
+        "Config": (host.get("LogConfig") or {}).get("Config") or {},
+    }
+    if config["Type"] not in ("json-file", "local", "none"):
+        raise BadRequest(f"logger: no log driver named '{config['Type']}' is registered")
+    ignored = []
+    for name, value in config["Config"].items():
+        if name == "max-size" and not re.fullmatch(r"(-1|\d+[kmg]?b?)", str(value).lower()):
+            raise BadRequest(f"invalid value for max-size: {value!r}")
+        if name == "max-file" and not (str(value).isdigit() and int(value) > 0):
+            raise BadRequest("max-file cannot be less than 1")
+        if name not in ("max-size", "max-file", "mode", "max-buffer-size", "compress", "labels", "env"):
+            raise BadRequest(f"unknown log opt '{name}' for {config['Type']} log driver")
+        if name in ("labels", "env"):
+            ignored.append(f"log opt {name} is without effect")
+    return ignored
 
 
 def mounts(

@@ -137,14 +137,21 @@ class Execs:
             if container.process is None or not container.running:
                 made.started = True
                 raise Conflict(f"Container {container.id} is not running")
-            pid = container.process.pid
+            pid, groups = container.process.pid, (*container.process.groups, *container.made_groups)
         base = process_spec(container)
         names = {item.partition("=")[0] for item in made.env}
         env = [item for item in base.env if item.partition("=")[0] not in names] + [item for item in made.env if "=" in item]
         if made.tty and not any(item.startswith("TERM=") for item in env):
             env.append("TERM=xterm")
         spec = msgspec.structs.replace(
-            base, argv=tuple(made.argv), env=tuple(env), cwd=made.cwd or base.cwd, user=made.user or base.user, tty=made.tty, size=made.size
+            base,
+            control_groups=groups,
+            argv=tuple(made.argv),
+            env=tuple(env),
+            cwd=made.cwd or base.cwd,
+            user=made.user or base.user,
+            tty=made.tty,
+            size=made.size,
         )
         if made.privileged:
             spec = msgspec.structs.replace(spec, privileged=True)
@@ -209,8 +216,8 @@ class Execs:
             with container.changed:
                 if container.process is None:
                     raise Conflict(f"Container {container.id} is not running")
-                pid = container.process.pid
-            spec: ProcessSpec = msgspec.structs.replace(process_spec(container), argv=tuple(argv), tty=False)
+                pid, groups = container.process.pid, (*container.process.groups, *container.made_groups)
+            spec: ProcessSpec = msgspec.structs.replace(process_spec(container), control_groups=groups, argv=tuple(argv), tty=False)
             process = self._daemon.keeper.exec(pid, spec, (null, write, write))
         except BaseException:
             os.close(read)

@@ -10,7 +10,9 @@ import time
 from typing import TYPE_CHECKING
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.sandbox import groups
 from lamina.sandbox.containers import CannotStart, Process
+from lamina.sandbox.limits import Limits
 from lamina.server.containers.container import Container
 from lamina.server.containers.log import STDERR, STDOUT
 from lamina.server.containers.processes import pids
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _BACKOFF = 0.1  # seconds before a first restart; doubled each time up to a minute
+_SETTLED = 10.0  # who ran for so long begins with the first delay again
 
 
 class AlreadyDone(ApiError):
@@ -40,6 +43,7 @@ def start(daemon: Daemon, container: Container) -> None:
             raise AlreadyDone("already started")
         if container.removed:
             raise Conflict("container is marked for removal and cannot be started")
+        container.state.restarts = container.state.restarts_in_a_row = 0
         container.stop_requested.clear()
         container.state.stopped_by_user = False
         _start(daemon, container)
@@ -47,7 +51,11 @@ def start(daemon: Daemon, container: Container) -> None:
 
 def _start(daemon: Daemon, container: Container) -> None:
     """Under `container.changed`."""
-    spec = sandbox_spec(container, daemon.lowers(container.record.layers), daemon.volumes.path, daemon.networks.hosts_for(container))
+    lowers = daemon.lowers(container.record.layers)
+    owner = _network_owner(daemon, container)
+    network_of = daemon.wiring.attach(container) if owner is container else _network_of(owner)
+    hosts = daemon.wiring.hosts_for(owner)
+    spec = sandbox_spec(container, lowers, daemon.volumes.path, hosts, machine=_on_machine(owner), network_of=network_of)
     config = container.record.config
     if config["OpenStdin"] and container.stdin is None:
         container.stdin = Stdin()
@@ -63,7 +71,7 @@ def _start(daemon: Daemon, container: Container) -> None:
             process_spec(container),
             (first, out_write, err_write),
             readonly=bool(container.record.host["ReadonlyRootfs"]),
-            resolv_conf=resolv_conf(container),
+            resolv_conf=resolv_conf(owner, daemon.wiring.gateway_of(owner)),
         )
     except LaminaError as error:
         os.close(out_read)
@@ -79,6 +87,7 @@ def _start(daemon: Daemon, container: Container) -> None:
     container.process = process
     state = container.state
     state.status, state.started, state.finished, state.error, state.exit_code = "running", daemon.now(), None, "", 0
+    state.oom = False
     if tty:
         os.close(out_read)
         os.close(err_read)
@@ -100,7 +109,31 @@ def _start(daemon: Daemon, container: Container) -> None:
         _thread(watch, daemon, container, container.run)
 
 
+def _network_owner(daemon: Daemon, container: Container) -> Container:
+    """The container whose network it shares, mostly itself."""
+    mode = str(container.record.host["NetworkMode"])
+    if not mode.startswith("container:"):
+        return container
+    other = daemon.containers.find(mode.partition(":")[2])
+    if other is container or other.process is None:
+        raise Conflict(f"cannot join network of a non running container: {other.id}")
+    return _network_owner(daemon, other)
+
+
+def _on_machine(owner: Container) -> bool:
+    return bool(owner.record.host["NetworkMode"] == "host")
+
+
+def _network_of(owner: Container) -> str:
+    """The file of its network; "" for the machine's. Conflict."""
+    process = owner.process
+    if process is None:
+        raise Conflict(f"cannot join network of a non running container: {owner.id}")
+    return "" if _on_machine(owner) else f"/proc/{process.pid}/ns/net"
+
+
 def _not_started(daemon: Daemon, container: Container, error: LaminaError) -> None:
+    daemon.wiring.detach(container)
     container.state.exit_code = error.exit_code if isinstance(error, CannotStart) else 128
     container.state.error = error.message
     container.run += 1
@@ -170,12 +203,20 @@ def _supervise(daemon: Daemon, container: Container, process: Process, pumps: li
             container.stdin = None
         state = container.state
         state.status, state.exit_code, state.finished = "exited", ended.exit_code, daemon.now()
+        state.oom = ended.oom
+        groups.remove(container.made_groups)
+        container.made_groups = ()
         container.process = None
         container.ended = container.run
         container.health = None
         daemon.ports.close(container)
+        daemon.wiring.detach(container)
         removing = container.record.host["AutoRemove"] and not container.removed
-        delay = None if container.removed or daemon.closing else _restart_delay(container)
+        if (state.finished or 0) - (state.started or 0) >= _SETTLED:
+            state.restarts_in_a_row = 0
+        delay = None if container.removed or daemon.closing else restart_delay(container)
+        if delay is not None:
+            state.status = "restarting"
         container.save()
         container.log.close()
         daemon.events.emit("container", "die", container.id, {**container.attributes(), "exitCode": str(ended.exit_code)})
@@ -184,15 +225,47 @@ def _supervise(daemon: Daemon, container: Container, process: Process, pumps: li
     if removing:
         with contextlib.suppress(ApiError):
             daemon.containers.remove(container, force=True, volumes=True)
-    elif delay is not None and not container.stop_requested.wait(delay):
+    elif delay is not None:
+        again(daemon, container, delay)
+
+
+def again(daemon: Daemon, container: Container, delay: float) -> None:
+    """Start it after `delay` seconds, until it does or its policy gives up; a stop or removal meanwhile ends that."""
+    while not container.stop_requested.wait(delay):
         with container.changed:
-            if not container.running and not container.removed and not daemon.closing:
-                container.state.restarts += 1
-                with contextlib.suppress(LaminaError):
-                    _start(daemon, container)
+            if container.running or container.removed or daemon.closing:
+                return
+            container.state.restarts += 1
+            container.state.restarts_in_a_row += 1
+            try:
+                _start(daemon, container)
+                return
+            except LaminaError:
+                next_delay = restart_delay(container)
+                if next_delay is None:
+                    return
+                container.state.status, delay = "restarting", next_delay
+    with container.changed:
+        if container.state.status == "restarting":
+            container.state.status = "exited"
+            container.save()
+            container.notify()
 
 
-def _restart_delay(container: Container) -> float | None:
+def resume(daemon: Daemon) -> None:
+    """At the engine's start: what the policies want to run, each on a thread of its own."""
+    for container in daemon.containers.all():
+        policy, state = container.record.host["RestartPolicy"]["Name"], container.state
+        if policy == "no" or state.started is None or (policy != "always" and (state.stopped_by_user or restart_delay(container) is None)):
+            continue
+        state.restarts = state.restarts_in_a_row = 0
+        container.stop_requested.clear()
+        state.stopped_by_user = False
+        _thread(again, daemon, container, 0.0)
+
+
+def restart_delay(container: Container) -> float | None:
+    """Seconds until the policy starts it again: 0.1, doubled each time up to a minute, from anew after it ran for a while. None: not at all."""
     policy = container.record.host["RestartPolicy"]
     name, most = policy["Name"], int(policy.get("MaximumRetryCount") or 0)
     state = container.state
@@ -200,7 +273,7 @@ def _restart_delay(container: Container) -> float | None:
         return None
     if name == "on-failure" and (state.exit_code == 0 or (most and state.restarts >= most)):
         return None
-    return float(min(60.0, _BACKOFF * 2 ** min(state.restarts, 12)))
+    return float(min(60.0, _BACKOFF * 2 ** min(state.restarts_in_a_row, 12)))
 
 
 # From outside
@@ -219,12 +292,23 @@ def number_of(text: str | int, default: int = signal.SIGKILL) -> int:
     return int(found)
 
 
-def kill(daemon: Daemon, container: Container, number: int) -> None:
+def limit(container: Container, wanted: Limits) -> None:
+    """Change the limits of a container, at once when it runs. ApiError."""
+    process = container.process
+    if process is None or not container.running or wanted == Limits():
+        return
+    try:
+        container.made_groups += groups.change((*process.groups, *container.made_groups), wanted, pids(process.pid))
+    except OSError as error:
+        raise ApiError(f"Cannot update container {container.id}: {error.strerror or error}") from error
+
+
+def kill(daemon: Daemon, container: Container, number: int, *, by_user: bool = True) -> None:
     with container.changed:
         if not container.running or container.process is None:
             raise Conflict(f"Cannot kill container: {container.id}: Container {container.id} is not running")
         if number in (signal.SIGKILL, signal.SIGTERM, number_of(container.record.config.get("StopSignal", ""), signal.SIGTERM)):
-            container.state.stopped_by_user = True
+            container.state.stopped_by_user = container.state.stopped_by_user or by_user
             container.stop_requested.set()
         container.process.signal(number)
         if number == signal.SIGKILL:
@@ -238,6 +322,13 @@ def stop(daemon: Daemon, container: Container, timeout: float | None) -> None:
     with container.changed:
         container.state.stopped_by_user = True
         if not container.running:
+            waiting = container.state.status == "restarting"
+            if waiting:
+                container.state.status = "exited"
+            container.save()
+            container.notify()
+            if waiting:
+                return
             raise AlreadyDone("already stopped")
         run = container.run
     if timeout is None:
@@ -316,12 +407,12 @@ def end_all(daemon: Daemon, seconds: float) -> None:
     running = [container for container in daemon.containers.all() if container.running]
     for container in running:
         with contextlib.suppress(LaminaError):
-            kill(daemon, container, number_of(container.record.config.get("StopSignal", ""), signal.SIGTERM))
+            kill(daemon, container, number_of(container.record.config.get("StopSignal", ""), signal.SIGTERM), by_user=False)
     deadline = time.monotonic() + seconds
     for container in running:
         if not wait_for_end(container, container.run, max(0.0, deadline - time.monotonic())):
             with contextlib.suppress(LaminaError):
-                kill(daemon, container, signal.SIGKILL)
+                kill(daemon, container, signal.SIGKILL, by_user=False)
             wait_for_end(container, container.run, 5.0)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lamina.sandbox import groups
 from lamina.server.containers import creating
 from lamina.server.containers.container import Container, MountPoint, Record
 from lamina.server.errors import BadRequest, Conflict, NotFound
@@ -79,6 +80,9 @@ class Table:
                 remove(folder)  # of an engine that was killed while it made or removed it
                 continue
             container = Container(folder, record)
+            if record.state.status == "restarting":
+                record.state.status = "exited"
+                container.save()
             if container.running:
                 record.state.status, record.state.exit_code = "exited", 137
                 record.state.finished = self._daemon.now()
@@ -97,7 +101,7 @@ class Table:
         """(the container, warnings). BadRequest, Conflict."""
         identifier = os.urandom(32).hex()
         config = creating.merged_config(body, image_config, image_name, identifier)
-        host, warnings = creating.host_config(body.get("HostConfig") or {}, self._daemon.rules)
+        host, warnings = creating.host_config(body.get("HostConfig") or {}, self._daemon.rules, groups.possible)
         networks = self._daemon.networks.asked(host["NetworkMode"], (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {})
         inherited = self._volumes_from(host.get("VolumesFrom") or ())
         with self._lock:

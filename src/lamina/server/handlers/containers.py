@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lamina.sandbox import groups
 from lamina.server import clock, filters
-from lamina.server.containers import attaching, copies, execs, processes, running
+from lamina.server.containers import attaching, copies, creating, execs, processes, running, spec
 from lamina.server.containers.attaching import AttachOptions, Wanted
 from lamina.server.containers.container import Container
 from lamina.server.daemon import Daemon
@@ -90,7 +91,9 @@ def index(daemon: Daemon, request: Request) -> Reply:
     wanted = filters.parse(request.query, _FILTERS)
     limit = request.query.integer("limit")
     everything = request.query.flag("all") or limit > 0 or "status" in wanted or "exited" in wanted
-    found = [c for c in daemon.containers.all() if (everything or c.running) and _matches(daemon, c, wanted)]
+    found = [
+        c for c in daemon.containers.all() if (everything or c.running or c.state.status == "restarting") and _matches(daemon, c, wanted)
+    ]
     rows = []
     for container in found[:limit] if limit > 0 else found:
         row = summary(daemon, container)
@@ -236,7 +239,9 @@ def prune(daemon: Daemon, request: Request) -> Reply:
     deleted, freed = [], 0
     border = min([clock.parse(text, daemon.now()) or 0.0 for text in wanted.get("until", ())], default=None)
     for container in daemon.containers.all():
-        if container.running or not filters.labels_match(wanted, container.record.config["Labels"]):
+        if container.state.status in ("running", "paused", "restarting") or not filters.labels_match(
+            wanted, container.record.config["Labels"]
+        ):
             continue
         if border is not None and container.record.created >= border:
             continue
@@ -249,29 +254,26 @@ def prune(daemon: Daemon, request: Request) -> Reply:
     return answer({"ContainersDeleted": deleted or None, "SpaceReclaimed": freed})
 
 
+_UPDATED = (
+    "Memory", "MemorySwap", "MemoryReservation", "NanoCpus", "CpuShares", "CpuPeriod", "CpuQuota", "CpusetCpus", "CpusetMems", "PidsLimit",
+)  # fmt: skip
+
+
 def update(daemon: Daemon, request: Request, name: str) -> Reply:
     container = daemon.containers.find(name)
-    body = request.json()
+    body = {key: value for key, value in request.json().items() if value and key in (*_UPDATED, "RestartPolicy")}
+    policy = body.pop("RestartPolicy", None) or {}
+    warnings = creating.unheld(body, groups.possible)
+    if policy.get("Name"):
+        creating.check_policy(policy, automatic=bool(container.record.host["AutoRemove"]))
     with container.changed:
-        for key in (
-            "Memory",
-            "MemorySwap",
-            "MemoryReservation",
-            "NanoCpus",
-            "CpuShares",
-            "CpuPeriod",
-            "CpuQuota",
-            "CpusetCpus",
-            "CpusetMems",
-            "PidsLimit",
-        ):
-            if body.get(key):
-                container.record.host[key] = body[key]
-        if (body.get("RestartPolicy") or {}).get("Name"):
-            container.record.host["RestartPolicy"] = body["RestartPolicy"]
+        running.limit(container, spec.limits_of(body))
+        container.record.host.update(body)
+        if policy.get("Name"):
+            container.record.host["RestartPolicy"] = policy
         container.save()
     daemon.events.emit("container", "update", container.id, container.attributes())
-    return answer({"Warnings": ["limits are noted, not kept: no cgroup is used"]})
+    return answer({"Warnings": warnings or None})
 
 
 def wait(daemon: Daemon, request: Request, name: str) -> Reply:
@@ -407,6 +409,10 @@ def stats(daemon: Daemon, request: Request, name: str) -> Reply:
         gone: list[bool] = []
         out.on_gone(lambda: gone.append(True))
         before: dict[str, Any] = {}
+        if once and container.running and not request.query.flag("one-shot"):  # clients make a share of the processor of two samples
+            before = _stats(daemon, container, before)
+            with container.changed:
+                container.changed.wait_for(lambda: bool(gone) or not container.running, 1.0)
         while not gone:
             document = _stats(daemon, container, before)
             out.write(json.dumps(document).encode() + b"\n")
@@ -431,8 +437,12 @@ def _stats(daemon: Daemon, container: Container, before: dict[str, Any]) -> dict
         "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
     }
     limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    counted = groups.usage((*process.groups, *container.made_groups)) if process is not None else groups.Usage()
+    if 0 < counted.limit < limit:
+        limit, resident = counted.limit, counted.memory
+    pids = {"current": count} | ({"limit": counted.pids_limit} if counted.pids_limit > 0 else {})
     return {
-        "read": daemon.rfc3339(), "preread": before.get("read", clock.NEVER), "pids_stats": {"current": count}, "num_procs": 0, "storage_stats": {},
+        "read": daemon.rfc3339(), "preread": before.get("read", clock.NEVER), "pids_stats": pids, "num_procs": 0, "storage_stats": {},
         "blkio_stats": {"io_service_bytes_recursive": None}, "cpu_stats": cpu, "precpu_stats": before.get("cpu_stats", {"cpu_usage": {"total_usage": 0}}),
         "memory_stats": {"usage": resident, "limit": limit, "stats": {}} if count else {}, "name": "/" + container.name, "id": container.id,
     }  # fmt: skip

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from lamina.sandbox import groups
 from lamina.server import clock, filters
 from lamina.server.daemon import Daemon, machine
 from lamina.server.errors import ApiError
@@ -64,15 +65,18 @@ def info(daemon: Daemon, request: Request) -> Reply:
     with daemon.store() as store:
         images = len(store.images.all())
         root = str(store.layout.root)
-    warnings = ["WARNING: No cgroup is used: memory, CPU and process limits are not kept"]
+    held = groups.possible()
+    words = {"memory": "memory", "cpus": "CPU", "pids": "process"}
+    warnings = [f"WARNING: No {word} limit support: no control group can be made" for name, word in words.items() if name not in held]
+    memory, cpus, pids = (name in held for name in words)
     return answer(
         {
             "ID": daemon.id, "Containers": len(containers), "ContainersRunning": states.count("running"), "ContainersPaused": states.count("paused"),
             "ContainersStopped": states.count("exited") + states.count("created") + states.count("dead"), "Images": images, "Driver": "lamina",
             "DriverStatus": [["Sandbox", daemon.rung], ["Layers", "one directory per layer, overlay inside the sandbox"]], "SystemStatus": None,
             "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None, "Log": ["json-file"]},
-            "MemoryLimit": False, "SwapLimit": False, "KernelMemory": False, "KernelMemoryTCP": False, "CpuCfsPeriod": False, "CpuCfsQuota": False,
-            "CPUShares": False, "CPUSet": False, "PidsLimit": False, "IPv4Forwarding": True, "BridgeNfIptables": True, "BridgeNfIp6tables": True,
+            "MemoryLimit": memory, "SwapLimit": False, "KernelMemory": False, "KernelMemoryTCP": False, "CpuCfsPeriod": cpus, "CpuCfsQuota": cpus,
+            "CPUShares": False, "CPUSet": False, "PidsLimit": pids, "IPv4Forwarding": True, "BridgeNfIptables": True, "BridgeNfIp6tables": True,
             "Debug": False, "NFd": len(os.listdir("/proc/self/fd")), "OomKillDisable": False, "NGoroutines": threading.active_count(),
             "SystemTime": clock.rfc3339(daemon.now()), "LoggingDriver": "json-file", "CgroupDriver": "none", "CgroupVersion": "2", "NEventsListener": 0,
             "KernelVersion": kernel.release, "OperatingSystem": _operating_system(), "OSVersion": "", "OSType": "linux", "Architecture": kernel.machine,
