@@ -15,6 +15,8 @@ from lamina.testing.writers.trial import Result, Settings, Trial
 
 _HEAD = ("backend", "completed", "killed", "cut off", "restart", "verify", "completed work, second round", "others, after a retry", "sound")
 
+_LINES = 8  # of complaints for each backend
+
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 1 where something was lost, 2 where this machine cannot do it."""
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
             results.append(Trial(settings, Path(folder), lambda text: print(text, file=sys.stderr, flush=True)).run())
     print(f"{given.writers} writers, {given.machines} machines, seed {seed}\n{table(results)}")
     for result in results:
-        for line in (*result.warnings, *result.verified, *result.verified_again, *result.trouble):
+        lines = [*result.warnings, *result.verified, *result.verified_again, *result.trouble]
+        for line in lines if len(lines) <= _LINES else [*lines[:_LINES], f"and {len(lines) - _LINES} more"]:
             print(f"{result.settings.backend}: {line}")
     return 0 if all(result.sound for result in results) else 1
 

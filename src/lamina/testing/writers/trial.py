@@ -121,6 +121,8 @@ class Trial:
             if where.port:
                 net.wait_for(where.port)
             self._say(f"storm: {', '.join(f'{result.count(end)} {end}' for end in ('completed', 'cut off', 'killed', 'failed'))}")
+            if not any(end in ("completed", "cut off", "killed") for end in result.ends.values()):
+                return result  # there is nothing to look at
             result.verified = self._verify(net, where)
             done = [image for image in self._images if result.ends[image.number] == "completed"]
             lost = [image for image in self._images if result.ends[image.number] != "completed"]
