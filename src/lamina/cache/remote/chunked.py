@@ -47,12 +47,13 @@ def send(cache: SharedCache, recipe: Recipe, wanted: Callable[[set[str]], Iterab
         return None
     count, size = send_chunks(cache, chunks, there, wanted)
     document = dump(recipe)
+    return Sent(sha256(document), size + send_document(cache, document), count, len(chunks))
+
+
+def send_document(cache: SharedCache, document: bytes) -> int:
+    """A recipe or a listing, unless it is there; returns the bytes that went."""
     name = blob_name(sha256(document))
-    if cache.objects.put(name, whole(document)):
-        size += len(document)
-    else:
-        cache.announce([name])
-    return Sent(sha256(document), size, count, len(chunks))
+    return len(document) if name not in cache.announce([name]) and cache.objects.put(name, whole(document)) else 0
 
 
 def send_chunks(

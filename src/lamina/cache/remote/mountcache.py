@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lamina.cache.remote.chunked import read_document, send_chunks
+from lamina.cache.remote.chunked import read_document, send_chunks, send_document
 from lamina.cache.remote.chunks import Chunk
 from lamina.cache.remote.envelope import BadEnvelope
 from lamina.cache.remote.errors import CacheError
@@ -91,11 +91,7 @@ def publish(
     there = cache.objects.exists(list(chunks)) if chunks else set()
     count, size = send_chunks(cache, chunks, there, wanted)
     document = dump_listing(listing)
-    name = blob_name(sha256(document))
-    if cache.objects.put(name, whole(document)):
-        size += len(document)
-    else:
-        cache.announce([name])
+    size += send_document(cache, document)
     scope = cache.trust.scope
     statement = MountStatement(
         identifier=identifier,
