@@ -28,9 +28,9 @@ ENDS = {0, 65, 66, 69, 76, 77}
 """Exit codes that docs/how-to/registries.md promises; 65: an archive or image that cannot be used."""
 
 
-@pytest.fixture(params=["token", "basic"])
+@pytest.fixture
 def registry(request: pytest.FixtureRequest) -> Iterator[FakeRegistry]:
-    with guarded(request.param) as found:
+    with guarded(getattr(request, "param", "token")) as found:
         yield found
 
 
@@ -81,11 +81,17 @@ def sound(lamina: Lamina) -> None:
 
 
 def each_request(upstream: FakeRegistry, wrongs: Callable[[int], list[Wrong]], run: Callable[[BreakingWay, Wrong | None], None]) -> int:
-    """`run` without a wrong, then with each of those that `wrongs(n)` gives for the n-th request; returns how many requests there are."""
+    """`run` without a wrong, then with each of those that `wrongs(n)` gives for the n-th request; returns how many requests there are.
+
+    From the ninth on every other one: they are alike by then. $LAMINA_EVERY_CALL: all.
+    """
     with BreakingWay(upstream.host) as way:
         run(way, None)
         count = way.count
+    everyone = bool(os.environ.get("LAMINA_EVERY_CALL"))
     for number in range(count):
+        if number > 8 and number % 2 and not everyone and number != count - 1:
+            continue
         for wrong in wrongs(number):
             with BreakingWay(upstream.host, wrong) as way:
                 run(way, wrong)
@@ -93,6 +99,7 @@ def each_request(upstream: FakeRegistry, wrongs: Callable[[int], list[Wrong]], r
 
 
 @pytest.mark.parametrize(("kind", "value", "on"), WAYS, ids=IDS)
+@pytest.mark.parametrize("registry", ["token", "basic"], indirect=True)
 def test_pull(
     lamina: Lamina, home: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, kind: Kind, value: int, on: bool
 ) -> None:

@@ -154,9 +154,9 @@ class _Check:
                 yield self._found("check/record-damaged", message, "evict it", partial(self._evict, record))
                 continue
             for layer in document.layers:
-                # A foreign layer may be fetched again; one built here is only here.
-                fetched = layer.id.startswith("sha256:") or layer.empty
-                if not fetched and layer.id not in here and not (layer.blob and self._blob_here(layer.blob)):
+                # A foreign layer may be fetched again, so may one whose record came from a shared cache; one built here is only here.
+                fetched = layer.id.startswith("sha256:") or layer.empty or layer.blob is not None
+                if not fetched and layer.id not in here:
                     message = f"the record {record.id[:12]} needs the layer {layer.id}, which is not here"
                     yield self._found("check/record-orphaned", message, "evict it", partial(self._evict, record))
                     break

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from lamina.cache.remote.errors import BadCacheSpec, CacheDenied, CacheError, CacheUnavailable, ObjectGone
@@ -28,10 +29,20 @@ _PAGE = 1000  # names
 _PART_TIME = 60.0  # seconds at least for one of them
 _PROGRESS = 64 << 10
 _MAX_TEARS = 3  # broken answers without any byte in between
+_CAUSES = {
+    "body error": "the answer broke off",
+    "error sending request": "no answer, or not in time",
+    "redirect": "the server redirects, and says nowhere to",
+}
+_AROUND = re.compile(r"Generic S3 error: |Error performing (\w+ request: )?|[A-Z]+ https?://\S+ in .* - ")
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 _WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before further attempts at a server that was there a moment ago
 _FINAL = (400, 401, 403, 404, 405, 501)
 _T = TypeVar("_T")
+
+
+class _Broken(CacheUnavailable):
+    """An answer that began and did not end; the library repeats only what does not begin."""
 
 
 class S3Objects:
@@ -60,7 +71,8 @@ class S3Objects:
         cls, bucket: str, prefix: str, options: Mapping[str, str], environment: Mapping[str, str], *, timeout: float = 20.0
     ) -> S3Objects:
         """`options`: region, endpoint. `timeout`: seconds for one answer; a blob may take longer, as long as it comes on. Proxies are those of
-        the process (HTTPS_PROXY, NO_PROXY), authorities the system's and SSL_CERT_FILE's. Credentials are AWS's variables of `environment`, else what the machine or role gives."""
+        the process (HTTPS_PROXY, NO_PROXY), authorities the system's and SSL_CERT_FILE's. Credentials are AWS's variables of `environment`,
+        else what the machine or role gives."""
         try:
             from obstore.store import S3Store
         except ImportError:
@@ -97,7 +109,7 @@ class S3Objects:
         try:
             return cls(made(timeout), where, made(max(_PART_TIME, 3 * timeout)), patience=timeout)
         except Exception as error:
-            raise BadCacheSpec(f"{where}: {_first_line(error)}") from error
+            raise BadCacheSpec(f"{where}: {_plain(error)}") from error
 
     def put(self, name: str, body: Body) -> bool:
         from obstore.exceptions import AlreadyExistsError, GenericError, NotSupportedError, PreconditionError
@@ -125,16 +137,18 @@ class S3Objects:
             return True
 
     def get(self, name: str, limit: int = SMALL) -> bytes | None:
+        return self._whole(lambda: self._get(name, limit))
+
+    def _get(self, name: str, limit: int) -> bytes | None:
         from obstore.exceptions import NotFoundError
 
-        with self._border():
-            try:
-                found = self._ask(lambda: self._store.get(checked(name)))
-            except (NotFoundError, FileNotFoundError):
-                return None
-            if found.meta["size"] > limit:
-                raise CacheError(f"{self.where}: {name} has more than {limit} bytes")
-            return bytes(found.bytes())
+        try:
+            found = self._ask(lambda: self._store.get(checked(name)))
+        except (NotFoundError, FileNotFoundError):
+            return None
+        if found.meta["size"] > limit:
+            raise CacheError(f"{self.where}: {name} has more than {limit} bytes")
+        return bytes(found.bytes())
 
     def stream(self, name: str) -> Iterator[bytes]:
         """Goes on where an answer broke or took too long, as long as each brings something."""
@@ -176,8 +190,7 @@ class S3Objects:
         below = checked_prefix(prefix).rstrip("/") or None
         last: str | None = None
         while True:
-            with self._border():
-                page = self._page(below, last)
+            page = self._whole(partial(self._page, below, last))
             for found in page:
                 if known(found["path"]):
                     yield Entry(found["path"], found["size"], found["last_modified"].timestamp())
@@ -212,6 +225,17 @@ class S3Objects:
             except (NotFoundError, FileNotFoundError):
                 return None
             return Stat(found["size"], found["last_modified"].timestamp())
+
+    def _whole(self, work: Callable[[], _T]) -> _T:
+        """An answer that is small; asked for again when it broke off."""
+        for _ in range(_MAX_TEARS - 1):
+            try:
+                with self._border():
+                    return work()
+            except _Broken:
+                continue
+        with self._border():
+            return work()
 
     def _page(self, below: str | None, after: str | None) -> Sequence[ObjectMeta]:
         return self._ask(lambda: next(iter(self._store.list(below, offset=after, chunk_size=_PAGE)), []))
@@ -248,14 +272,17 @@ class S3Objects:
             yield
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             raise CacheDenied(f"{self.where} refuses these credentials", hint="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        except (exceptions.NotFoundError, FileNotFoundError) as error:
+            raise CacheError(f"{self.where}: there is no such bucket", hint="buckets are not made by lamina: make it first") from error
         except exceptions.GenericError as error:
             if _status(error) in (401, 403):
                 raise CacheDenied(f"{self.where} refuses these credentials") from error
             if _status(error) == 404:
                 raise CacheError(f"{self.where}: there is no such bucket", hint="buckets are not made by lamina: make it first") from error
-            raise CacheUnavailable(f"{self.where}: {_first_line(error)}") from error
+            broken = _Broken if "body error" in str(error) else CacheUnavailable
+            raise broken(f"{self.where}: {_plain(error)}") from error
         except exceptions.BaseError as error:
-            raise CacheError(f"{self.where}: {_first_line(error)}") from error
+            raise CacheError(f"{self.where}: {_plain(error)}") from error
 
 
 def _exact(where: str, body: Body) -> Iterator[bytes]:
@@ -273,8 +300,15 @@ def _status(error: BaseException) -> int:
     return int(found[1]) if found else 0
 
 
-def _first_line(error: BaseException) -> str:
-    """Without what follows: obstore appends its debug output."""
+def _plain(error: BaseException) -> str:
+    """What went wrong, without what the library says around it: addresses with their queries, times, its debug output."""
+    status = _status(error)
+    if status:
+        return f"the server answers {status}" + (" (too many requests)" if status == 429 else "")
+    text = str(error).strip().partition("\n")[0]
+    for part, words in _CAUSES.items():
+        if part in text:
+            return words
     from lamina.cache.wording import shorten
 
-    return shorten(str(error).strip().partition("\n")[0], 200)
+    return shorten(_AROUND.sub("", text), 200)

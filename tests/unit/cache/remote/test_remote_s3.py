@@ -7,6 +7,7 @@ import pytest
 from lamina.cache.remote import s3
 from lamina.cache.remote.errors import CacheDenied, CacheError, CacheUnavailable
 from lamina.cache.remote.protocols import Body, ObjectStore, whole
+from lamina.testing.breaking import BreakingWay, Wrong, recorder
 from lamina.testing.conformance.blobstore import BlobStoreSuite
 from lamina.testing.conformance.objectstore import ObjectStoreSuite, blob, doc
 from lamina.testing.conformance.recordcache import RecordCacheSuite
@@ -130,3 +131,39 @@ def test_lists_of_several_pages(server: FakeS3, monkeypatch: pytest.MonkeyPatch)
         objects_at(server).put(name, whole(name.encode()))
     assert [entry.name for entry in objects_at(server).list("records/")] == names
     assert [entry.name for entry in objects_at(server).list("")] == names
+
+
+def test_nothing_is_put_where_there_is_no_bucket(server: FakeS3) -> None:
+    """To put something into it was a FileNotFoundError of the library, which ended the build."""
+    server.refuse = 404
+    for act in (lambda: objects_at(server).put(doc(1, b"x"), whole(b"x")), lambda: list(objects_at(server).list("uses/"))):
+        with pytest.raises(CacheError, match="there is no such bucket"):
+            act()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 65_535, 65_536, 299_999])
+def test_downloads_that_break_off_go_on_where_they_broke(server: FakeS3, offset: int) -> None:
+    data = bytes(range(256)) * 1200
+    objects_at(server).put(blob(data), whole(data))
+    objects_at(server).put(doc(1, data[:999]), whole(data[:999]))
+    with BreakingWay(server.endpoint.removeprefix("http://"), Wrong(0, "cut", offset)) as way:
+        objects = S3Objects.open("bucket", "some/prefix", {"endpoint": way.url}, _KEYS)
+        assert b"".join(objects.stream(blob(data))) == data
+        assert way.seen[-1].headers.get("range", "") or offset < 65_536
+    with BreakingWay(server.endpoint.removeprefix("http://"), Wrong(0, "cut", offset % 999)) as way:
+        objects = S3Objects.open("bucket", "some/prefix", {"endpoint": way.url}, _KEYS)
+        assert objects.get(doc(1, data[:999])) == data[:999]
+        assert way.count == 2
+
+
+def test_no_signature_follows_a_redirect(server: FakeS3) -> None:
+    """The secret key is never sent; what was signed with it stays with the server that it was meant for. (The library lets a session token
+    go along: worth nothing without the key. docs/dev/attack-model.md says so.)"""
+    with recorder() as other, BreakingWay(server.endpoint.removeprefix("http://"), Wrong(0, "redirect", on=True, place=other.url)) as way:
+        objects = S3Objects.open("bucket", "some/prefix", {"endpoint": way.url}, _KEYS)
+        with pytest.raises(CacheError):
+            list(objects.list("uses/"))
+        assert "Credential=id" in way.text()
+        assert other.seen
+        assert "s3cr3t" not in way.text() + other.text()
+        assert "Credential=id" not in other.text()
