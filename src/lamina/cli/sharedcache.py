@@ -85,20 +85,20 @@ def prune(
     settings: Settings, place: str, *, keep: int | None, older_than: float | None, project: str | None, dry_run: bool, explain: bool
 ) -> int:
     with opened(settings, place) as (_, cache):
+        found = Inventory(cache.objects).records if explain else []
         done = prune_objects(cache.objects, time.time(), expiry=older_than, cap=keep, project=project, dry_run=dry_run)
     if explain:
         for removal in done.removals:
             print(f"remove {shorten(removal.what, 60)}  {size(removal.size)}  {removal.why}")
-    print(f"{'would free' if dry_run else 'freed'} {size(done.freed)}: {len(done.removals)} objects; {size(done.left)} are left")
-        found = Inventory(cache.objects).records if explain else []
-    if done.spared:
-        print(f"{done.spared} records over the limit stay for now: a build may be using them")
-    return 0
-
         gone, now = {removal.name for removal in done.removals}, time.time()
         for record in sorted(found, key=lambda record: record.used):
             if record.name not in gone and project in (None, record.project):
                 print(f"keep   {shorten(record.step, 60)}  {size(record.size)}  used {age(max(0.0, now - record.used))} ago")
+    print(f"{'would free' if dry_run else 'freed'} {size(done.freed)}: {len(done.removals)} objects; {size(done.left)} are left")
+    if done.spared:
+        print(f"{done.spared} records over the limit stay for now: a build may be using them")
+    return 0
+
 
 def verify(settings: Settings, place: str, *, bytes_too: bool, repair: bool) -> int:
     with opened(settings, place) as (_, cache):
@@ -125,8 +125,6 @@ def push(settings: Settings, place: str, images: tuple[str, ...], mounts: tuple[
 def pull(settings: Settings, place: str, *, layers: bool, mounts: tuple[str, ...] = ()) -> int:
     from lamina.engine.sharing import pull as pull_records
 
-    for identifier, moved in sent.items():
-        print(f"cache mount {identifier}: " + ("as it is there" if moved is None else f"{moved.files} entries, {size(moved.bytes)} sent"))
     with opened(settings, place) as (engine, cache):
         wanted = [record.key for record in Inventory(cache.objects).records]
         count, fetched = pull_records(engine.store, engine.records, wanted, cache, _warn, host=engine.host, layers=layers)
@@ -168,5 +166,3 @@ def _tell(text: str) -> None:
 
 def _warn(text: str, code: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
-    for identifier, moved in came.items():
-        print(f"cache mount {identifier}: {moved.files} files taken over, {size(moved.bytes)} fetched")
