@@ -342,6 +342,13 @@ def _plain(error: BaseException) -> str:
     return text.rsplit(": ", 1)[-1].strip("()'\"") or type(error).__name__
 
 
+def _hung_up(error: Exception) -> bool:
+    """TLS ended before it was agreed upon: the server is going away or starting again, and has said nothing of certificates."""
+    import ssl
+
+    return any(isinstance(inner, ssl.SSLEOFError | ssl.SSLZeroReturnError) for inner in error.args)
+
+
 def _mapped(error: Exception, url: str) -> RegistryError:
     """The one table from urllib3's exceptions to ours."""
     from urllib3 import exceptions as u
@@ -356,7 +363,7 @@ def _mapped(error: Exception, url: str) -> RegistryError:
         return RegistryUnreachable(f"no connection to {host}: {_plain(error)}")
     if isinstance(error, u.ConnectTimeoutError | u.ReadTimeoutError):
         return RegistryUnreachable(f"{host} does not answer in time")
-    if isinstance(error, u.SSLError):
+    if isinstance(error, u.SSLError) and not _hung_up(error):
         text = _plain(error)
         hint = "a private certificate authority is named with --registry-ca FILE"
         return RegistryProtocolError(f"the TLS connection to {host} failed: {text}", hint=hint)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -65,6 +67,23 @@ def test_nobody_listens(transport: Transport, waits: list[float]) -> None:
         get(transport, f"http://127.0.0.1:{free_port()}/v2/")
     assert "object at 0x" not in caught.value.message
     assert len(waits) == 3
+
+
+def test_a_server_that_ends_in_the_middle_of_the_handshake_is_tried_again(transport: Transport, waits: list[float]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            for _ in range(transport.settings.attempts):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)  # its hello: closing with unread bytes would be a reset
+
+        serving = threading.Thread(target=hang_up)
+        serving.start()
+        with pytest.raises(RegistryUnreachable, match="broke"):
+            get(transport, f"https://127.0.0.1:{listener.getsockname()[1]}/v2/")
+        serving.join()
+    assert len(waits) == transport.settings.attempts - 1
 
 
 def test_plain_http_needs_permission(transport: Transport) -> None:
