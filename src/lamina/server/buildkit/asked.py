@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lamina.engine.request import Output
 
 LLB_REFUSED = "LLB definitions are not built here: only the Dockerfile front end (dockerfile.v0) is"
+_SESSION = "http://buildkit-session"
 _IMAGE_TYPES = ("image", "moby", "registry", "")
 _FILE_TYPES = ("local", "tar", "oci", "docker")
 
@@ -54,6 +55,12 @@ class Asked(msgspec.Struct, frozen=True):
     @property
     def filename(self) -> str:
         return self.attrs.get("filename") or "Dockerfile"
+
+    @property
+    def upload(self) -> str | None:
+        """The path below which the client's session has the context as an archive."""
+        place = self.attrs.get("context", "")
+        return place.removeprefix(_SESSION) if place.startswith(_SESSION + "/") else None
 
     @property
     def remote(self) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,9 @@ from lamina.server import dockerfiles
 from lamina.server.buildkit import asked as asking
 from lamina.server.buildkit.agents import forwarded
 from lamina.server.buildkit.grpc import CANCELED, ClientCall, RpcError
+from lamina.server.buildkit.progress import run_failed
 from lamina.server.buildkit.receiving import fetch
+from lamina.server.buildkit.sessions import UPLOAD
 from lamina.server.errors import ApiError, BadRequest
 
 if TYPE_CHECKING:
@@ -109,6 +113,8 @@ class Work:
         incoming: Incoming | None = None
         context = place / "none"
         ignore: str | None = None
+        if asked.upload is not None:
+            self._archive = self._uploaded(place, asked.upload)
         if self._archive is not None:
             stack.callback(os.close, self._archive)
             incoming = Incoming(archive=self._archive, dockerfile=asked.filename)
@@ -170,6 +176,24 @@ class Work:
         place.mkdir(0o700)
         stack.callback(remove, place)
         return place
+
+    def _uploaded(self, place: Path, path: str) -> int:
+        """An archive that the client's session has at this path: a descriptor of it."""
+        from lamina.server.buildkit.messages import Bytes
+
+        with self._progress.task("[internal] load remote build context") as task, tempfile.TemporaryFile(dir=place) as file:
+            counter = _Counter(task, "transferring context")
+            call = self._session.stream(UPLOAD, [("urlpath", path), ("urlhost", "buildkit-session")])
+            try:
+                self._until_cancelled(call)
+                while (found := call.receive(Bytes)) is not None:
+                    file.write(found.data)
+                    counter(len(found.data))
+            finally:
+                call.close()
+            counter.end()
+            file.flush()
+            return os.dup(file.fileno())
 
     def _dockerfile(self, place: Path) -> tuple[str, str | None]:
         """(text, its own ignore file's)"""
@@ -296,13 +320,18 @@ class Work:
 
     def _told(self, error: LaminaError) -> LaminaError:
         """A failed step in BuildKit's words."""
-        step = self._progress.failed_step
-        if step is None or isinstance(error, (ApiError, RpcError)):
+        if isinstance(error, (ApiError, RpcError)):
             return error
-        if error.code == "engine/run-failed":
-            command = dockerfiles.shown_command(step.text)
-            return ApiError(f'process "{command}" did not complete successfully: exit code: {error.exit_code}')
-        return error
+        step = self._progress.failed_step
+        if step is not None and error.code == "engine/run-failed":
+            return ApiError(run_failed(step, error.exit_code))
+        told = error
+        if error.code == "copy/source-not-found" and (found := re.match(r"'([^']+)' does not exist$", error.message)):
+            hint = f" ({error.hint})" if error.hint else ""
+            told = ApiError(f'failed to compute cache key: "{found[1]}": not found{hint}')
+        if error.spans:
+            self._progress.refuse(error.spans[0].line, told.message)
+        return told
 
 
 class _Counter:

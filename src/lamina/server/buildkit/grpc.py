@@ -105,10 +105,16 @@ class ClientCall:
         self._messages = _Messages(self._stream)
 
     def send(self, message: Message) -> None:
+        """RpcError, also when the other side has ended the call by itself."""
         try:
             self._stream.write(_framed(message))
         except Reset:
-            raise _left() from None
+            if not self._stream.ended:
+                raise _left() from None
+        else:
+            return
+        status, text = _status(self._stream.trailers or self._stream.headers)
+        raise RpcError(status, text) if status != OK else RpcError(UNKNOWN, f"the client ended {self._method} early")
 
     def end(self) -> None:
         """Nothing more is sent. The other side may have ended the call by itself: `receive` tells."""

@@ -27,6 +27,9 @@ _WINDOW = 2 << 20  # bytes that may wait for a reader of one stream
 _WINDOW_ALL = 8 << 20
 _HEADERS = 64 << 10
 _RESETS = 2000  # streams that a client may give up on one connection
+_QUEUED = 256 << 10  # bytes that wait for the carrier before who sends data waits too
+_ANSWERS = 8 << 20  # bytes of our answers to a client that reads none of them (pings, settings): then it is sent away
+_LAST_WORDS = 5.0  # seconds for what was said last
 
 
 class Carrier(Protocol):
@@ -108,6 +111,11 @@ class Stream:
     def reset(self) -> bool:
         return self._reset
 
+    @property
+    def ended(self) -> bool:
+        """The other side has said everything."""
+        return self._ended
+
     # The connection's side, with its lock held
 
     def took(self, data: bytes, size: int) -> None:
@@ -116,7 +124,7 @@ class Stream:
     def began(self, headers: Headers) -> None:
         self.headers, self._answered = headers, True
 
-    def ended(self) -> None:
+    def finish(self) -> None:
         self._ended = True
 
     def broke(self) -> list[Callable[[], None]]:
@@ -144,6 +152,10 @@ class Http2:
         self._resets = 0
         self._acts: list[Callable[[], None]] = []
         self.closed = False
+        self._queue: deque[bytes] = deque()  # for the carrier
+        self._queued = 0
+        self._broken = False  # the carrier takes no more
+        self._writer = threading.Thread(target=self._write, daemon=True)
         client = accept is None
         self._h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=client, header_encoding=None))
         codes = h2.settings.SettingCodes
@@ -158,6 +170,7 @@ class Http2:
             self._h2.initiate_connection()
             self._h2.increment_flow_control_window(_WINDOW_ALL - 65535)
             self._flush()
+        self._writer.start()
 
     def run(self) -> None:
         """Read until the connection ends, whoever ends it. Never raises."""
@@ -168,6 +181,7 @@ class Http2:
             pass
         finally:
             self.close()
+            self._writer.join(_LAST_WORDS)
 
     def open(self, headers: Sequence[tuple[str, str]]) -> Stream:
         """As client: begin a request. Reset."""
@@ -247,7 +261,7 @@ class Http2:
                     found.took(event.data, event.flow_controlled_length)
             case h2.events.StreamEnded():
                 if (found := self._streams.get(event.stream_id)) is not None:
-                    found.ended()
+                    found.finish()
             case h2.events.StreamReset():
                 self._resets += 1
                 if self._resets > _RESETS and self._accept is not None:
@@ -284,7 +298,7 @@ class Http2:
         view = memoryview(data)
         while len(view):
             with self.changed:
-                while not self.closed and not stream.reset and self._room(stream) <= 0:
+                while not self.closed and not stream.reset and (self._queued > _QUEUED or self._room(stream) <= 0):
                     self.changed.wait()
                 size = min(self._room(stream), len(view), self._h2.max_outbound_frame_size)
                 piece, view = view[:size], view[size:]
@@ -335,10 +349,35 @@ class Http2:
                 pass  # the connection is ending
 
     def _flush(self) -> None:
-        """With the lock held, so that frames go out in their order."""
+        """With the lock held, so that frames go out in their order. Never waits: who reads must not wait for who writes."""
         data = self._h2.data_to_send()
-        if data:
-            self._carrier.write(data)
+        if data and not self._broken:
+            self._queue.append(data)
+            self._queued += len(data)
+            self.changed.notify_all()
+        if self._broken or self._queued > _ANSWERS:
+            raise ClientGone
+
+    def _write(self) -> None:
+        """The writer's thread."""
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self._queue or self.closed)
+                if not self._queue:
+                    return
+                data = b"".join(self._queue)
+                self._queue.clear()
+            try:
+                self._carrier.write(data)
+            except ClientGone:
+                with self.changed:
+                    self._broken = True
+                    self.changed.notify_all()
+                self.close()
+                return
+            with self.changed:
+                self._queued -= len(data)
+                self.changed.notify_all()
 
 
 def _encoded(headers: Sequence[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

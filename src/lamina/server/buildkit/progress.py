@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from lamina.engine.request import ListedStep, Notice, ProgressEvent, StepEnded, StepOutput, StepStarted
 from lamina.server.buildkit.messages import StatusResponse, Timestamp, Vertex, VertexLog, VertexStatus
+from lamina.server.dockerfiles import shown_command
 from lamina.server.errors import message_of
 
 _LOG_LIMIT = 2 << 20  # bytes of one step's output that clients are shown; BuildKit's number
@@ -29,6 +31,7 @@ class Progress:
         self._number = 0
         self._vertices: dict[int, Vertex] = {}  # number of a step -> what clients know of it
         self._steps: dict[int, ListedStep] = {}
+        self._listed: tuple[ListedStep, ...] = ()
         self._logged: dict[str, int] = {}
         self._notes: Task | None = None
         self.failed_step: ListedStep | None = None
@@ -86,15 +89,14 @@ class Progress:
     def listed(self, steps: tuple[ListedStep, ...]) -> None:
         self._steps = {step.number: step for step in steps if step.number}
         self._vertices = {}
-        stages = {step.stage for step in steps}
+        self._listed = steps
         for step in steps:
             if step.kind == "FROM" and step.needed:
                 total = sum(other.stage == step.stage and other.kind in _COUNTED for other in steps)
-                label = step.stage_name or (f"stage-{step.stage}" if len(stages) > 1 else "")
                 words = [word for word in step.text.split()[1:] if not word.startswith("--")]
                 if words and any(words[0].lower() in (s.stage_name, str(s.stage)) and s.stage < step.stage for s in steps):
                     continue
-                name = f"[{label + ' ' if label else ''}1/{total}] FROM {words[0] if words else ''}"
+                name = f"[{self._label(step)}1/{total}] FROM {words[0] if words else ''}"
                 now = self.now()
                 self.put(vertex=Vertex(digest=self.digest(name), name=name, started=now, completed=now))
 
@@ -113,6 +115,24 @@ class Progress:
                     self._notes = self.task("[internal] notes")
                 self.log(self._notes.digest, f"{event.level}: {event.text}\n".encode("utf-8", "replace"), _STDERR)
 
+    def refuse(self, line: int, error: str) -> None:
+        """The step at this line cannot even be looked up: it is shown as failed."""
+        step = next((step for step in self._listed if step.line == line and step.number), None)
+        if step is None or self.failed_step is not None:
+            return
+        self.failed_step = step
+        same = [other for other in self._listed if other.stage == step.stage and other.kind in _COUNTED]
+        label = f"{self._label(step)}{same.index(step) + 1}/{len(same)}" if step in same else self._label(step).strip()
+        name = f"[{label}] {step.text}" if label else step.text
+        now = self.now()
+        self.put(vertex=Vertex(self.digest(name), name=name, started=now, completed=now, error=error))
+
+    def _label(self, step: ListedStep) -> str:
+        """`stage ` before the numbers of a step; nothing where there is one stage only."""
+        if step.stage_name:
+            return step.stage_name + " "
+        return f"stage-{step.stage} " if len({other.stage for other in self._listed}) > 1 else ""
+
     def _ended(self, event: StepEnded) -> None:
         vertex = self._vertex(event.id, event.name)
         if event.verdict == "hit":
@@ -121,7 +141,7 @@ class Progress:
             self.log(vertex.digest, f"lamina: {event.reason.message}\n".encode("utf-8", "replace"), _STDERR)
         if event.verdict == "failed":
             self.failed_step = self._steps.get(event.id)
-            vertex.error = event.error or "failed"
+            vertex.error = _in_buildkits_words(event.error or "failed", self.failed_step)
         vertex.started = vertex.started or self.now()
         vertex.completed = self.now()
         self.put(vertex=vertex)
@@ -175,6 +195,16 @@ class Task:
         status = VertexStatus(what, self.digest, what, current, total, now, started, now if done else None)
         self._told[what] = status
         self._progress.put(status=status)
+
+
+def run_failed(step: ListedStep, exit_code: int | str) -> str:
+    """What BuildKit says of a RUN that failed."""
+    return f'process "{shown_command(step.text)}" did not complete successfully: exit code: {exit_code}'
+
+
+def _in_buildkits_words(error: str, step: ListedStep | None) -> str:
+    found = re.search(r"ended with exit code (\d+)$", error)
+    return run_failed(step, found[1]) if step is not None and step.kind == "RUN" and found else error
 
 
 def _copy(vertex: Vertex) -> Vertex:

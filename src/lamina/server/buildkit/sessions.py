@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Message)
 
 FILE_SYNC = "/moby.filesync.v1.FileSync/DiffCopy"
+UPLOAD = "/moby.upload.v1.Upload/Pull"
 FILE_SEND = "/moby.filesync.v1.FileSend/DiffCopy"
 _SECRET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"
 _CREDENTIALS = "/moby.filesync.v1.Auth/Credentials"

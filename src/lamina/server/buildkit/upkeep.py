@@ -56,11 +56,12 @@ def prune(daemon: Daemon, request: PruneRequest) -> list[UsageRecord]:
     from lamina.store.gc import prune as collect
     from lamina.store.policy import PrunePolicy
 
-    wanted = [row.id for row in disk_usage(daemon, request.filter)] if request.filter else None
     age = request.keep_duration / 10**9 if request.keep_duration > 0 else None
     keep = request.keep_bytes or request.max_used_space or None
-    if wanted is not None and age is None:
-        raise BadRequest("pruning by this filter is not supported: until=DURATION is")
+    if any(text.strip() for text in request.filter):
+        raise BadRequest(
+            "pruning by a filter is not supported, except until=DURATION: layers are found again by content, not by their number"
+        )
     gone = _folders(daemon) if age is None and keep is None else []
     with daemon.store() as store:
         sizes = {str(row.id): row.size for row in store.layers.rows()}
@@ -90,7 +91,8 @@ def _time(seconds: float) -> Timestamp:
 
 def _matches(row: UsageRecord, filters: Sequence[str]) -> bool:
     """Each text is a list of conditions, all of which must hold; one of the texts must."""
-    return not filters or any(all(_holds(row, part) for part in text.split(",")) for text in filters)
+    wanted = [text for text in filters if text.strip()]
+    return not wanted or any(all(_holds(row, part) for part in text.split(",")) for text in wanted)
 
 
 def _holds(row: UsageRecord, text: str) -> bool:

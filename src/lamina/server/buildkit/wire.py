@@ -135,6 +135,8 @@ def _items(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     while at < end:
         tag, at = _number(data, at)
         number, wire = tag >> 3, tag & 7
+        if not number:
+            raise WireError("a message has a field without a number")
         if wire == _VARINT:
             value, at = _number(data, at)
             yield number, wire, value
@@ -145,7 +147,7 @@ def _items(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
             size = 8 if wire == _FIXED64 else 4
         else:
             raise WireError("a message has a field of unknown form")
-        if not number or size > end - at:
+        if size > end - at:
             raise WireError("a message is cut off")
         yield number, wire, data[at : at + size]
         at += size
