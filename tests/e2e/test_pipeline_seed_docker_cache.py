@@ -119,9 +119,10 @@ def test_bitbucket_caches_collide_as_on_bitbucket(project: Project) -> None:
     assert second.count('Cache "docker": Skipping upload for existing cache') == 3
 
 
-def test_the_way_around_by_hand_runs_and_hits(project: Project) -> None:
-    run(project, WORKAROUND)
-    second = run(project, WORKAROUND)
+@pytest.mark.parametrize("command", ["auto", "own"])
+def test_the_way_around_by_hand_runs_and_hits(project: Project, command: str) -> None:
+    run(project, WORKAROUND, "--docker-cli", command)
+    second = run(project, WORKAROUND, "--docker-cli", command)
     for number, name in NAMES.items():
         assert "No cache" not in of(second, number).replace('|| echo "No cache"', "")
         assert of(second, number).count("---> Using cache") == 2

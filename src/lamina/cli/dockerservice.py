@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lamina.pipelines.run.around import DockerService, RunError
 from lamina.pipelines.run.shell import CLONE
@@ -49,7 +49,7 @@ class DockerServices:
                 os._exit(0)
         theirs.close()
 
-    def start(self, name: str, root: Path | None, log: Path, clone: Path, /) -> DockerService:
+    def start(self, name: str, root: Path | None, log: Path, clone: Path, memory: int, /) -> DockerService:
         """As pipelines.run.around.StartDocker."""
         place = self._folder / name
         store = self._root if root is None else root
@@ -64,7 +64,7 @@ class DockerServices:
             "--host",
             f"unix://{place}",
         ]
-        pid = int(self._ask({"start": command, "log": str(log)})["pid"])
+        pid = int(self._ask({"start": command, "log": str(log), "memory": memory << 20})["pid"])
         deadline = time.monotonic() + _PATIENCE
         while not _answers(place):
             if not _runs(pid) or time.monotonic() > deadline:
@@ -80,7 +80,7 @@ class DockerServices:
             with contextlib.suppress(OSError):  # what `lamina serve` keeps of this place: nobody will ask for it again
                 remove(store / "engines" / hashlib.sha256(f"unix://{place}".encode()).hexdigest()[:16])
 
-        return DockerService(place, close)
+        return DockerService(place, close, lambda: bool(self._ask({"starved": pid})["starved"]))
 
     def close(self) -> None:
         self._helper.close()
@@ -121,24 +121,48 @@ def _serve(control: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _prepare()
-    children: set[int] = set()
+    groups: dict[int, Group] = {}
     try:
         for line in control.makefile("rb"):
             asked = json.loads(line)
+            answer: dict[str, object] = {}
             if "start" in asked:
-                pid = _begin(control, asked["start"], asked["log"])
-                children.add(pid)
-                answer: dict[str, object] = {"pid": pid}
-            else:
-                if asked["stop"] in children:
-                    children.discard(asked["stop"])
-                    _end([asked["stop"]])
-                answer = {}
+                group = memory_group(asked["memory"])
+                pid = _begin(control, asked["start"], asked["log"], group)
+                groups[pid] = group
+                answer = {"pid": pid}
+            elif "starved" in asked:
+                group = groups[asked["starved"]]
+                answer = {"starved": group.starved()}
+            elif asked["stop"] in groups:
+                _end([asked["stop"]])
+                groups.pop(asked["stop"]).close()
             control.sendall(json.dumps(answer).encode() + b"\n")
     except OSError:
         pass
     finally:
-        _end(list(children))
+        _end(list(groups))
+        for group in groups.values():
+            group.close()
+
+
+class Group(Protocol):
+    """A control group of one engine and all that it begins."""
+
+    def join(self) -> None: ...
+    def starved(self) -> bool:
+        """Whether the kernel has killed something in it for want of memory."""
+        ...
+
+    def close(self) -> object: ...
+
+
+def memory_group(memory: int) -> Group:
+    """Where the machine lets us make none, there is no limit."""
+    from lamina.sandbox.standalone import limits
+
+    made: Group = limits.Group({"memory": memory, "only_groups": 1})  # type: ignore[no-untyped-call]  # stands alone, without annotations
+    return made
 
 
 def _prepare() -> None:
@@ -150,12 +174,13 @@ def _prepare() -> None:
     import lamina.server.serving  # noqa: F401 - so that they are there
 
 
-def _begin(control: socket.socket, command: Sequence[str], log: str) -> int:
+def _begin(control: socket.socket, command: Sequence[str], log: str, group: Group) -> int:
     pid = os.fork()
     if pid:
         return pid
     code = 70
     try:
+        group.join()
         control.close()
         os.setsid()
         os.chdir("/")

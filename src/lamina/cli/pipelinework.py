@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,9 @@ from lamina.pipelines.run.checkout import Checkouts, Wanted
 from lamina.pipelines.run.files import clone_tree
 from lamina.pipelines.run.history import Project, RunRecord
 from lamina.pipelines.run.images import Images
+from lamina.pipelines.run.junit import junit
 from lamina.pipelines.run.log import Terminal
+from lamina.pipelines.run.record import outline, summary_of, timeline
 from lamina.pipelines.run.runner import Runner, Selection, every_step
 from lamina.pipelines.show import visible
 from lamina.pipelines.variables import Variable
@@ -53,6 +56,10 @@ class Work(msgspec.Struct, frozen=True):
     image_map: Mapping[str, str]
     own_network: bool
     bitbucket_caches: bool
+    docker_cli: Path | None
+    terminal: Terminal
+    width: int
+    blocks: bool
     changed: tuple[str, ...] | None
     registry_ca: Path | None = None
     insecure_registries: tuple[str, ...] = ()
@@ -76,14 +83,13 @@ def carry_out(work: Work, settings: Settings) -> RunRecord:
 
 
 def _run(work: Work, engine: Engine, settings: Settings, services: DockerServices | None) -> RunRecord:
-    from lamina.cli.commands.pipeline_run import docker_cli, summary
     from lamina.engine.engine import own_platform
     from lamina.sandbox import rungs
     from lamina.sandbox.protocols import Sandbox
     from lamina.solver.cancel import CancelToken
 
     project = work.project
-    number, folder = project.begin()
+    number, folder = project.begin(visible(work.tree.slug or str(work.tree.root)))
     held = project.lock(number)
     pipeline = work.plan.pipeline
     assert pipeline is not None
@@ -94,6 +100,9 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         time.time(),
         attempt=work.before.attempt + 1 if work.before is not None else 1,
         rerun_of=work.before.number if work.before is not None else 0,
+        reason=visible(work.plan.reason),
+        branch=visible(work.ref or work.tree.branch),
+        outline=outline(work.plan),
     )
     project.write(record)
     given: list[Variable] = []
@@ -103,7 +112,7 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
             clone_tree(earlier, folder / "artifacts")
         given = [Variable(name, value, "output") for step in work.before.steps for name, value in step.outputs]
     steps = every_step(work.plan)
-    terminal = Terminal(lambda line: print(line, flush=True))
+    terminal = work.terminal
     terminal.line(f"run {number}: {visible(work.plan.reason)}")
     scratch = engine.store.scratch() / "pipeline"
     scratch.mkdir(mode=0o711)
@@ -132,13 +141,19 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         docker_cache=OneTar(slots) if work.bitbucket_caches else SharedBuildCache(),
         docker=services.start if services is not None else None,
         docker_apart=work.bitbucket_caches,
-        docker_cli=docker_cli() if services is not None else None,
+        docker_cli=work.docker_cli,
         proxies=settings.proxies,
         own_network=work.own_network,
     )
     width = max((len(f"{step.number}. {visible(step.name)}") for step in steps), default=0)
+    progress = threading.Lock()
+
+    def keep() -> None:
+        with progress:
+            project.write(msgspec.structs.replace(record, steps=tuple(sorted(runner.results, key=lambda step: step.number))))
+
     runner = Runner(
-        around, Selection(work.numbers, record.attempt), _confirm(work.yes), cancel, work.jobs, work.changed, given, min(width, 40)
+        around, Selection(work.numbers, record.attempt), _confirm(work.yes), cancel, work.jobs, work.changed, given, min(width, 40), keep
     )
     passed = False
     try:
@@ -150,10 +165,11 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         pool.shutdown(wait=True)
         sandbox.close()
         results = _with_outputs(tuple(sorted(runner.results, key=lambda step: step.number)), work.before)
-        record = msgspec.structs.replace(record, steps=results, passed=passed, interrupted=cancel.cancelled())
+        record = msgspec.structs.replace(record, steps=results, passed=passed, interrupted=cancel.cancelled(), ended=time.time())
         project.write(record)
+        (folder / "junit.xml").write_bytes(junit(f"run {number}: {record.pipeline}", record.steps))
         os.close(held)
-    for line in summary(record.steps):
+    for line in (*(f"  {summary_of(step)}" for step in record.steps), *timeline(record.steps, work.width, blocks=work.blocks)):
         terminal.line(line)
     terminal.line(f"run {number}: {'passed' if passed else 'failed'}; logs in {folder / 'logs'}")
     if not work.bitbucket_caches:

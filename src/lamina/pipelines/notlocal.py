@@ -59,6 +59,9 @@ def _problems(
         return
     if image.aws is not None and image.aws.oidc_role is not None:
         yield told("error", "oidc-image", f"the image {image.name} is fetched with an OIDC role, which only Bitbucket can take", image.span)
+    elif image.aws is not None:
+        message = f"the access keys of {image.name} are not used: this machine's own logins are"
+        yield told("warning", "image-aws", message, image.span, "log in first: aws ecr get-login-password | lamina login")
     if step.oidc:
         place = step.at.get("oidc", step.span)
         yield told("warning", "oidc", "oidc: there is no issuer here; BITBUCKET_STEP_OIDC_TOKEN is not set", place)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lamina.diagnostics.render import Json, as_json
 from lamina.pipelines.model import Agent, Cache, Command, Pipe, ScriptItem
 from lamina.pipelines.plan import Plan, PlannedGroup, PlannedItem, PlannedStage, PlannedStep
 
+State = Callable[[Cache], str]
+"""What a step that begins now would find: `hit: …`, `miss: …`; empty where nobody looked."""
 
-def lines(plan: Plan) -> Iterator[str]:
+
+def _unknown(cache: Cache) -> str:
+    return ""
+
+
+def lines(plan: Plan, state: State = _unknown) -> Iterator[str]:
     """What would run, for a reader. Names and commands of the file cannot drive the terminal."""
     yield visible(plan.reason)
     for item in plan.items:
-        yield from (visible(line) for line in _lines(item, ""))
+        yield from (visible(line) for line in _lines(item, "", state))
 
 
 def visible(text: str) -> str:
@@ -21,13 +28,13 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def _lines(item: PlannedItem, margin: str) -> Iterator[str]:
+def _lines(item: PlannedItem, margin: str, state: State) -> Iterator[str]:
     if isinstance(item, PlannedStep):
-        yield from _step_lines(item, margin)
+        yield from _step_lines(item, margin, state)
     elif isinstance(item, PlannedGroup):
         yield f"{margin}in parallel{', stopped by the first failure' if item.fail_fast else ''}:"
         for step in item.steps:
-            yield from _step_lines(step, margin + "  ")
+            yield from _step_lines(step, margin + "  ", state)
     else:
         words = [
             f"stage {item.name}",
@@ -36,7 +43,7 @@ def _lines(item: PlannedItem, margin: str) -> Iterator[str]:
         ]
         yield f"{margin}{', '.join(words)}{_decision(item)}:"
         for inner in item.items:
-            yield from _lines(inner, margin + "  ")
+            yield from _lines(inner, margin + "  ", state)
 
 
 def _decision(item: PlannedStep | PlannedStage) -> str:
@@ -45,7 +52,7 @@ def _decision(item: PlannedStep | PlannedStage) -> str:
     return f" ({item.decision.reason})" if item.decision.reason else ""
 
 
-def _step_lines(step: PlannedStep, margin: str) -> Iterator[str]:
+def _step_lines(step: PlannedStep, margin: str, state: State) -> Iterator[str]:
     words = [
         *(["final"] if step.final else []),
         *(["manual"] if step.manual else []),
@@ -59,14 +66,15 @@ def _step_lines(step: PlannedStep, margin: str) -> Iterator[str]:
     if step.child is not None:
         yield f"{inner}starts a pipeline: {step.child.reason}"
         for item in step.child.items:
-            yield from _lines(item, inner + "  ")
+            yield from _lines(item, inner + "  ", state)
         return
     yield f"{inner}image {step.image.name}, size {step.size}, {step.memory.build} MB for the build, at most {step.minutes} min"
     for service in step.services:
         image = service.image.name if service.image is not None else "lamina"
         yield f"{inner}service {service.name}: {image}, {service.memory} MB"
     for cache in step.caches:
-        yield f"{inner}cache {cache.name}: {_cache_words(cache)}"
+        found = state(cache)
+        yield f"{inner}cache {cache.name}: {_cache_words(cache)}" + (f": {found}" if found else "")
     if step.step.artifacts is not None:
         names = [*step.step.artifacts.paths, *(path for upload in step.step.artifacts.uploads for path in upload.paths)]
         if names:
@@ -87,27 +95,27 @@ def _script(item: ScriptItem) -> str:
     return f"pipe {item.name}" if isinstance(item, Pipe) else f"agent {item.name}"
 
 
-def document_of(plan: Plan) -> Json:
+def document_of(plan: Plan, state: State = _unknown) -> Json:
     """Plain values. `steps` of groups and stages are nested as in the file; `line` is the file's."""
-    result: Json = {"reason": visible(plan.reason), "pipeline": None, "items": [_item(item) for item in plan.items]}
+    result: Json = {"reason": visible(plan.reason), "pipeline": None, "items": [_item(item, state) for item in plan.items]}
     if plan.pipeline is not None:
         result["pipeline"] = {"kind": plan.pipeline.kind, "name": plan.pipeline.name, "line": plan.pipeline.span.line}
     result["problems"] = [as_json(item) for item in plan.problems]
     return result
 
 
-def _item(item: PlannedItem) -> Json:
+def _item(item: PlannedItem, state: State) -> Json:
     if isinstance(item, PlannedStep):
-        return {"step": _step(item)}
+        return {"step": _step(item, state)}
     if isinstance(item, PlannedGroup):
-        return {"parallel": {"fail_fast": item.fail_fast, "line": item.span.line, "steps": [_step(step) for step in item.steps]}}
+        return {"parallel": {"fail_fast": item.fail_fast, "line": item.span.line, "steps": [_step(step, state) for step in item.steps]}}
     stage: Json = {"name": item.name, "line": item.span.line, "manual": item.manual, "verdict": item.decision.verdict}
     if item.environment:
         stage["deployment"] = item.environment
-    return {"stage": {**stage, "items": [_item(inner) for inner in item.items]}}
+    return {"stage": {**stage, "items": [_item(inner, state) for inner in item.items]}}
 
 
-def _step(step: PlannedStep) -> Json:
+def _step(step: PlannedStep, state: State) -> Json:
     result: Json = {
         "number": step.number,
         "name": step.name,
@@ -119,7 +127,7 @@ def _step(step: PlannedStep) -> Json:
         "max_time": step.minutes,
         "memory": {"total": step.memory.total, "build": step.memory.build, "services": dict(step.memory.services)},
         "services": [service.name for service in step.services],
-        "caches": [{"name": cache.name, "path": cache.path, "key_files": [str(name) for name in cache.key_files]} for cache in step.caches],
+        "caches": [_cache(cache, state) for cache in step.caches],
         "clone": {"enabled": step.clone.enabled, "depth": step.clone.depth or "full", "lfs": step.clone.lfs},
         "manual": step.manual,
         "final": step.final,
@@ -135,8 +143,14 @@ def _step(step: PlannedStep) -> Json:
         result["artifacts"] = [str(name) for name in step.step.artifacts.paths]
         result["uploads"] = [upload.name for upload in step.step.artifacts.uploads]
     if step.child is not None:
-        result["child"] = document_of(step.child)
+        result["child"] = document_of(step.child, state)
     return result
+
+
+def _cache(cache: Cache, state: State) -> Json:
+    verdict, _, reason = state(cache).partition(": ")
+    found: Json = {"name": cache.name, "path": cache.path, "key_files": [str(name) for name in cache.key_files]}
+    return {**found, "state": verdict, "reason": visible(reason)} if verdict else found
 
 
 def _script_value(item: ScriptItem) -> str | Json:

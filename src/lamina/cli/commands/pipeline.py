@@ -1,4 +1,4 @@
-"""`lamina pipeline lint|fix|plan`; `run` and `caches` have files of their own."""
+"""`lamina pipeline lint|fix|plan`; `run`, `logs` and `caches` have files of their own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from lamina.cli import inputs
 from lamina.cli.commands.pipeline_caches import caches
+from lamina.cli.commands.pipeline_logs import logs
 from lamina.cli.commands.pipeline_run import run
 from lamina.cli.settings import Settings
 
@@ -36,6 +37,7 @@ def command() -> None:
 
 command.add_command(run)
 command.add_command(caches)
+command.add_command(logs)
 
 
 @command.command("lint")
@@ -118,6 +120,7 @@ def fix(settings: Settings, /, path: str, file: str | None, write: bool) -> int:
     "--deployment-var", "deployment_values", multiple=True, metavar="ENV:NAME=VALUE", help="A variable of a deployment environment."
 )
 @click.option("--since", metavar="REVISION", help="Changed files are those since this revision (default: those of the last commit).")
+@click.option("--bitbucket-caches", "--parity", "bitbucket_caches", is_flag=True, help="Look for caches as `run --bitbucket-caches` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @click.pass_obj
 def plan(
@@ -132,9 +135,10 @@ def plan(
     values: tuple[str, ...],
     deployment_values: tuple[str, ...],
     since: str | None,
+    bitbucket_caches: bool,
     as_json: bool,
 ) -> int:
-    """Say what would run: steps, images, services, caches, artifacts, memory. Nothing starts.
+    """Say what would run: steps, images, services, caches (hit or miss, and why), artifacts, memory. Nothing starts.
 
     Exit code: 69 when something of it cannot run on this machine.
 
@@ -162,11 +166,14 @@ def plan(
         changed=worktree.changed_files(tree.root, since=since),
     )
     made = planned(document, request, lambda wanted: read_below(tree.root, wanted))
+    from lamina.cli.commands.pipeline_caches import state_of
+
+    states = state_of(settings, tree, bitbucket_caches=bitbucket_caches)
     if as_json:
-        json.dump(show.document_of(made), sys.stdout, indent=2, ensure_ascii=False)
+        json.dump(show.document_of(made, states), sys.stdout, indent=2, ensure_ascii=False)
         print()
     else:
-        for line in show.lines(made):
+        for line in show.lines(made, states):
             print(line)
         notes = (*warnings(document), *made.problems)
         if notes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from lamina.cli.settings import Settings
 if TYPE_CHECKING:
     from lamina.pipelines.caches.slots import SlotCaches
     from lamina.pipelines.caches.versions import VersionedCaches
+    from lamina.pipelines.model import Cache
+    from lamina.pipelines.worktree import Worktree
 
 
 @click.group("caches", short_help="List, remove and explain the caches of a repository's steps", no_args_is_help=True)
@@ -149,12 +152,39 @@ def explain(settings: Settings, /, name: str, path: str, file: str | None) -> in
     return 0
 
 
+def state_of(settings: Settings, tree: Worktree, *, bitbucket_caches: bool) -> Callable[[Cache], str]:
+    """`hit: …` or `miss: …` for what a step that begins now would find, by the work tree's key files. Each cache is looked for once."""
+    from lamina.pipelines.caches.keeping import DOCKER, Identity, identify
+
+    versions, slots = _stores_of(settings, tree)
+    found: dict[tuple[str, str, tuple[str, ...]], str] = {}
+
+    def look(cache: Cache) -> str:
+        if cache.name == DOCKER and not cache.path:
+            return slots.state(Identity(DOCKER, "docker.tar")) if bitbucket_caches else "shared: the build cache of this machine"
+        identity = identify(cache, tree.root)
+        return slots.state(identity) if bitbucket_caches else versions.state(identity)
+
+    def state(cache: Cache) -> str:
+        known = (cache.name, cache.path, tuple(text.value for text in cache.key_files))
+        if known not in found:
+            found[known] = look(cache)
+        return found[known]
+
+    return state
+
+
 def _stores(settings: Settings, path: str) -> tuple[VersionedCaches, SlotCaches]:
-    from lamina.cli.commands.pipeline_run import project_identity
     from lamina.pipelines import worktree
+
+    return _stores_of(settings, worktree.inspect(Path(path)))
+
+
+def _stores_of(settings: Settings, tree: Worktree) -> tuple[VersionedCaches, SlotCaches]:
+    from lamina.cli.commands.pipeline_run import project_identity
     from lamina.pipelines.caches.slots import SlotCaches
     from lamina.pipelines.caches.versions import VersionedCaches
     from lamina.pipelines.run.history import Project
 
-    project = Project(settings.root, project_identity(worktree.inspect(Path(path))))
+    project = Project(settings.root, project_identity(tree))
     return VersionedCaches(project.caches, time.time), SlotCaches(project.slots, time.time)

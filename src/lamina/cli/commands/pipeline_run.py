@@ -18,7 +18,6 @@ from lamina.cli.settings import Settings
 
 if TYPE_CHECKING:
     from lamina.pipelines.plan import Plan, PlannedStep
-    from lamina.pipelines.run.around import StepResult
     from lamina.pipelines.run.history import RunRecord
     from lamina.pipelines.worktree import Worktree
 
@@ -66,7 +65,21 @@ FILE = "bitbucket-pipelines.yml"
     help="Steps with services: a network of their own (default), or the machine's.",
 )
 @click.option("--bitbucket-caches", "--parity", "bitbucket_caches", is_flag=True, help="Caches as on Bitbucket, collisions included.")
+@click.option(
+    "--docker-cli",
+    "docker_command",
+    default="auto",
+    metavar="FILE",
+    help="What steps with a docker service call as docker: a static program, `auto` (this machine's, else lamina's own) or `own`.",
+)
 @click.option("--report", "report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the result as JSON.")
+@click.option("--junit", "junit_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it as JUnit's XML.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "tty"]),
+    default="auto",
+    help="plain: every line behind its step's name; tty: parallel steps in a live view (auto: on a terminal).",
+)
 @registry_options
 @click.pass_obj
 def run(
@@ -91,7 +104,10 @@ def run(
     image_map: tuple[str, ...],
     network: str,
     bitbucket_caches: bool,
+    docker_command: str,
     report: Path | None,
+    junit_file: Path | None,
+    progress: str,
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],
 ) -> int:
@@ -146,8 +162,12 @@ def run(
         return 0
     before = project.last() if rerun_failed else None
     numbers = selected(made, only, first, before)
+    from lamina.cli.pipelinelive import terminal_for
     from lamina.cli.pipelinework import Work, carry_out
 
+    width = shutil.get_terminal_size((100, 24)).columns
+    live = progress == "tty" or (progress == "auto" and sys.stdout.isatty())
+    terminal = terminal_for(sys.stdout, live=live, colour=sys.stdout.isatty() and not settings.no_colour, width=width)
     work = Work(
         plan=made,
         project=project,
@@ -162,11 +182,20 @@ def run(
         image_map=inputs.pairs(image_map, "--image-map"),
         own_network=network == "own",
         bitbucket_caches=bitbucket_caches,
+        docker_cli=docker_cli(docker_command),
+        terminal=terminal,
+        width=min(width, 120),
+        blocks=(sys.stdout.encoding or "").lower().startswith("utf"),
         changed=request.changed,
         registry_ca=registry_ca,
         insecure_registries=insecure_registries,
     )
-    record = carry_out(work, settings)
+    try:
+        record = carry_out(work, settings)
+    finally:
+        terminal.close()
+    if junit_file is not None:
+        junit_file.write_bytes((project.place(record.number) / "junit.xml").read_bytes())
     if report is not None:
         report.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
     return 130 if record.interrupted else 0 if record.passed else 1
@@ -225,9 +254,11 @@ def _find(steps: list[PlannedStep], text: str, option: str) -> list[int]:
     return found
 
 
-def docker_cli() -> Path | None:
-    """The host's docker CLI, when it is one file that runs in any root."""
-    found = shutil.which("docker")
+def docker_cli(wanted: str = "auto") -> Path | None:
+    """The docker CLI that steps get: one file that runs in any root. None: lamina's own."""
+    if wanted == "own":
+        return None
+    found = shutil.which("docker") if wanted == "auto" else wanted
     if found is None:
         return None
     place = Path(os.path.realpath(found))
@@ -235,16 +266,10 @@ def docker_cli() -> Path | None:
         with open(place, "rb") as file:
             head = file.read(4096)
     except OSError:
-        return None
+        head = b""
     # A dynamic program names its loader; a static one, as docker ships it, does not.
-    return place if head[:4] == b"\x7fELF" and b"/ld-linux" not in head and b"/ld-musl" not in head else None
-
-
-def summary(steps: tuple[StepResult, ...]) -> list[str]:
-    """One line for each step."""
-    return [
-        f"  {step.number}. {step.name}: {step.status}"
-        + (f" in {step.seconds:.1f} s" if step.seconds else "")
-        + (f" ({step.reason})" if step.reason and step.status != "passed" else "")
-        for step in sorted(steps, key=lambda step: step.number)
-    ]
+    if head[:4] == b"\x7fELF" and b"/ld-linux" not in head and b"/ld-musl" not in head:
+        return place
+    if wanted != "auto":
+        raise inputs.BadOption(f"--docker-cli {wanted}: it is no static program, which alone runs in any image")
+    return None

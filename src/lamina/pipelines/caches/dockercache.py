@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from pathlib import Path
 from typing import Protocol
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.pipelines.caches.keeping import DOCKER, Held, Identity, Say
 from lamina.pipelines.caches.slots import SlotCaches
+from lamina.pipelines.docker.api import UnixConnection, message_of
 
 _PIECE = 1 << 20
 
@@ -52,7 +52,7 @@ class OneTar:
             with found:
                 status, answer = _ask(docker, "POST", "/images/load?quiet=1", found)
             if status != 200:
-                say(f'Cache "docker": cannot be loaded: {_message(answer)}')
+                say(f'Cache "docker": cannot be loaded: {message_of(answer)}')
         return _HeldTar(self._slots, identity, docker, scratch, found is not None)
 
 
@@ -80,18 +80,8 @@ class _HeldTar:
         self._slots.put(self._identity, self._existed, write, say, self._scratch / "docker.tar")
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(self._path))
-
-
 def _ask(docker: Path, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-    connection = _Connection(docker)
+    connection = UnixConnection(docker)
     try:
         headers = {} if body is None else {"Content-Type": "application/x-tar"}
         connection.request(method, path, body=body, headers=headers, encode_chunked=body is not None)  # type: ignore[arg-type]  # a file or nothing
@@ -104,12 +94,12 @@ def _ask(docker: Path, method: str, path: str, body: object = None) -> tuple[int
 
 
 def _download(docker: Path, path: str, target: Path) -> None:
-    connection = _Connection(docker)
+    connection = UnixConnection(docker)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
         if response.status != 200:
-            raise DockerCacheFailed(f"docker image save: {_message(response.read())}")
+            raise DockerCacheFailed(f"docker image save: {message_of(response.read())}")
         with open(target, "wb") as file:
             while data := response.read(_PIECE):
                 file.write(data)
@@ -117,10 +107,3 @@ def _download(docker: Path, path: str, target: Path) -> None:
         raise DockerCacheFailed(f"docker image save: {error}") from error
     finally:
         connection.close()
-
-
-def _message(answer: bytes) -> str:
-    try:
-        return str(json.loads(answer)["message"])
-    except (ValueError, KeyError, TypeError):
-        return answer[:200].decode(errors="replace")

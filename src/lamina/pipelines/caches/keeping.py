@@ -19,6 +19,40 @@ WEEK = 7 * 86400.0
 Say = Callable[[str], None]
 
 
+class CacheUse(msgspec.Struct, frozen=True):
+    """What became of one cache of one step. `verdict`: hit, miss, shared (the build cache), or out (left out). `reason` and `saved` as the log has them."""
+
+    name: str
+    verdict: str
+    reason: str
+    saved: str = ""
+
+
+class Told:
+    """A `Say` that passes lines on and remembers the reasons among them."""
+
+    def __init__(self, name: str, say: Say) -> None:
+        self._name = name
+        self._say = say
+        self._verdict, self._reason, self._saved = "out", "", ""
+
+    def __call__(self, line: str) -> None:
+        self._say(line)
+        head, colon, rest = line.partition('": ')
+        if not colon or not head.startswith(f'Cache "{self._name}'):
+            return
+        word = rest.partition(":")[0]
+        if word in ("hit", "miss", "shared"):
+            self._verdict, self._reason = word, rest.partition(": ")[2]
+        elif word in ("not used",) or rest.startswith(("its path", "is reached")):
+            self._reason = rest
+        elif rest.startswith(("saved", "not saved", "Skipping upload", "Upload failed", "Uploaded")):
+            self._saved = rest
+
+    def use(self) -> CacheUse:
+        return CacheUse(self._name, self._verdict, self._reason, self._saved)
+
+
 class Identity(msgspec.Struct, frozen=True):
     """`key` is empty for a cache without key files; `key_files` are what it was made of, by path. `path` as written in the file."""
 

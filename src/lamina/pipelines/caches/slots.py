@@ -71,6 +71,16 @@ class SlotCaches:
             return None
         return Slot(identity.name, identity.path, identity.key, status.st_mtime, status.st_size)
 
+    def state(self, identity: Identity) -> str:
+        """What `open` would say, in one line; nothing is removed."""
+        slot = self.slot(identity)
+        if slot is None:
+            return "miss: nobody has saved it" + (" for these key files" if identity.key else "")
+        old = age(self._now() - slot.created)
+        if self._now() - slot.created > WEEK:
+            return f"miss: it was saved {old} and expires after 7 days"
+        return f"hit: {megabytes(slot.size)}, saved {old}; it is not refreshed until it expires"
+
     def put(self, identity: Identity, existed: bool, write: Callable[[Path], bool], say: Say, temporary: Path) -> None:
         """`existed`: it was there at setup. `write` makes the file at the path that it is given, or says False when the cache is empty."""
         label = f'Cache "{identity.name}: {identity.path}"'

@@ -157,6 +157,10 @@ class VersionedCaches:
             said.append("these were saved beside each other: of one path the newest file is taken, and every path that any of them has")
         return said
 
+    def state(self, identity: Identity) -> str:
+        """The same in one line: `hit: …` or `miss: …`."""
+        return next(line for line in self.explain(identity)[1:] if line.startswith(("hit:", "miss:")))
+
     # Saving
 
     def store(self, source: Path) -> str:

@@ -11,11 +11,12 @@ import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.pipelines.caches.dockercache import DockerCache
-from lamina.pipelines.caches.keeping import CacheKeeper
+from lamina.pipelines.caches.keeping import CacheKeeper, CacheUse
 from lamina.pipelines.run.artifacts import ArtifactStore
 from lamina.pipelines.run.checkout import Checkouts
 from lamina.pipelines.run.images import Images
 from lamina.pipelines.run.log import Terminal
+from lamina.pipelines.run.testreports import Tests
 from lamina.sandbox.protocols import Sandbox
 
 if TYPE_CHECKING:
@@ -29,22 +30,25 @@ class RunError(LaminaError):
 
 
 class DockerService(msgspec.Struct, frozen=True):
-    """An engine that answers at `socket` until `close`. `store`: the root of its store, when it is not the run's."""
+    """An engine that answers at `socket` until `close`. `starved`: whether something of it was killed because its memory was used up."""
 
     socket: Path
     close: Callable[[], None]
+    starved: Callable[[], bool]
 
 
 class StartDocker(Protocol):
     """Begin an engine for one step, over the store at `root` (None: the run's own); what it says goes to the file `log`. Blocks until it answers.
-    `name` is unique within the run. `clone`: the only folder of this machine that its containers may mount, by the name that the step knows."""
+    `name` is unique within the run. `clone`: the only folder of this machine that its containers may mount, by the name that the step knows. `memory`: MB for the
+    engine and all that it runs together, held to where control groups can be made."""
 
-    def __call__(self, name: str, root: Path | None, log: Path, clone: Path, /) -> DockerService: ...
+    def __call__(self, name: str, root: Path | None, log: Path, clone: Path, memory: int, /) -> DockerService: ...
 
 
 class Around(msgspec.Struct, frozen=True):
     """`folder` outlives the run (logs, artifacts, result); `scratch` goes with it.
 
+    `docker_cli`: the program that steps with a docker service see as `docker`; None: lamina's own, in images that have none.
     `docker_apart`: every docker service has a store of its own, which begins empty, as on Bitbucket. `pool`: every sandbox run happens on one of its threads, because the sandbox's helper ends with the thread that began it."""
 
     store: LocalStore
@@ -77,6 +81,9 @@ class StepResult(msgspec.Struct, frozen=True):
     started: float = 0.0
     reason: str = ""
     outputs: tuple[tuple[str, str], ...] = ()
+    image: str = ""
+    caches: tuple[CacheUse, ...] = ()
+    tests: Tests | None = None
 
     @property
     def bad(self) -> bool:

@@ -77,7 +77,7 @@ class ArtifactStore:
         title: str,
     ) -> str:
         label = f'artifact "{name}"' if name else "artifacts"
-        taken, dropped = _compiled(paths), _compiled(ignored)
+        taken, dropped = compiled(paths), compiled(ignored)
         folder = self._folder / f"{step}-{len(self._kept)}-{os.urandom(4).hex()}"
         count = size = 0
         with Tree(folder) as tree:
@@ -134,7 +134,8 @@ class ArtifactStore:
         return [f"artifacts: {count} file{'s' if count != 1 else ''} downloaded", *said] if count or said else []
 
 
-def _compiled(paths: Sequence[Text]) -> list[Glob]:
+def compiled(paths: Sequence[Text]) -> list[Glob]:
+    """Those of the patterns that can be read."""
     found = []
     for path in paths:
         try:

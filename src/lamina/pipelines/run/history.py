@@ -12,6 +12,7 @@ import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.pipelines.run.around import StepResult
+from lamina.pipelines.run.record import Outlined
 from lamina.store.removal import remove
 
 KEPT = 20  # runs
@@ -24,7 +25,8 @@ class NoRun(LaminaError):
 
 
 class RunRecord(msgspec.Struct, frozen=True):
-    """`pipeline` is its kind and name. `passed` None: it was killed, or still runs. `attempt` counts reruns from 1."""
+    """`pipeline` is its kind and name. `passed` None: it was killed, or still runs. `attempt` counts reruns from 1.
+    `steps` are those that have ended; `outline` are all. `reason`: why this pipeline."""
 
     number: int
     pipeline: str
@@ -35,6 +37,10 @@ class RunRecord(msgspec.Struct, frozen=True):
     attempt: int = 1
     rerun_of: int = 0
     interrupted: bool = False
+    ended: float = 0.0
+    reason: str = ""
+    branch: str = ""
+    outline: tuple[Outlined, ...] = ()
     format: int = _FORMAT
 
 
@@ -52,10 +58,12 @@ class Project:
     def slots(self) -> Path:
         return self.folder / "bitbucket-caches"
 
-    def begin(self) -> tuple[int, Path]:
-        """The next number and its new folder, with `logs/` in it."""
+    def begin(self, title: str = "") -> tuple[int, Path]:
+        """The next number and its new folder, with `logs/` in it. `title`: how people call the repository."""
         runs = self.folder / "runs"
         runs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if title and not (self.folder / "title").exists():
+            (self.folder / "title").write_text(title, errors="surrogateescape")
         number = max(self.numbers(), default=0) + 1
         while True:
             place = runs / str(number)
@@ -73,6 +81,20 @@ class Project:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return descriptor
 
+    def running(self, number: int) -> bool:
+        """Whether a process works on it."""
+        try:
+            descriptor = os.open(self.place(number) / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def numbers(self) -> list[int]:
         with contextlib.suppress(FileNotFoundError):
             return sorted(int(name) for name in os.listdir(self.folder / "runs") if name.isdigit())
@@ -82,7 +104,7 @@ class Project:
         return self.folder / "runs" / str(number)
 
     def write(self, record: RunRecord) -> None:
-        """In one rename."""
+        """In one rename; one thread at a time."""
         place = self.place(record.number)
         temporary = place / f"run.new.{os.getpid()}"
         temporary.write_bytes(msgspec.json.encode(record))

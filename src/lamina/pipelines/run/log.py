@@ -18,22 +18,34 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Terminal:
-    """One for a run: whole lines only, one at a time."""
+    """One for a run: whole lines only, one at a time. Others may show steps in another way."""
 
     def __init__(self, show: Show) -> None:
         self._show = show
         self._lock = threading.Lock()
 
     def line(self, text: str) -> None:
+        """Of the run as a whole."""
         with self._lock:
             self._show(text)
+
+    def output(self, number: int, prefix: str, text: str) -> None:
+        """A line of a step; `prefix` names it."""
+        self.line(prefix + text)
+
+    def begun(self, number: int, name: str, *, parallel: bool) -> None:
+        """A step begins."""
+
+    def ended(self, number: int, told: str, *, bad: bool) -> None:
+        """It has ended; `told` in one line."""
 
 
 class StepLog:
     """Thread-safe. The file gets what the step printed, masked; the terminal gets no control sequence but colours."""
 
-    def __init__(self, terminal: Terminal, prefix: str, file: Path, secrets: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, terminal: Terminal, prefix: str, file: Path, secrets: Iterable[tuple[str, str]], number: int = 0) -> None:
         self._terminal = terminal
+        self._number = number
         self._prefix = prefix
         self._file = open(file, "ab", buffering=0)  # noqa: SIM115 - open as long as the step
         self._secrets = tuple(secrets)
@@ -82,7 +94,7 @@ class StepLog:
             line = b"After script"
         if not self._file.closed:
             self._file.write(line + b"\n")
-        self._terminal.line(self._prefix + shown(line))
+        self._terminal.output(self._number, self._prefix, shown(line))
 
 
 def shown(line: bytes) -> str:

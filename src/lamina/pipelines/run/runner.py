@@ -32,7 +32,8 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class Runner:
-    """`changed`: as the plan's. `results` grows while the plan runs. `given`: output variables that steps of an earlier run left."""
+    """`changed`: as the plan's. `results` grows while the plan runs; `changed_results` is called each time, from any thread. `given`: output variables that
+    steps of an earlier run left."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Runner:
         changed: tuple[str, ...] | None,
         given: Sequence[Variable] = (),
         width: int = 0,
+        changed_results: Callable[[], None] = lambda: None,
     ) -> None:
         self._around = around
         self._selection = selection
@@ -54,6 +56,7 @@ class Runner:
         self._outputs: dict[str, Variable] = {one.name: one for one in given}
         self._before: list[int] = []
         self._width = width
+        self._changed_results = changed_results
         self._exclusive: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self.results: list[StepResult] = []
@@ -114,7 +117,7 @@ class Runner:
         finally:
             token.close()
         for result in sorted(done, key=lambda result: result.number):
-            self._finish(result)
+            self._leave(result)
         numbers = {planned.number for planned in group.steps}
         return all(children) and not any(result.bad for result in self.results if result.number in numbers)
 
@@ -132,10 +135,13 @@ class Runner:
         exclusive = self._turn(planned.step.concurrency_group)
         with self._slots, exclusive:
             if token.cancelled():
-                return _result(planned, "stopped", "stopped before it began")
-            result = StepRun(self._around, planned, outputs, before, self._prefix(planned), token, self._selection.attempt).run()
-        if group is not None and result.status == "failed" and planned.fail_fast:
-            token.cancel()
+                result = _result(planned, "stopped", "stopped before it began")
+            else:
+                result = StepRun(self._around, planned, outputs, before, self._prefix(planned), token, self._selection.attempt).run()
+        if group is not None:
+            if result.status == "failed" and planned.fail_fast:
+                token.cancel()
+            self._add(result)
         return result
 
     def _turn(self, name: str | None) -> threading.Lock:
@@ -193,6 +199,10 @@ class Runner:
 
     def _finish(self, result: StepResult) -> None:
         self._add(result)
+        self._leave(result)
+
+    def _leave(self, result: StepResult) -> None:
+        """Later steps see what it left."""
         if result.status == "passed":
             self._before.append(result.number)
             for name, value in result.outputs:
@@ -201,6 +211,7 @@ class Runner:
     def _add(self, result: StepResult) -> None:
         with self._lock:
             self.results.append(result)
+        self._changed_results()
 
     def _not_run(self, item: PlannedItem, why: str, status: str = "not-run") -> None:
         for planned in _flat(item):

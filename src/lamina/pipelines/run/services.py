@@ -55,7 +55,7 @@ class Services:
 
     def _start(self, service: PlannedService, secrets: tuple[tuple[str, str], ...]) -> None:
         assert service.image is not None  # the file was refused otherwise
-        image = self._around.images.get(service.image.name)
+        image = self._around.images.of(service.image)
         config = image.config.config
         argv = (*(config.entrypoint or ()), *(config.cmd or ()))
         if image.host or not argv:

@@ -11,26 +11,36 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.pipelines.caches.keeping import DOCKER, Held, identify
+from lamina.pipelines.caches.keeping import DOCKER, Held, Told, identify
+from lamina.pipelines.docker.api import Engine
+from lamina.pipelines.docker.commands import serve
+from lamina.pipelines.docker.desk import Desk
+from lamina.pipelines.docker.shim import shim
 from lamina.pipelines.model import Cache
 from lamina.pipelines.plan import PlannedStep
 from lamina.pipelines.run import shell
-from lamina.pipelines.run.around import Around, RunError, StepResult
+from lamina.pipelines.run.around import Around, DockerService, RunError, StepResult
 from lamina.pipelines.run.hostimage import host_mounts
 from lamina.pipelines.run.images import Fetched
 from lamina.pipelines.run.log import StepLog
 from lamina.pipelines.run.outputs import read_outputs
 from lamina.pipelines.run.passwd import home_of
 from lamina.pipelines.run.pipes import Pipes
+from lamina.pipelines.run.record import summary_of
 from lamina.pipelines.run.services import Services
+from lamina.pipelines.run.testreports import Tests, read_tests
+from lamina.pipelines.run.testreports import told as test_lines
 from lamina.pipelines.show import visible
 from lamina.pipelines.variables import Variable, Variables, layer, own_of_step
 from lamina.sandbox.protocols import Bind, Overlay, SandboxReport, SandboxSpec, SubMount
 from lamina.solver.cancel import CancelToken
 from lamina.store.removal import remove
 
+_Kept = tuple[Held, Path, Cache, Told]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DOCKER_SOCKET = "/var/run/docker.sock"
+_DOCKER = "/usr/bin/docker"
+_DOCKER_PLACES = ("usr/bin/docker", "usr/local/bin/docker", "bin/docker")
 
 
 class StepRun:
@@ -54,7 +64,14 @@ class StepRun:
                           environment=planned.environment, variables_path=shell.VARIABLES)  # fmt: skip
         self._variables: Variables = layer((*planned.variables.winners, *own, *given), planned.environment)
         self._scratch = around.scratch / f"step{planned.number}"
-        self.log = StepLog(around.terminal, prefix, around.folder / "logs" / f"{planned.number}.log", self._variables.secrets())
+        self._desk: Desk | None = None
+        self._service: DockerService | None = None
+        self._caches: list[Told] = []
+        self._image = ""
+        self._tests: Tests | None = None
+        self.log = StepLog(
+            around.terminal, prefix, around.folder / "logs" / f"{planned.number}.log", self._variables.secrets(), planned.number
+        )
 
     def run(self) -> StepResult:
         """Never raises for what the step does."""
@@ -63,6 +80,8 @@ class StepRun:
         begun = time.monotonic()
         status, code, reason = "failed", 1, ""
         outputs: tuple[tuple[str, str], ...] = ()
+        name = visible(self.log.mask(planned.name))
+        self._around.terminal.begun(planned.number, f"{planned.number}. {name}", parallel=planned.parallel is not None)
         try:
             status, code, reason, outputs = self._run()
         except LaminaError as error:
@@ -77,8 +96,11 @@ class StepRun:
         finally:
             self._clean()
             self.log.close()
-        name = visible(self.log.mask(planned.name))
-        return StepResult(planned.number, name, status, code, time.monotonic() - begun, started, reason, outputs)
+        caches = tuple(told.use() for told in self._caches)
+        seconds = time.monotonic() - begun
+        result = StepResult(planned.number, name, status, code, seconds, started, reason, outputs, self._image, caches, self._tests)
+        self._around.terminal.ended(planned.number, summary_of(result), bad=result.bad)
+        return result
 
     def _clean(self) -> None:
         if self._scratch.exists():
@@ -89,7 +111,8 @@ class StepRun:
         self._scratch.mkdir(parents=True)
         with ExitStack() as stack:
             say("Build setup")
-            image = around.images.get(planned.image.name)
+            image = around.images.of(planned.image)
+            self._image = visible(self.log.mask(image.name))
             say(f"Image {image.name}: {image.said}")
             services = Services(around, planned, self._scratch, self.log)
             stack.callback(services.end)
@@ -99,13 +122,18 @@ class StepRun:
             for line in around.artifacts.download(planned.step.artifacts, clone, self._before):
                 say(line)
             tools = self._tools()
+            stack.callback(self._join_desk)  # after the engine has ended, and with it all its answers
             docker = self._docker(stack)
+            docker_cli = self._docker_cli(image, docker, clone, tools)
             held, cache_binds = self._restore(image, clone, docker)
             self._show_variables()
             pipes = Pipes(around, planned, self._variables, self.log, clone, tools / "pipes", services, self._cancel)
             stack.callback(pipes.end)
             pipes.begin()
-            report = self._script(image, clone, tools, cache_binds, services, docker)
+            binds = [*cache_binds, *docker_cli]
+            report = self._script(image, clone, tools, binds, services, docker)
+            if self._desk is not None:
+                self._desk.end()
             self.log.flush()
             pipes.end()
             return self._teardown(report, clone, tools, held)
@@ -114,7 +142,7 @@ class StepRun:
         """The folder that the step sees as TOOLS: its scripts, the file for output variables, the mailbox of pipes."""
         step = self._planned.step
         tools = self._scratch / "tools"
-        for name in ("", "variables", "pipes"):
+        for name in ("", "variables", "pipes", "docker"):
             (tools / name).mkdir(mode=0o777)
             (tools / name).chmod(0o777)
         after = bool(step.after_script)
@@ -139,38 +167,65 @@ class StepRun:
             raise RunError("the docker service cannot be started from here", hint="use `lamina pipeline run`")
         root = self._scratch / "docker-store" if self._around.docker_apart else None
         number = self._planned.number
-        service = self._around.docker(f"step{number}", root, self._around.folder / "logs" / f"{number}-docker.log", self._scratch / "build")
+        wanted = next(service for service in self._planned.services if service.docker)
+        log = self._around.folder / "logs" / f"{number}-docker.log"
+        service = self._around.docker(f"step{number}", root, log, self._scratch / "build", wanted.memory)
         stack.callback(service.close)
+        self._service = service
         service.socket.chmod(0o666)
         where = "a store of its own" if root is not None else "this machine's store, shared by all steps"
-        self.log.say(f'Service "docker": lamina\'s engine over {where}')
+        self.log.say(f'Service "{wanted.name}": lamina\'s engine over {where}, {wanted.memory} MB')
         return service.socket
+
+    def _docker_cli(self, image: Fetched, docker: Path | None, clone: Path, tools: Path) -> list[Bind]:
+        """What the step calls as `docker`: the machine's own program, or lamina's where image and machine have none."""
+        if docker is None:
+            return []
+        if self._around.docker_cli is not None:
+            return [] if image.host else [Bind(self._around.docker_cli, _DOCKER)]
+        roots = [Path("/")] if image.host else image.lowers
+        if any(os.path.lexists(root / place) for root in roots for place in _DOCKER_PLACES):
+            return []
+        engine = Engine(docker)
+        logins: dict[str, dict[str, str]] = {}
+        self._desk = Desk(tools / "docker", self._around.pool, lambda call: serve(engine, clone, logins, call))
+        (tools / "docker.sh").write_bytes(shim(f"{shell.TOOLS}/docker"))
+        (tools / "docker.sh").chmod(0o755)
+        self.log.say("docker: lamina's own command; docker's own CLI is taken where machine or image have it")
+        return [Bind(tools / "docker.sh", _DOCKER)]
+
+    def _join_desk(self) -> None:
+        if self._desk is not None:
+            self._desk.end()
+            self._desk.join()
 
     # Caches
 
-    def _restore(self, image: Fetched, clone: Path, docker: Path | None) -> tuple[list[tuple[Held, Path, Cache]], list[Bind]]:
+    def _restore(self, image: Fetched, clone: Path, docker: Path | None) -> tuple[list[_Kept], list[Bind]]:
         """Folders inside the clone directory are filled in place; others lie beside it and are shown where they belong."""
-        held: list[tuple[Held, Path, Cache]] = []
+        held: list[_Kept] = []
         binds: list[Bind] = []
         for number, cache in enumerate(self._planned.caches):
+            say = Told(cache.name, self.log.say)
+            self._caches.append(say)
             if cache.name == DOCKER and not cache.path:
-                kept = self._around.docker_cache.restore(docker, self._scratch, self.log.say)
+                kept = self._around.docker_cache.restore(docker, self._scratch, say)
                 if kept is not None:
-                    held.append((kept, self._scratch, cache))
+                    held.append((kept, self._scratch, cache, say))
                 continue
             target = self._cache_target(cache, image)
             if target is None:
-                self.log.say(f'Cache "{cache.name}": its path {cache.path} leads out of the clone directory; it is left out')
+                say(f'Cache "{cache.name}": its path {cache.path} leads out of the clone directory; it is left out')
                 continue
             inside = posixpath.relpath(target, shell.CLONE) if target.startswith(shell.CLONE + "/") else None
             folder = clone / inside if inside is not None else self._scratch / f"cache{number}"
             if not real_folder(clone if inside is not None else self._scratch, folder):
-                self.log.say(f'Cache "{cache.name}": {cache.path} is reached through a link; it is left out')
+                say(f'Cache "{cache.name}": {cache.path} is reached through a link; it is left out')
                 continue
             if inside is None:
                 binds.append(Bind(folder, target, readonly=False))
-            kept = self._around.caches.restore(identify(cache, clone), folder, visible(self._planned.name), self.log.say)
-            held.append((kept, folder, cache))
+            kept = self._around.caches.restore(identify(cache, clone), folder, visible(self._planned.name), say)
+            held.append((kept, folder, cache, say))
         return held, binds
 
     def _cache_target(self, cache: Cache, image: Fetched) -> str | None:
@@ -217,8 +272,6 @@ class StepRun:
             submounts = host_mounts(upper, self._scratch / "host", self._around.sandbox().name)
         if docker is not None:
             binds.append(Bind(docker, _DOCKER_SOCKET, readonly=False))
-            if self._around.docker_cli is not None and not image.host:
-                binds.append(Bind(self._around.docker_cli, "/usr/bin/docker"))
         environment = self._environment(image, docker, services)
         spec = SandboxSpec(
             root=Overlay(image.lowers, upper, work),
@@ -241,7 +294,7 @@ class StepRun:
     # Afterwards
 
     def _teardown(
-        self, report: SandboxReport, clone: Path, tools: Path, held: Sequence[tuple[Held, Path, Cache]]
+        self, report: SandboxReport, clone: Path, tools: Path, held: Sequence[_Kept]
     ) -> tuple[str, int, str, tuple[tuple[str, str], ...]]:
         say = self.log.say
         say("Build teardown")
@@ -255,23 +308,31 @@ class StepRun:
             reason = f"exceeded the maximum time of {self._planned.minutes} minutes"
         elif code:
             reason = f"exit code {code}"
+        if self._service is not None and self._service.starved():
+            starved = "Service 'docker' exceeded memory limit."
+            reason = f"{reason}; {starved}" if reason else ""
+            if not reason:
+                say(starved)
         passed = not code and not reason
         outputs: tuple[tuple[str, str], ...] = ()
         if passed:
             outputs, problem = read_outputs(tools / "variables" / "output", self._planned.step.output_variables)
             if problem:
                 passed, code, reason = False, 1, problem
+        self._tests = read_tests(clone, self._planned.step.artifacts, self.log.mask)
+        for line in test_lines(self._tests) if self._tests is not None else ():
+            say(line)
         for line in self._around.artifacts.capture(
             self._planned.step.artifacts, clone, self._planned.number, visible(self._planned.name), passed=passed
         ):
             say(line)
-        for kept, folder, cache in held:
+        for kept, folder, cache, told in held:
             if not passed:
-                say(f'Cache "{cache.name}": not saved because the step failed')
+                told(f'Cache "{cache.name}": not saved because the step failed')
             elif folder != self._scratch and not real_folder(clone if folder.is_relative_to(clone) else self._scratch, folder):
-                say(f'Cache "{cache.name}": not saved: {cache.path} is a link now')
+                told(f'Cache "{cache.name}": not saved: {cache.path} is a link now')
             else:
-                kept.save(folder, say)
+                kept.save(folder, told)
         if reason:
             say(reason)
         return ("passed" if passed else "failed"), code if not passed else 0, reason, outputs

@@ -96,9 +96,13 @@ class Group:
             if "pids" in self.wanted:
                 lower(resource.RLIMIT_NPROC, self.wanted["pids"])
 
+    def starved(self):
+        """Whether the kernel has killed something of the run for want of memory."""
+        return self.counter is not None and kills(self.counter) > self.before
+
     def close(self):
-        """Whether the kernel killed something of the run for want of memory; the groups go."""
-        killed = self.counter is not None and kills(self.counter) > self.before
+        """The same at the end; the groups go."""
+        killed = self.starved()
         self._remove()
         return killed
 

@@ -1,0 +1,1 @@
+"""lamina's own docker command for steps on machines without docker's: a shell script inside, its work done outside."""
