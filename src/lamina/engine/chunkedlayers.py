@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _FORM = "recipe"
 _LOOKED_AT = 64  # remembered recipes
 _SOURCES = 3  # layers that are read again to save a download
+_WORTH_READING = 0.1  # part of such a layer that must be new to what the others gave
 
 
 class ChunkedLayers:
@@ -79,7 +80,9 @@ class ChunkedLayers:
         spool = tempfile.TemporaryFile(dir=self._store.scratch())  # noqa: SIM115  # closed with the last reference to `read`
         lock = threading.Lock()
         for source in self._sources(wanted):
-            self._collect(source, ({chunk.digest for chunk in source.chunks()} & wanted) - found.keys(), spool, found)
+            missing = {chunk.digest: chunk.size for chunk in source.chunks() if chunk.digest in wanted and chunk.digest not in found}
+            if sum(missing.values()) > _WORTH_READING * source.size:
+                self._collect(source, set(missing), spool, found)
 
         def read(chunk: Chunk) -> bytes | None:
             place = found.get(chunk.digest)
