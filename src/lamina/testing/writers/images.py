@@ -12,6 +12,8 @@ LAST = "RUN cat /app/own.txt"
 """How the last step begins: a writer that has said that it ran is about to publish."""
 
 GROUPS = 4
+"""Neighbours are of one group: they run on different machines."""
+
 _DOCKERFILE = """\
 FROM {base} AS tool
 COPY shared.txt /in
@@ -38,7 +40,7 @@ def images(folder: Path, number: int, *, base: str = "base:1", size: int = 20_00
         context = folder / f"image{each}"
         context.mkdir(parents=True)
         (context / "Dockerfile").write_text(_DOCKERFILE.format(base=base))
-        for name, seed in (("shared", 1), ("group", 1000 + each % GROUPS), ("own", 1_000_000 + each)):
+        for name, seed in (("shared", 1), ("group", 1000 + each // GROUPS % GROUPS), ("own", 1_000_000 + each)):
             (context / f"{name}.txt").write_text(_text(seed, size))
         made.append(Image(each, context))
     return made
