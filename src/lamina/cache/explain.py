@@ -30,7 +30,7 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known of a miss beside the keys. At most one of the first five holds; they are told before any comparison.
+    """What is known of a miss beside the keys. At most one of the first five holds, or `failed`; they are told before any comparison.
 
     `args`: names of the build arguments among the variables (ExecOp.args_in_env; for COPY and WORKDIR those in scope).
     """
@@ -44,6 +44,7 @@ class Facts(msgspec.Struct, frozen=True):
     upstream: Upstream | None = None
     sources: tuple[Upstream, ...] = ()  # steps that ran now and whose files this one reads (COPY --from, bind mounts)
     args: frozenset[str] = frozenset()
+    failed: tuple[float, str] | None = None  # the last attempt at this very step failed: when, in which build
 
 
 def explain_miss(
@@ -91,8 +92,10 @@ def explain_hit(
     host: str,
     build: str,
     because: str | None = None,
+    found_in: str | None = None,
 ) -> Reason:
-    """Where the record came from and how old it is. `host` and `build` are this machine's and this build's.
+    """Where the record came from and how old it is. `host` and `build` are this machine's and this build's; `found_in`: the shared cache that
+    had it.
 
     `because`: for cut-off the step that ran again and came out equal; for shared the step of this build that did the work.
     """
@@ -101,6 +104,8 @@ def explain_hit(
         return Reason("shared", f"equal to {because or 'another step'}, which ran in this build", record_age=since)
     where = "on this machine" if record.host == host else f"on {record.host}"
     told = "made earlier in this build" if record.build == build else made(since, where, record.build)
+    if found_in is not None:
+        told = f"found in {found_in}, {told}"
     if how == "cut-off":
         return Reason("cut-off", f"{because or 'a step before it'} ran again and came out equal; {told}", record_age=since)
     return Reason("same-key", f"{SAME}; {told}", record_age=since)
@@ -116,6 +121,10 @@ def _told(facts: Facts) -> Reason | None:
         return Reason("forgotten", "its record was forgotten (lamina cache forget)")
     if facts.evicted:
         return Reason("evicted", "its record is there, its files were removed from this machine")
+    if facts.failed is not None:
+        when, build = facts.failed
+        since = max(0.0, facts.now - when)
+        return Reason("failed-before", f"the last attempt failed {age(since)} ago (build {build}), and nothing has changed", record_age=since)
     if facts.not_trusted:
         return Reason("not-trusted", f"a shared record of it is not believed: {facts.not_trusted}")
     return None

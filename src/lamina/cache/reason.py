@@ -12,7 +12,7 @@ Verdict = Literal["hit", "ran", "skipped", "none", "miss", "unknown", "failed"]
 MISS_CODES = (
     "first-build", "text-changed", "file-changed", "file-added", "file-removed", "mode-changed", "owner-changed", "xattr-changed", "arg-changed",
     "env-changed", "base-changed", "parent-changed", "mount-changed", "remote-changed", "platform-changed", "forced", "expired", "evicted",
-    "not-trusted", "schema-changed", "forgotten", "option-changed",
+    "not-trusted", "schema-changed", "forgotten", "option-changed", "failed-before",
 )  # fmt: skip
 HIT_CODES = ("same-key", "cut-off", "shared", "adopted")
 

@@ -173,14 +173,10 @@ class Engine:
             ended = {id(e.node): e for e in outcome.ended}
             steps = self._steps(lowered, job, ended)
             work = [s for s in steps if s.verdict in ("miss", "unknown")]
-            fetch = 0
-            if work or around.sharing is not None:
-                wanted = [e for e in outcome.ended if work or e.node is lowered.target]
-                layers = {layer.id: layer for e in wanted if isinstance(e.result, Filesystem) for layer in e.result.layers}
-                fetch = around.bases.missing_bytes(layers)
-                if around.sharing is not None:
-                    fetch += around.sharing.missing_bytes(list(layers.values()))
-            return PlanResult(steps, not work, fetch, sum(s.saved for s in work), tuple(job.warnings))
+            from lamina.engine.planning import cost
+
+            costs = cost(lowered, outcome.ended, around, steps, everything=bool(work))
+            return PlanResult(costs.steps, not work, costs.bytes, sum(s.saved for s in work), tuple(job.warnings), costs.images)
 
     def lock(self, request: BuildRequest) -> Lock:
         """What the request's bases, URLs and repositories come to now. Executes nothing, fetches no layer."""
@@ -484,6 +480,7 @@ def _step_report(row: LoweredStep, job: Job, ended: Mapping[int, Ended[Vertex, R
         seconds=account.seconds,
         saved=account.saved,
         state=account.state,
+        error=account.error,
         **common,  # type: ignore[arg-type]  # as above
     )
 

@@ -18,7 +18,7 @@ from lamina.engine.contextfiles import NoDockerfile
 from lamina.graph.ops import GitOp, HttpOp
 from lamina.layer.copying import Target
 from lamina.layer.tree import FileTree
-from lamina.layer.unpacking import looks_packed, unpack
+from lamina.layer.unpacking import allowed, looks_packed, unpack
 from lamina.layer.view import LayerView
 from lamina.layer.writer import EntryWriter
 
@@ -98,7 +98,7 @@ def _unpacked(data: BinaryIO, around: Surroundings, name: str) -> FileTree:
     folder = _folder(around, name)
     flavour = around.store.flavour
     with EntryWriter(folder, flavour) as writer:
-        unpack(Target(None, writer, around.now()), data, b"")
+        unpack(Target(None, writer, around.now()), data, b"", allowed(os.fstat(data.fileno()).st_size))
     return LayerView([folder], flavour)
 
 

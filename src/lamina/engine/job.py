@@ -66,6 +66,7 @@ class Account(msgspec.Struct):
     saved: float = 0.0
     fetch_bytes: int = 0
     state: str | None = None
+    error: str | None = None
     place: Place | None = None
     listings: dict[int, Listed] = msgspec.field(default_factory=dict)
 
@@ -90,6 +91,7 @@ class Job:
         self.warnings: list[str] = []
         self.lowered: Lowered | None = None  # for engine/adopted.py: what the target's history tells
         self._loaded: LoadedImages | None = None
+        self._failed: dict[str, tuple[float, str]] | None = None
         self.results: list[Record] = []  # of all steps that were found or ran: what a shared cache is told
         self.hits: list[tuple[str, Record]] = []  # steps that were found, in the order of showing
         self._lock = threading.Lock()
@@ -168,10 +170,21 @@ class Job:
             facts = msgspec.structs.replace(facts, not_trusted=refused)
         elif (fate := self.around.records.fates([key]).get(key)) is not None:
             facts = msgspec.structs.replace(facts, forgotten=fate == "forgotten", evicted=fate == "evicted")
+        elif not forced_by and (failed := self._failures().get(key)) is not None:
+            facts = msgspec.structs.replace(facts, failed=failed)
         self._explain_miss(node, facts)
         if self.planning:
             self.account(node).verdict = "miss"
         return NotFound(node)
+
+    def _failures(self) -> dict[str, tuple[float, str]]:
+        """Steps at which earlier builds ended, by key: when, which build."""
+        with self._lock:
+            if self._failed is None:
+                from lamina.engine.why import failures
+
+                self._failed = failures(self.around.store)
+            return self._failed
 
     def _adopt(self, node: Vertex, key: CacheKey, inputs: tuple[Result | None, ...]) -> Filesystem | None:
         """A RUN whose layer an image has that was loaded (engine/adopted.py); from now on there is a record of it."""
@@ -219,6 +232,7 @@ class Job:
         return min(limits, default=None)
 
     def _hit(self, node: Vertex, record: Record, inputs: tuple[Result | None, ...], *, shared_with: str | None = None) -> Filesystem:
+        found_in = self.around.sharing.where(record) if self.around.sharing is not None else None
         account = self.account(node)
         tainted = [i for i in inputs if isinstance(i, Filesystem) and i.tainted]
         how: Literal["same-key", "cut-off", "shared"] = (
@@ -227,7 +241,9 @@ class Job:
         because = shared_with
         if tainted and not shared_with:
             because = next((s.name for s in self._sources(node, inputs)), None)
-        account.reason = explain.explain_hit(record, self.around.now(), how, host=self.around.host, build=self.build_id, because=because)
+        account.reason = explain.explain_hit(
+            record, self.around.now(), how, host=self.around.host, build=self.build_id, because=because, found_in=found_in
+        )
         account.saved, account.state = record.seconds, record.state
         self.hits.append((node.name, record))
         self.results.append(record)
@@ -340,7 +356,7 @@ class Job:
         except BaseException as error:
             account.seconds = time.monotonic() - started
             if not isinstance(error, Cancelled):
-                account.verdict = "failed"
+                account.verdict, account.error = "failed", str(error)
                 assert account.reason is not None
                 self.report(StepEnded(account.number, node.name, "failed", account.reason, account.seconds, 0.0, str(error)))
             raise

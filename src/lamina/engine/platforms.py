@@ -122,4 +122,5 @@ def plan_each(engine: Engine, request: BuildRequest, report: Report) -> PlanResu
         sum(plan.fetch_bytes for plan in plans),
         sum(plan.seconds_at_stake for plan in plans),
         tuple(dict.fromkeys(text for plan in plans for text in plan.warnings)),
+        tuple(dict.fromkeys(image for plan in plans for image in plan.images)),
     )

@@ -28,6 +28,8 @@ def _step(step: StepReport) -> dict[str, Any]:
     }
     if step.verdict == "failed":
         document["failed"] = True
+        if step.error:
+            document["error"] = step.error
     reason = document["reason"]
     if step.reason.details:
         reason["details"] = list(step.reason.details)
@@ -75,6 +77,7 @@ def plan_bytes(plan: PlanResult) -> bytes:
         "complete": plan.complete,
         "fetch_bytes": plan.fetch_bytes,
         "seconds_at_stake": round(plan.seconds_at_stake, 4),
+        "images": [{"reference": i.reference, "platform": i.platform, "image": i.image, "fetch_bytes": i.fetch_bytes} for i in plan.images],
         "steps": [_step(step) for step in plan.steps],
         "warnings": list(plan.warnings),
     }

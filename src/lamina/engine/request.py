@@ -111,6 +111,7 @@ class StepReport(msgspec.Struct, frozen=True):
     fetch_bytes: int = 0  # plan: to be fetched for it
     state: str | None = None
     index: int = 0  # n of "[stage n/m]"; an instruction without a step of its own has that of the one before
+    error: str | None = None  # of the one that failed
 
 
 class BuiltImage(msgspec.Struct, frozen=True):
@@ -132,6 +133,15 @@ class BuildResult(msgspec.Struct, frozen=True):
     pushed: tuple[tuple[str, Digest], ...] = ()  # (name, digest that it has in its registry now)
 
 
+class PlannedImage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A base that the build stands on. `fetch_bytes`: of its layers that are neither here nor left out because nothing needs them."""
+
+    reference: str
+    platform: str
+    image: Digest
+    fetch_bytes: int = 0
+
+
 class PlanResult(msgspec.Struct, frozen=True):
     """`complete` = every step hits; nothing was executed."""
 
@@ -140,6 +150,7 @@ class PlanResult(msgspec.Struct, frozen=True):
     fetch_bytes: int
     seconds_at_stake: float
     warnings: tuple[str, ...] = ()
+    images: tuple[PlannedImage, ...] = ()
 
 
 class ListedStep(msgspec.Struct, frozen=True):

@@ -115,6 +115,12 @@ class Sharing:
         if found is not None:
             found[0].mark_used(found[1])
 
+    def where(self, record: Record) -> str | None:
+        """The cache that gave this record in this build."""
+        with self._lock:
+            found = self._offers.get((record.key, record.state))
+        return None if found is None else found[0].where
+
     def selection(self, state: StateId, selector: str) -> str | None:
         """The Merkle digest of what a selector takes from a filesystem, as a machine found that had the files: without it a COPY --from could
         not be looked up before the stage's layers were fetched."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _XATTR = "SCHILY.xattr."
+_FREE = 1 << 30  # bytes that any archive may come to
+_RATIO = 200
 
 
 def is_archive(data: BinaryIO) -> bool:
@@ -40,9 +42,15 @@ def looks_packed(head: bytes) -> bool:
     return bool(_compression(head)) or _tar_header(head)
 
 
-def unpack(target: Target, data: BinaryIO, where: bytes) -> None:
-    """Unpack into `where`, an existing folder without links. CopyFailed for a damaged or hostile archive."""
-    with _tar(data) as archive:
+def allowed(packed: int) -> int:
+    """What an archive of so many bytes from a stranger may come to: no honest one is so much smaller than its files."""
+    return max(_FREE, _RATIO * packed)
+
+
+def unpack(target: Target, data: BinaryIO, where: bytes, limit: int | None = None) -> None:
+    """Unpack into `where`, an existing folder without links. CopyFailed for a damaged or hostile archive, and for one whose tar has more than
+    `limit` bytes."""
+    with _tar(data, limit) as archive:
         for item in archive:
             _member(target, archive, item, where)
 
@@ -141,8 +149,23 @@ def _kind(item: TarInfo) -> Kind | None:
     return Kind.BLOCK if item.isblk() else None
 
 
+class _Limited:
+    """What a tar is read from, up to a number of bytes."""
+
+    def __init__(self, data: BinaryIO, limit: int) -> None:
+        self._data = data
+        self._limit = self._left = limit
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._data.read(size)
+        self._left -= len(piece)
+        if self._left < 0:
+            raise CopyFailed(f"the archive is refused: unpacked it is more than {self._limit >> 20} MB, far more than its size says")
+        return piece
+
+
 @contextmanager
-def _tar(data: BinaryIO) -> Iterator[TarFile]:
+def _tar(data: BinaryIO, limit: int | None = None) -> Iterator[TarFile]:
     """An archive to be read from start to end; faults of the archive inside the block are CopyFailed."""
     import lzma
     import tarfile
@@ -153,7 +176,8 @@ def _tar(data: BinaryIO) -> Iterator[TarFile]:
     if type(plain).__name__ == "ZstdFile":
         faults = (*faults, _zstd().ZstdError)
     try:
-        with tarfile.open(fileobj=plain, mode="r|", errorlevel=2, encoding="utf-8", errors="surrogateescape") as archive:
+        source = plain if limit is None else cast(BinaryIO, _Limited(plain, limit))
+        with tarfile.open(fileobj=source, mode="r|", errorlevel=2, encoding="utf-8", errors="surrogateescape") as archive:
             yield archive
     except faults as error:
         raise CopyFailed(f"cannot unpack the archive: {error}") from error

@@ -20,23 +20,46 @@ from lamina.cli.words import age, short_id, size, table
 @click.option("--digests", is_flag=True, help="Show manifest digests.")
 @click.option("-a", "--all", "everything", is_flag=True, help="Images without a name too.")
 @click.option("--format", "template", metavar="TEMPLATE", help="For example '{{.Repository}}:{{.Tag}}'.")
+@click.option(
+    "-f",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="reference=PATTERN, label=NAME[=VALUE], dangling=true, before=IMAGE, since=IMAGE, until=AGE.",
+)
+@click.argument("name", required=False, metavar="[NAME[:TAG]]")
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.")
 @click.pass_obj
 def command(
-    settings: Settings, /, quiet: bool, no_trunc: bool, digests: bool, everything: bool, template: str | None, as_json: bool
+    settings: Settings,
+    /,
+    quiet: bool,
+    no_trunc: bool,
+    digests: bool,
+    everything: bool,
+    template: str | None,
+    filters: tuple[str, ...],
+    name: str | None,
+    as_json: bool,
 ) -> int:
-    """List the images of the store, newest first.
+    """List the images of the store, newest first; with NAME those of a repository or of one tag (`*` and `?` stand for any characters).
 
     \b
     Examples:
       lamina images
       lamina images -q
+      lamina images app
+      lamina images --filter label=team=web 'registry.example/*/app'
     """
+    from lamina.cli.imagefilters import chosen, parse_filters
     from lamina.oci.reference import Reference
 
-    with open_engine(settings) as engine:
-        found = engine.store.images.all()
+    wanted = parse_filters(filters, name)
     now = time.time()
+    with open_engine(settings) as engine:
+        found = chosen(engine.store, engine.store.images.all(), wanted, now)
+    everything = everything or wanted.dangling is True
     rows = []
     for image in found:
         for name in image.names or (("<none>",) if everything else ()):

@@ -33,7 +33,9 @@ def command(
     insecure_registries: tuple[str, ...],
     **options: Any,
 ) -> int:
-    """Say for each step whether the cache has it, why, and what it would cost. Executes nothing.
+    """Say for each step whether the cache has it, why, and what it would cost: seconds, and bytes to fetch of bases and shared caches.
+
+    Executes nothing, fetches no layer.
 
     Exit code: 0 when every step is cached, 3 when there is work to do.
 
@@ -41,6 +43,7 @@ def command(
     Examples:
       lamina plan .
       lamina plan --build-arg V=2 --json .
+      lamina plan --cache-from s3://ci/cache .
     """
     request = request_from(settings, path, options)
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
@@ -51,9 +54,15 @@ def command(
         sys.stdout.write(plan_bytes(plan).decode() + "\n")
     elif not quiet:
         from lamina.engine.why import place_of
+        from lamina.oci.reference import Reference
 
         paint = Paint(sys.stdout.isatty() and not settings.no_colour)
         styles = {"hit": "green", "miss": "yellow", "unknown": "cyan"}
+        for image in plan.images:
+            what = f"{size(image.fetch_bytes)} to fetch" if image.fetch_bytes else "nothing to fetch"
+            print(
+                f"{paint('dim', 'BASE   ')} {Reference.parse(image.reference).familiar if '://' not in image.reference else image.reference}  {what}"
+            )
         for step in plan.steps:
             if step.verdict == "none":
                 continue
@@ -66,7 +75,7 @@ def command(
         for warning in plan.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if plan.complete:
-            print("all cached: a build would run nothing")
+            print("all cached: a build would run nothing" + (f", {size(plan.fetch_bytes)} to fetch" if plan.fetch_bytes else ""))
         else:
             work = sum(1 for step in plan.steps if step.verdict in ("miss", "unknown"))
             print(

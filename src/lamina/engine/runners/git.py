@@ -21,6 +21,9 @@ from lamina.diagnostics.errors import LaminaError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 _SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9._-]+):(?P<path>[^#?]+)\Z")
+_FREE = 1 << 30  # bytes that any commit may come to
+_RATIO = 200  # times what was fetched
+_MOST_FILES = 5_000_000
 _SCHEMES = ("https", "http", "git", "ssh", "file")
 
 
@@ -118,6 +121,7 @@ def checkout(
     work = Path(tempfile.mkdtemp(prefix="git-", dir=into.parent))
     try:
         _fetch(url, commit, work, ssh, timeout)
+        _bounded(url, commit, work, timeout)
         _git(["checkout", "--quiet", "--force", "--detach", commit], cwd=work, timeout=timeout)
         if submodules and (work / ".gitmodules").is_file():
             _git(["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"], cwd=work, ssh=ssh, timeout=timeout)
@@ -151,6 +155,31 @@ def _fetch(url: GitUrl, commit: str, work: Path, ssh: Path | None, timeout: floa
         except GitFailed:
             pass
     _git([*base, "origin", "+refs/*:refs/remotes/origin/*"], cwd=work, ssh=ssh, timeout=timeout)
+
+
+def _bounded(url: GitUrl, commit: str, work: Path, timeout: float) -> None:
+    """GitFailed for a commit whose files are far more than what was fetched, or more than any file system likes: a few kilobytes of trees that
+    name each other can mean billions of files."""
+    fetched = sum(path.stat().st_size for path in (work / ".git" / "objects").rglob("*") if path.is_file())
+    limit = max(_FREE, _RATIO * fetched)
+    size = count = 0
+    with tempfile.TemporaryDirectory(prefix="git-home-") as home:
+        command = _command(["ls-tree", "-r", "-l", "-z", "--full-tree", commit])
+        with subprocess.Popen(
+            command, cwd=work, env=_environment(home, None), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as child:
+            assert child.stdout is not None
+            rest = b""
+            while piece := child.stdout.read(1 << 16):
+                *entries, rest = (rest + piece).split(b"\0")
+                for entry in entries:
+                    length = entry.partition(b"\t")[0].rpartition(b" ")[2]
+                    size += int(length) if length.isdigit() else 0
+                count += len(entries)
+                if size > limit or count > _MOST_FILES:
+                    child.kill()
+                    what = f"{limit >> 20} MB, far more than was fetched" if size > limit else f"{_MOST_FILES} files"
+                    raise GitFailed(f"{_plain(url.remote)} is refused: at {commit[:12]} it has more than {what}")
 
 
 def _with_query(url: GitUrl, pairs: Sequence[tuple[str, str]], fragment: bool) -> GitUrl:
@@ -230,25 +259,11 @@ def _inside(work: Path, subdir: str, url: GitUrl) -> Path:
 
 def _git(arguments: Sequence[str], *, cwd: Path | None = None, ssh: Path | None = None, timeout: float) -> str:
     with tempfile.TemporaryDirectory(prefix="git-home-") as home:
-        environment = {
-            "PATH": os.defpath,
-            "HOME": home,
-            "LC_ALL": "C.UTF-8",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ASKPASS": "/bin/false",
-            **_ssh(ssh),
-            "GIT_LFS_SKIP_SMUDGE": "1",
-            "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
-        }
-        settings = ["core.hooksPath=/dev/null", "core.fsmonitor=false", "advice.detachedHead=false", "gc.auto=0", "core.autocrlf=false"]
-        command = ["git", *[word for setting in settings for word in ("-c", setting)], *arguments]
         try:
             done = subprocess.run(
-                command,
+                _command(arguments),
                 cwd=cwd or home,
-                env=environment,
+                env=_environment(home, ssh),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout,
@@ -266,6 +281,26 @@ def _git(arguments: Sequence[str], *, cwd: Path | None = None, ssh: Path | None 
             f"git {arguments[0]}: {_plain(reason.removeprefix('fatal: '))}", transient="resolve host" in reason or "timed out" in reason
         )
     return done.stdout.decode("utf-8", "replace")
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    settings = ["core.hooksPath=/dev/null", "core.fsmonitor=false", "advice.detachedHead=false", "gc.auto=0", "core.autocrlf=false"]
+    return ["git", *[word for setting in settings for word in ("-c", setting)], *arguments]
+
+
+def _environment(home: str, ssh: Path | None) -> dict[str, str]:
+    return {
+        "PATH": os.defpath,
+        "HOME": home,
+        "LC_ALL": "C.UTF-8",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "/bin/false",
+        **_ssh(ssh),
+        "GIT_LFS_SKIP_SMUDGE": "1",
+        "GIT_ALLOW_PROTOCOL": ":".join(_SCHEMES),
+    }
 
 
 def _ssh(given: Path | None) -> dict[str, str]:

@@ -227,3 +227,14 @@ def test_named_context_behind_a_url(made: Callable[..., Any], site: tuple[Path, 
     (folder / "parts.tar").write_bytes(tar_of({"p": b"part"}))
     found = made("--build-context", f"parts={url}/parts.tar", "-", stdin=b"FROM scratch\nCOPY --from=parts /p /q\n")
     assert found == {"q": (b"part", 0)}
+
+
+def test_an_archive_that_is_far_larger_than_it_looks_is_refused(lamina: Lamina, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.layer.unpacking._FREE", 1 << 20)
+    packed = gzip.compress(tar_of({"Dockerfile": b"FROM scratch\nCOPY . /\n", "zeros": bytes(4 << 20)}))
+    said = lamina("build", "-q", "-", stdin=packed)
+    assert said.code != 0
+    assert said.err.splitlines()[0].endswith("the archive is refused: unpacked it is more than 1 MB, far more than its size says")
+    assert len(said.err.splitlines()) == 1
+    monkeypatch.setattr("lamina.layer.unpacking._RATIO", 1 << 20)
+    assert lamina("build", "-q", "-", stdin=packed).code == 0

@@ -21,7 +21,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_works_and_what_would_help(lamina: Lamina) -> None:
-    said = lamina("doctor").out
+    said = lamina("--sandbox", "", "doctor").out
     assert "no     root           this is not root" in said
     assert "become it" in said
     assert "works  userns" in said
@@ -30,10 +30,21 @@ def test_what_works_and_what_would_help(lamina: Lamina) -> None:
 
 
 def test_json(lamina: Lamina) -> None:
-    document = json.loads(lamina("doctor", "--json").out)
+    document = json.loads(lamina("--sandbox", "", "doctor", "--json").out)
     assert [rung["works"] for rung in document["rungs"]] == [False, True, True]
     assert document["chosen"] == "userns"
     assert document["kernel"]
+
+
+@pytest.mark.parametrize(
+    ("rung", "words"), [("nope", "there is no such rung; known: root, userns, none"), ("root", "does not work here: this is not root")]
+)
+def test_a_rung_that_is_asked_for_and_not_there_is_an_error(lamina: Lamina, rung: str, words: str) -> None:
+    said = lamina("--sandbox", rung, "doctor")
+    assert (said.code, words in said.err) == (69, True)
+    assert "RUN steps use" not in said.out
+    assert json.loads(lamina("--sandbox", rung, "doctor", "--json").out)["chosen"] is None
+    assert lamina("--sandbox", "userns", "doctor").out.endswith("RUN steps use: userns (as asked for)\n")
 
 
 def test_a_mistake(lamina: Lamina) -> None:

@@ -224,7 +224,7 @@ def test_a_locked_build_is_rebuilt_when_its_lock_is_new(lamina: Lamina, contexts
     base(registry, b"2\n")
     said = lamina("outdated", "--rebuild")
     assert said.code == 1
-    assert "lamina.lock holds its bases: `lamina lock` first" in said.out
+    assert "lamina.lock holds what it was built from: `lamina lock` first" in said.out
     assert lamina("lock", "low").code == 0
     code, document = asked(lamina, "--rebuild")
     assert (code, document["rebuilt"][0]["outcome"]) == (0, "rebuilt")
