@@ -37,12 +37,12 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 def send(cache: SharedCache, recipe: Recipe, wanted: Callable[[set[str]], Iterable[tuple[Chunk, bytes]]], *, saving: bool) -> Sent | None:
-    """Chunks that the cache does not have, then the recipe. With `saving`: None, and nothing is sent, unless a fifth of the bytes is there.
+    """Chunks that the cache does not have, then the recipe. With `saving`: None, and no chunk is sent, unless a fifth of the bytes is there.
 
     `wanted` gives the chunks with these digests, each once. BadChunk when they are others than the recipe says.
     """
     chunks = {chunk.name: chunk for chunk in recipe.chunks()}
-    there = cache.objects.exists(list(chunks)) if chunks else set()
+    there = cache.announce(list(chunks), ahead=True) if chunks else set()
     if saving and sum(chunks[name].size for name in there) < WORTH * sum(chunk.size for chunk in chunks.values()):
         return None
     count, size = send_chunks(cache, chunks, there, wanted)
@@ -57,10 +57,9 @@ def send_document(cache: SharedCache, document: bytes) -> int:
 
 
 def send_chunks(
-    cache: SharedCache, chunks: dict[str, Chunk], there: Iterable[str], wanted: Callable[[set[str]], Iterable[tuple[Chunk, bytes]]]
+    cache: SharedCache, chunks: dict[str, Chunk], there: set[str], wanted: Callable[[set[str]], Iterable[tuple[Chunk, bytes]]]
 ) -> tuple[int, int]:
-    """Those that are not `there`; others' pruning is told first that the rest is needed. Returns how many went and their bytes."""
-    there = cache.announce(list(there))
+    """Those that are not `there` (as `announce` said). Returns how many went and their bytes."""
     absent = {chunk.digest for name, chunk in chunks.items() if name not in there}
 
     def one(pair: tuple[Chunk, bytes]) -> int:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pyfastcdc import FastCDC
 
 SMALLEST = 8 << 20  # bytes of a tar; a smaller one goes whole
-CUT = "fastcdc2020 131072/262144/2097152 nc2; tar headers apart"
-_MIN, _AVERAGE, _MAX = 128 << 10, 256 << 10, 2 << 20
+CUT = "fastcdc2020 262144/524288/2097152 nc2; tar headers apart"
+_MIN, _AVERAGE, _MAX = 256 << 10, 512 << 10, 2 << 20
 _BLOCK = 512
 _APART = 4 << 10  # bytes; a smaller file stays with the headers around it: each run costs some bytes of the recipe
 _LARGEST_EXTENDED = 1 << 20

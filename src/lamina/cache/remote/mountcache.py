@@ -88,7 +88,7 @@ def publish(
     """Chunks first, then the list of files, then the version. `merged`: names of versions that this one stands for; those of other scopes
     are left out. BadChunk when `wanted` gives other bytes than the listing says: no version is put."""
     chunks = {chunk.name: chunk for chunk in listing.chunks}
-    there = cache.objects.exists(list(chunks)) if chunks else set()
+    there = cache.announce(list(chunks), ahead=True) if chunks else set()
     count, size = send_chunks(cache, chunks, there, wanted)
     document = dump_listing(listing)
     size += send_document(cache, document)

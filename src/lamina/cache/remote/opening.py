@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["dir", "oci", "s3", "http", "https"]
 
-_OPTIONS = ("scope", "project", "required", "policy", "key", "region", "endpoint", "token-file", "token-env", "insecure", "timeout", "chunks")
+_BACKENDS = ("region", "endpoint", "token-file", "token-env", "insecure", "timeout")
+_OPTIONS = ("scope", "project", "required", "policy", "key", "chunks", *_BACKENDS)
 TIMEOUT = 20.0
 _SPLIT = re.compile(r",(?=[a-z][a-z-]*=)")
 _SECONDS = re.compile(r"(?=.*[1-9])[0-9]{1,4}(\.[0-9]{1,3})?")

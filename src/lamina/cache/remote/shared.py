@@ -302,9 +302,17 @@ class SharedCache:
 
         return verify(self.objects, bytes_too=bytes_too, repair=repair)
 
-    def announce(self, names: Collection[str]) -> set[str]:
-        """Those of the objects that are there, and that a record may rely on: others' pruning knows that it is about to need them."""
+    def announce(self, names: Collection[str], *, ahead: bool = False) -> set[str]:
+        """Those of the objects that are there, and that a record may rely on: others' pruning knows that it is about to need them.
+
+        `ahead`: said before it is asked, of all of them: where they are many and one look is dear.
+        """
         self._remove_damaged(names)
+        if ahead:
+            with self.lock:
+                self._used.update(names)
+            self.flush()
+            return self.objects.exists(names)
         there = self.objects.exists(names) if names else set()
         if there:
             with self.lock:

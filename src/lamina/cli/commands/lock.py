@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lamina.cli.commands.build_options import request_from, shared_options
+from lamina.cli.commands.mount_options import WithCacheMounts
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 DIFFERS = 3
 
 
-@click.command(short_help="Write the digests of everything that a build uses to lamina.lock")
+@click.command(cls=WithCacheMounts, short_help="Write the digests of everything that a build uses to lamina.lock")
 @click.argument("path", default=".")
 @click.option("--fresh", is_flag=True, help="Drop entries that this build does not use (other targets).")
 @click.option("--check", is_flag=True, help="Write nothing; exit code 3 when the file would change.")
