@@ -97,8 +97,13 @@ class Engine:
         """The rung that a RUN would have; nothing starts."""
         return self._sandbox().name
 
-    def build(self, request: BuildRequest, report: Report = _ignore, cancel: CancelToken | None = None) -> BuildResult:
-        """Build, keep, export. Raises LaminaError with spans; then `failed` has what became of each step."""
+    def build(
+        self, request: BuildRequest, report: Report = _ignore, cancel: CancelToken | None = None, *, one_of_several: bool = False
+    ) -> BuildResult:
+        """Build, keep, export. Raises LaminaError with spans; then `failed` has what became of each step.
+
+        The names then mean this image alone, as in docker; `one_of_several`: whoever builds several platforms sees to that.
+        """
         if len(request.platforms) > 1:
             from lamina.engine.platforms import build_each
 
@@ -137,6 +142,8 @@ class Engine:
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
             kept = names if not request.outputs or any(output.type == "image" for output in request.outputs) else ()
             image = assemble(lowered, result, _times(lowered, ended), around, kept, request.epoch)
+            if not one_of_several:
+                self.store.images.only(kept, (image.platform,))
             steps = self._steps(lowered, job, ended)
             from lamina.engine.freshness.origins import remember
 

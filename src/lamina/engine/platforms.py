@@ -74,7 +74,7 @@ def build_each(engine: Engine, request: BuildRequest, report: Report, cancel: Ca
         for platform in sorted(wanted, key=own.runs):
             report(Notice("info", f"platform {platform}", "platform"))
             inner = msgspec.structs.replace(request, platforms=(platform,), tags=request.tags if kept else (), outputs=(Output("image"),))
-            done[platform] = engine.build(inner, report, cancel)
+            done[platform] = engine.build(inner, report, cancel, one_of_several=True)
     finally:
         engine.on_receipt = on_receipt
     results = [done[platform] for platform in wanted]
@@ -86,6 +86,8 @@ def build_each(engine: Engine, request: BuildRequest, report: Report, cancel: Ca
 
     found = [engine.store.images.by_id(result.images[0].id) for result in results]
     images = [msgspec.structs.replace(image, names=names) for image in found if image is not None]
+    if kept:
+        engine.store.images.only(names, {image.platform for image in images})
     _remember_all(engine, images, request, names if kept else ())
     pushed = engine.export(images, request, report, warn)
     return BuildResult(

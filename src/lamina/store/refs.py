@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -120,6 +120,19 @@ class Images:
                 raise ImageNotFound(f"no image {image}")
             self._name(transaction, image, row[0], names)
         self.write_index()
+
+    def only(self, names: Sequence[str], platforms: Collection[str]) -> None:
+        """These names mean images of these platforms and no others: what a build does that gives a name anew."""
+        rows = [
+            row
+            for name in dict.fromkeys(names)
+            for row in self._database.all(_Ref, "SELECT name, platform, image FROM refs WHERE name=?", (name,))
+        ]
+        gone = [(row.name, row.platform) for row in rows if row.platform not in platforms]
+        if gone:
+            with self._database.write() as transaction:
+                transaction.many("DELETE FROM refs WHERE name=? AND platform=?", gone)
+            self.write_index()
 
     def by_name(self, name: str, platform: str | None = None) -> Image | None:
         """The image with exactly this name (on this platform; else the newest)."""

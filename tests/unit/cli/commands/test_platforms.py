@@ -53,6 +53,25 @@ def test_read_again_for_either(lamina: Lamina, app: Path) -> None:
         assert json.loads(lamina("inspect", said.out.strip()).out)[0]["Architecture"] == platform.split("/")[1]
 
 
+def test_a_later_build_of_one_platform_replaces_the_name(lamina: Lamina, app: Path) -> None:
+    def platforms() -> list[str]:
+        return sorted(row["Platform"] for row in json.loads(lamina("images", "--json").out))
+
+    assert lamina("build", "-q", "-t", "app:1", "--platform", BOTH, ".").code == 0
+    assert platforms() == ["linux/amd64", "linux/arm64"]
+    assert lamina("build", "-q", "-t", "app:1", "--platform", "linux/arm64", ".").code == 0
+    assert platforms() == ["linux/arm64"]
+    with FakeRegistry() as registry:
+        assert lamina("tag", "app:1", f"{registry.host}/app:1").code == 0
+        assert lamina("push", f"{registry.host}/app:1").code == 0
+        manifest = json.loads(registry.manifests["app", registry.tags["app"]["1"]][1])
+    assert "manifests" not in manifest, "one image, no index of what was built before"
+    assert lamina("build", "-q", "-t", "app:1", "--platform", BOTH, ".").code == 0
+    assert platforms() == sorted(["linux/arm64", "linux/amd64", "linux/arm64"])
+    assert lamina("build", "-q", "-t", "app:1", "--platform", BOTH.partition(",")[0], "-o", "type=oci,dest=x.tar", ".").code == 0
+    assert len(platforms()) == 3, "an output that is no image of the store changes no name"
+
+
 def test_pushed_as_one_index(lamina: Lamina, app: Path) -> None:
     with FakeRegistry() as registry:
         said = lamina("build", "-q", "-t", f"{registry.host}/app:1", "--platform", BOTH, "--push", ".")
