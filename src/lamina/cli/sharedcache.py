@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(settings: Settings, place: str) -> Iterator[tuple[Engine, SharedCache]]:
-    with open_engine(settings) as engine, engine.open_cache(place) as cache:
+    """With the authority and the hosts without TLS that the environment names, as for registries."""
+    given = settings.environment
+    ca = Path(given["LAMINA_REGISTRY_CA"]) if given.get("LAMINA_REGISTRY_CA") else None
+    insecure = given.get("LAMINA_INSECURE_REGISTRY", "").split()
+    with open_engine(settings, registry_ca=ca, insecure_registries=insecure) as engine, engine.open_cache(place) as cache:
         yield engine, cache
 
 

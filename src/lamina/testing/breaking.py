@@ -8,6 +8,7 @@ import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from typing import Literal
+from urllib.parse import urlsplit
 
 Kind = Literal["status", "cut", "mute", "hang", "gone", "redirect", "trickle", "long"]
 
@@ -180,7 +181,10 @@ class _Handler(BaseHTTPRequestHandler):
             if body or self.command in ("POST", "PUT", "PATCH"):
                 headers["Content-Length"] = str(len(body))
             # A signature of AWS's kind is over the host that the client saw; the servers of the tests do not look at it.
-            connection.request(self.command, self.path, body or None, headers)
+            path = urlsplit(self.path).path + (
+                f"?{urlsplit(self.path).query}" if "?" in self.path else ""
+            )  # as a proxy it got a whole address
+            connection.request(self.command, path, body or None, headers)
             answer = connection.getresponse()
             data = answer.read()
             found = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,12 @@ from lamina.engine.images.errors import BadArchive, ImageNotFound
 from lamina.engine.registries.copying import copy
 from lamina.engine.registries.places import BadPlace, Place, parse_place
 from lamina.layer.flavour import Flavour, IdMap
+from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
+from lamina.oci.reference import Reference
 from lamina.registry.client import RegistryClient
 from lamina.registry.errors import RegistryNotFound, RegistryProtocolError
+from lamina.registry.referrers import referrers
 from lamina.registry.transport import Transport, TransportSettings
 from lamina.store.local import LocalStore
 from lamina.testing.fakeregistry import FakeRegistry
@@ -182,3 +186,76 @@ def test_sources_that_are_not_there(copied: Copier, registry: FakeRegistry, tmp_
         copied(f"oci:{tmp_path}/none", "x:1")
     with pytest.raises(BadPlace, match="digest"):
         copied(f"docker://{registry.host}/base:1", f"oci:{tmp_path}/dir@{SIMPLE.digest}")
+
+
+def signed(registry: FakeRegistry, repository: str, subject: bytes, kind: str, *, api: bool = True) -> str:
+    """A signature as oras and cosign make them; its digest."""
+    config, layer = registry.put_blob(repository, b"{}"), registry.put_blob(repository, kind.encode())
+    document: dict[str, object] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": kind,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": config, "size": 2},
+        "layers": [{"mediaType": "text/plain", "digest": layer, "size": len(kind)}],
+    }
+    if api:
+        document["subject"] = {"mediaType": OCI_MANIFEST, "digest": digest_of(subject), "size": len(subject)}
+    raw = json.dumps(document).encode()
+    reference = digest_of(raw) if api else digest_of(subject).replace(":", "-") + ".sig"
+    return push_manifest(registry.host, repository, reference, raw, OCI_MANIFEST)
+
+
+@pytest.mark.parametrize("api", [True, False], ids=["api", "fallback tag"])
+def test_referrers_go_along_when_asked_for(
+    store: LocalStore, client: RegistryClient, registry: FakeRegistry, tmp_path: Path, api: bool
+) -> None:
+    """A mirror of an image that had lost its signatures was refused by the cluster that checks them."""
+    with FakeRegistry() as target:
+        target.wrongs.no_referrers = not api
+        arm = simple_image([tar_of({"f": b"arm"})], architecture="arm64")
+        push_simple(registry.host, "base", "arm", arm)
+        index = index_of([(SIMPLE, {"os": "linux", "architecture": "amd64"}), (arm, {"os": "linux", "architecture": "arm64"})])
+        push_manifest(registry.host, "base", "all", index, OCI_INDEX)
+        of_index = signed(registry, "base", index, "a/signature")
+        of_arm = signed(registry, "base", arm.manifest, "a/sbom")
+        of_signature = signed(registry, "base", registry.manifests["base", of_index][1], "a/time")
+        by_tag = signed(registry, "base", index, "cosign", api=False)
+
+        def copied(source: str, goal: str, referrers: bool = True) -> int:
+            return copy(store, client, parse_place(source), parse_place(goal), AMD, with_referrers=referrers).referrers
+
+        where, there = f"docker://{registry.host}/base:all", f"docker://{target.host}/mirror:1"
+        assert copied(where, there, referrers=False) == 0
+        assert ("mirror", of_index) not in target.manifests
+        for source, goal in (
+            (where, there),
+            (where, f"oci:{tmp_path}/layout:one"),
+            (f"oci:{tmp_path}/layout:one", f"oci-archive:{tmp_path}/a.tar:one"),
+            (f"oci-archive:{tmp_path}/a.tar", f"docker://{target.host}/again:1"),
+        ):
+            assert copied(source, goal) == 4, (source, goal)
+        for repository in ("mirror", "again"):
+            for digest in (of_index, of_arm, of_signature, by_tag):
+                assert target.manifests[repository, digest] == registry.manifests["base", digest]
+            assert digest_of(index).replace(":", "-") + ".sig" in target.tags[repository]
+            listed = referrers(client.session, Reference(target.host, repository), Digest(digest_of(index)))
+            assert [each.digest for each in listed] == [of_index]
+
+
+def test_what_is_listed_but_does_not_refer_is_left(
+    store: LocalStore, client: RegistryClient, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """A registry may list what it likes."""
+    registry.wrongs.no_referrers = True  # the list is the fallback tag's then
+    other = signed(registry, "base", b"another image", "a/lie")
+    size = len(registry.manifests["base", other][1])
+    listed = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{"mediaType": OCI_MANIFEST, "digest": other, "size": size}]}
+    push_manifest(registry.host, "base", SIMPLE.digest.replace(":", "-"), json.dumps(listed).encode(), OCI_INDEX)
+    source, target = parse_place(f"docker://{registry.host}/base:1"), parse_place(f"oci:{tmp_path}/layout:one")
+    assert copy(store, client, source, target, AMD, with_referrers=True).referrers == 0
+
+
+def test_places_that_keep_no_referrers(store: LocalStore, client: RegistryClient, registry: FakeRegistry, tmp_path: Path) -> None:
+    for target in ("kept:1", f"docker-archive:{tmp_path}/d.tar"):
+        with pytest.raises(BadPlace, match="refers"):
+            copy(store, client, parse_place(f"docker://{registry.host}/base:1"), parse_place(target), AMD, with_referrers=True)

@@ -18,6 +18,7 @@ from lamina.cli.settings import Settings
 @click.argument("target")
 @click.option("--platform", metavar="OS/ARCH", help="Only this platform of an index (default: all).")
 @compression_option
+@click.option("--referrers", is_flag=True, help="Copy what refers to it too: signatures, attestations, SBOMs.")
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the digest.")
 @registry_options
 @click.pass_obj
@@ -28,6 +29,7 @@ def command(
     target: str,
     platform: str | None,
     compression: Literal["auto", "gzip", "zstd", "none"],
+    referrers: bool,
     quiet: bool,
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],
@@ -40,6 +42,7 @@ def command(
     \b
     Examples:
       lamina copy docker://debian:12 docker://registry.example/base/debian:12
+      lamina copy --referrers docker://hub.example/app:1 docker://registry.example/app:1
       lamina copy app:1 oci:build/app:1
       lamina copy oci-archive:app.tar docker://registry.example/team/app:1
     """
@@ -52,7 +55,16 @@ def command(
     origin, goal = parse_place(source), parse_place(target)
     wanted = Platform.parse(platform) if platform else None
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
-        done = copy(engine.store, engine.registry(), origin, goal, own_platform(), platform=wanted, compression=compression)
+        done = copy(
+            engine.store,
+            engine.registry(),
+            origin,
+            goal,
+            own_platform(),
+            platform=wanted,
+            compression=compression,
+            with_referrers=referrers,
+        )
     if not quiet:
         if done.unchanged:
             print(f"{goal} has it already", file=sys.stderr)
@@ -60,5 +72,7 @@ def command(
             print(
                 f"{done.sent} blobs copied ({size(done.sent_bytes)}), {done.mounted} mounted, {done.there} there already", file=sys.stderr
             )
+        if referrers:
+            print(f"{done.referrers} documents that refer to it", file=sys.stderr)
     print(done.digest)
     return 0

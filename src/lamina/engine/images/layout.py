@@ -54,7 +54,8 @@ class Layout:
         elif tag:
             found = [d for d in entries if any(n == tag or n.endswith(":" + tag) for n in descriptor_names(d))]
         else:
-            found = list(entries) if len({d.digest for d in entries}) == 1 else []
+            images = [d for d in entries if not d.artifact_type]  # others refer to these: signatures, attestations
+            found = images if len({d.digest for d in images}) == 1 else []
             found = found or [d for d in entries if any(n == "latest" or n.endswith(":latest") for n in descriptor_names(d))]
         if not found:
             asked = f"no image {digest or tag}" if digest or tag else ("several images and none called latest" if entries else "no images")

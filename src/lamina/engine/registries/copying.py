@@ -23,6 +23,7 @@ from lamina.engine.images.layout import Layout, blob_name
 from lamina.engine.registries.layouts import LayoutFolder, write_archive
 from lamina.engine.registries.packing import Compression, LeavingImage, ensure_blob, leaving
 from lamina.engine.registries.places import BadPlace, Place
+from lamina.engine.registries.referring import LIMIT, Referring, in_layout, in_registry
 from lamina.oci.digest import Digest, parse_digest, sha256
 from lamina.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Manifest
 from lamina.oci.platform import Platform
@@ -48,6 +49,7 @@ class Copied(msgspec.Struct, frozen=True):
     mounted: int = 0
     there: int = 0
     unchanged: bool = False
+    referrers: int = 0
 
 
 def copy(
@@ -60,13 +62,19 @@ def copy(
     platform: Platform | None = None,
     compression: Compression = "auto",
     on_blob: OnBlob | None = None,
+    with_referrers: bool = False,
 ) -> Copied:
     """All platforms of the image, or the one of `platform`; the store and docker's archive take one: `platform`, else `own`.
 
-    `compression` is for layers that have never been compressed. The target names the image when all of it is there. Raises BadPlace,
+    `with_referrers`: signatures, attestations and SBOMs of what is copied go along, before the name does. `compression` is for layers that have never been compressed. The target names the image when all of it is there. Raises BadPlace,
     registry errors, BadArchive, ImageNotFound.
     """
     with ExitStack() as stack:
+        if with_referrers:
+            for place in (source, target):
+                if place.kind in ("store", "docker-archive"):
+                    what = "docker's archive" if place.kind == "docker-archive" else "lamina's store"
+                    raise BadPlace(f"{what} keeps nothing that refers to an image", hint="registries and OCI layouts do")
         if target.kind in ("store", "docker-archive"):
             image = _into_store(store, client, source, platform or own, stack)
             _deliver(store, image, source, target)
@@ -76,7 +84,7 @@ def copy(
         if platform is not None:
             top = _chosen(origin, top, platform, str(source))
         sink = _target(store, client, target, source, stack)
-        return _Copy(origin, sink, on_blob).run(top)
+        return _Copy(origin, sink, on_blob).run(top, with_referrers)
 
 
 class Source(Protocol):
@@ -89,6 +97,8 @@ class Source(Protocol):
         """A blob from its beginning; whoever takes it verifies it."""
         ...
 
+    def referring(self, subject: Digest) -> Iterator[Referring]: ...
+
 
 class Target(Protocol):
     def names(self, digest: Digest) -> bool:
@@ -97,6 +107,7 @@ class Target(Protocol):
 
     def put(self, descriptor: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> Outcome: ...
     def put_document(self, document: Document, *, top: bool) -> None: ...
+    def put_referring(self, one: Referring, subject: Digest) -> None: ...
 
 
 class _Copy:
@@ -109,12 +120,41 @@ class _Copy:
         self._bytes = 0
         self._done: set[Digest] = set()
 
-    def run(self, top: Document) -> Copied:
-        if self._target.names(top.digest):
-            return Copied(top.digest, unchanged=True)
-        self._below(top, 0)
-        self._target.put_document(top, top=True)
-        return Copied(top.digest, self._counts["sent"], self._bytes, self._counts["mounted"], self._counts["there"])
+    def run(self, top: Document, with_referrers: bool) -> Copied:
+        unchanged = self._target.names(top.digest)
+        if not unchanged:
+            self._below(top, 0)
+        referring = self._referring(top) if with_referrers else 0
+        if not unchanged:
+            self._target.put_document(top, top=True)
+        counts = self._counts
+        return Copied(top.digest, counts["sent"], self._bytes, counts["mounted"], counts["there"], unchanged, referring)
+
+    def _referring(self, top: Document) -> int:
+        """What refers to the document, to one that it names, or to one that refers to these."""
+        subjects = [top.digest, *self._named(top, 0)]
+        done = set(subjects)
+        count = 0
+        while subjects:
+            subject = subjects.pop()
+            for one in self._source.referring(subject):
+                if one.document.digest in done:
+                    continue
+                done.add(one.document.digest)
+                count += 1
+                if count > LIMIT:
+                    raise BadArchive(f"more than {LIMIT} documents refer to {top.digest}")
+                self._below(one.document, 1)
+                self._target.put_referring(one, subject)
+                subjects.append(one.document.digest)
+        return count
+
+    def _named(self, document: Document, depth: int) -> Iterator[Digest]:
+        if isinstance(document.value, Index) and depth <= _MAX_NESTING:
+            for descriptor in document.value.manifests:
+                yield descriptor.digest
+                if descriptor.media_type in (OCI_INDEX, DOCKER_LIST):
+                    yield from self._named(self._source.document(descriptor), depth + 1)
 
     def _below(self, document: Document, depth: int) -> None:
         """Everything that the document names."""
@@ -175,6 +215,9 @@ class _FromRegistry:
     def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
         return self._client.stream(self._reference, descriptor)
 
+    def referring(self, subject: Digest) -> Iterator[Referring]:
+        return in_registry(self._client, self._reference, subject)
+
 
 class _FromLayout:
     def __init__(self, layout: Layout, descriptor: Descriptor) -> None:
@@ -194,6 +237,9 @@ class _FromLayout:
         with found[0] as file:
             while piece := file.read(CHUNK):
                 yield piece
+
+    def referring(self, subject: Digest) -> Iterator[Referring]:
+        return in_layout(self._layout, subject)
 
 
 class _FromStore:
@@ -216,6 +262,9 @@ class _FromStore:
             while piece := blob.read(CHUNK):
                 yield piece
 
+    def referring(self, subject: Digest) -> Iterator[Referring]:
+        return iter(())
+
 
 class _ToRegistry:
     def __init__(self, client: RegistryClient, reference: Reference, mount_from: tuple[str, ...]) -> None:
@@ -232,6 +281,14 @@ class _ToRegistry:
     def put_document(self, document: Document, *, top: bool) -> None:
         plain = Reference(self._reference.registry, self._reference.repository, digest=document.digest)
         self._publisher.put_manifest(self._reference if top else plain, document.raw, document.media_type)
+
+    def put_referring(self, one: Referring, subject: Digest) -> None:
+        document, there = one.document, self._reference
+        if one.tag:
+            self._publisher.put_manifest(Reference(there.registry, there.repository, one.tag), document.raw, document.media_type)
+        else:
+            place = Reference(there.registry, there.repository, digest=document.digest)
+            self._publisher.put_referrer(place, document.raw, document.media_type, subject, one.entry)
 
 
 class _ToLayout:
@@ -253,6 +310,10 @@ class _ToLayout:
         self._folder.put(document.digest, (document.raw,))
         if top:
             self._folder.name(descriptor, self._tag)
+
+    def put_referring(self, one: Referring, subject: Digest) -> None:
+        self._folder.put(one.document.digest, (one.document.raw,))
+        self._folder.name(one.entry, one.tag)
 
 
 def _exactly(descriptor: Descriptor, pieces: Iterator[bytes]) -> Iterator[bytes]:
