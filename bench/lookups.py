@@ -7,8 +7,9 @@ them. A round is a new client that looks up 64 keys that are there and 64 that a
 and asks for the neighbours of 8 places. Records that are only there to be many are written in the backend's own format on disk:
 
     local  rows of the store's database            dir, http  folders with hard links to one file
-    oci    docker-registry's folders; above 50,000 records one tag for each, without its manifest (a whole record has five or more): 10^6
-           records would be some 40 million files. What a lookup could depend on there is the number of tags.
+    oci    docker-registry's folders; above 50,000 records one tag for each, a folder that names no manifest (a whole record has five tags
+           or more, each some seven files and folders): 10^6 records would be 40 million files. What a lookup could depend on there is the
+           number of tags, and listing them reads the names of these folders.
     s3     seaweedfs, through its API; sizes above --s3-most (default 30,000) are cut down to it
 
 --state is on a tmpfs by default: 10^6 records are 3 million files, which a disk makes in minutes and removes in more.
@@ -121,8 +122,9 @@ def fill_registry(root: Path, size: int) -> None:
         for one in tags if size <= _WHOLE else tags[:1]:
             folder = f"{repository}/_manifests/tags/{one}"
             os.mkdir(folder)
-            os.mkdir(folder + "/current")
-            links.at(folder + "/current/link")
+            if size <= _WHOLE:
+                os.mkdir(folder + "/current")
+                links.at(folder + "/current/link")
 
 
 def fill_store(store: LocalStore, size: int) -> None:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from lamina.oci.digest import Digest, parse_digest
 from lamina.store.errors import border, of_oserror
-from lamina.store.files import sync_folder
+from lamina.store.files import Writeback, sync_folder
 from lamina.store.layout import Layout, digest_of
 from lamina.store.leases import Lease
 from lamina.store.protocols import BlobNotFound, BlobWriter, DigestMismatch
@@ -116,6 +116,7 @@ class LocalWriter:
         self.new = False  # committed, and it was not here before
         with border(layout.root):
             self._file = io.FileIO(self._path, "xb")
+        self._writeback = Writeback(self._file.fileno())
 
     def write(self, data: bytes | memoryview) -> int:
         self._hash.update(data)
@@ -126,6 +127,7 @@ class LocalWriter:
                 left = left[self._file.write(left) :]
         except OSError as error:
             raise of_oserror(error, self._layout.root) from error
+        self._writeback.wrote(len(view))
         return len(view)
 
     def commit(self) -> Digest:

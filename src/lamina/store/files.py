@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_WRITEBACK = 8 << 20  # bytes
+
 
 def sync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -34,3 +36,25 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode().strip()
     except OSError:
         return ""
+
+
+class Writeback:
+    """Has the disk begin with what was written to a large file: its fsync then waits for the end of it, and the network need not wait for
+    the disk. Only a hint."""
+
+    __slots__ = ("_begun", "_handle", "_written")
+
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        self._begun = 0
+        self._written = 0
+
+    def wrote(self, count: int) -> None:
+        self._written += count
+        if self._written - self._begun >= _WRITEBACK:
+            # What is dirty is on its way from now on; it stays in memory, as only clean pages would be dropped.
+            try:
+                os.posix_fadvise(self._handle, self._begun, self._written - self._begun, os.POSIX_FADV_DONTNEED)
+            except OSError:
+                pass  # a file system that cannot be told
+            self._begun = self._written

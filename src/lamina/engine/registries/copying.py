@@ -213,7 +213,7 @@ class _FromRegistry:
         return self._client.document(Reference(self._reference.registry, self._reference.repository, digest=descriptor.digest))
 
     def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
-        return self._client.stream(self._reference, descriptor)
+        return self._client.pieces(self._reference, descriptor)
 
     def referring(self, subject: Digest) -> Iterator[Referring]:
         return in_registry(self._client, self._reference, subject)

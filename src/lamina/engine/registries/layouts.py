@@ -19,6 +19,7 @@ from lamina.engine.images.tar import TarOut
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import OCI_INDEX, Descriptor, Index, InvalidDocument, encode_manifest
 from lamina.oci.selection import parse_checked
+from lamina.store.files import Writeback
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _PIECE = 1 << 20
@@ -51,11 +52,14 @@ class LayoutFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             made = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
             try:
-                with made.open("xb") as out:
+                with made.open("xb", buffering=0) as out:
+                    writeback = Writeback(out.fileno())
                     for piece in pieces:
                         check.update(piece)
-                        out.write(piece)
-                    out.flush()
+                        view = memoryview(piece)
+                        while view:
+                            view = view[out.write(view) :]
+                        writeback.wrote(len(piece))
                     os.fsync(out.fileno())
                 if f"{algorithm}:{check.hexdigest()}" != digest:
                     raise BadArchive(f"the source sent other bytes than {digest}")
