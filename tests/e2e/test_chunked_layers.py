@@ -54,3 +54,22 @@ def test_a_changed_layer_moves_what_is_new(project: Project, two: Project, tmp_p
             path.unlink()  # the second machine has those bytes in its own first version
     again = two.build("--cache-from", f"dir:{cache}", "-t", "a:2", "--output", f"type=oci,dest={tmp_path}/two.tar")
     assert again.verdicts() == "CC"
+
+
+@pytest.mark.slow
+def test_a_machine_without_the_extra_fetches_and_says_once_that_it_cannot_cut(project: Project, two: Project, tmp_path: Path) -> None:
+    cache = f"dir:{tmp_path}/cache"
+    layer(project)
+    project.build("--cache-to", cache)
+    assert list((tmp_path / "cache/chunks").rglob("*"))
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/sitecustomize.py").write_text("import sys\nsys.modules['pyfastcdc'] = None\n")
+    two.environment["PYTHONPATH"] = str(tmp_path / "without")
+    fetched = two.build("--cache-from", cache, "-t", "a:1", "--output", f"type=tar,dest={tmp_path}/one.tar")
+    assert fetched.verdicts() == "CC"
+    layer(two, changed=True)
+    written = two.build("--cache-to", f"dir:{tmp_path}/other,chunks=true")
+    assert written.stderr.count("needs the extra `chunks`") == 1
+    assert not (tmp_path / "other/chunks").exists(), "whole, as ever"
+    layer(two)
+    assert "needs the extra" not in two.build("--cache-to", f"dir:{tmp_path}/third").stderr

@@ -24,7 +24,7 @@ from lamina.cache.remote.chunked import read_chunk
 from lamina.cache.remote.chunks import Ahead, BadChunk, Chunk
 from lamina.cache.remote.errors import BadCacheSpec, CacheError, ObjectGone
 from lamina.cache.remote.mountcache import MountOffer, all_versions, has_state, listing_of, publish, versions
-from lamina.cache.remote.mounts import MERGES, Merge, MountFile, MountListing, merged
+from lamina.cache.remote.mounts import MERGES, ListingTooLong, Merge, MountFile, MountListing, merged
 from lamina.diagnostics.errors import nearest
 from lamina.engine.locks import try_lock
 from lamina.engine.mountfiles import FilesChanged, listing, opened, place, scan, wanted_chunks
@@ -296,6 +296,9 @@ def push_locked(cache: SharedCache, identifier: str, data: Path, warn: Callable[
         return push(cache, identifier, data, alone=alone) if data.is_dir() else None
     except FilesChanged:
         warn(f"cache mount {identifier} changed while it was read and is not handed over")
+        return None
+    except ListingTooLong as error:
+        warn(f"cache mount {identifier} is not handed over: {error.message}")
         return None
     finally:
         os.close(lock)

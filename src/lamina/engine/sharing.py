@@ -65,7 +65,7 @@ class Sharing:
         self.succeeded = False  # set by the build: cache mounts are handed over after one that went well
         self._wait: Callable[[Sequence[LayerRef]], object] = lambda layers: None
         self._told: Callable[[str], None] = lambda text: None
-        self._chunked = ChunkedLayers(store, lambda text: self._told(text))
+        self._chunked = ChunkedLayers(store, lambda text: warn(text, "cache-chunks"))
 
     def attach(self, job: Job, opened: list[SharedCache]) -> None:
         """What `finish` works on: the job's results, and the caches that it closes."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from lamina.cache.remote import mounts as mounts_module
 from lamina.cache.remote.chunks import Chunk, pack
 from lamina.cache.remote.errors import BadCacheSpec, CacheError, CacheUnavailable
 from lamina.cache.remote.memory import MemoryObjects
@@ -277,6 +278,15 @@ def test_a_mount_that_somebody_has_alone_is_not_handed_over(world: World) -> Non
     finally:
         os.close(handle)
     assert world.said == ["cache mount m is in use and is not handed over"]
+
+
+def test_too_many_files_are_said_and_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts_module, "DOCUMENT", 100)
+    one = world.machine("one", {f"f{number}": "1" for number in range(50)})
+    with world.cache() as cache:
+        assert push_locked(cache, "m", one, world.said.append) is None
+    assert "not handed over: the list of 50 files" in world.said[0]
+    assert not list(world.objects.list(""))
 
 
 class Broken(MemoryObjects):

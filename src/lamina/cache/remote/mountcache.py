@@ -86,11 +86,11 @@ def publish(
     merged: Sequence[str],
 ) -> MountSent:
     """Chunks first, then the list of files, then the version. `merged`: names of versions that this one stands for; those of other scopes
-    are left out. BadChunk when `wanted` gives other bytes than the listing says: no version is put."""
+    are left out. BadChunk when `wanted` gives other bytes than the listing says, ListingTooLong: no version is put."""
+    document = dump_listing(listing)
     chunks = {chunk.name: chunk for chunk in listing.chunks}
     there = cache.announce(list(chunks), ahead=True) if chunks else set()
     count, size = send_chunks(cache, chunks, there, wanted)
-    document = dump_listing(listing)
     size += send_document(cache, document)
     scope = cache.trust.scope
     statement = MountStatement(

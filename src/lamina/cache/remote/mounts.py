@@ -30,6 +30,12 @@ MERGES: tuple[Merge, ...] = ("union", "newest")
 EntryKind = Literal["f", "d", "l"]
 
 
+class ListingTooLong(CacheError):
+    """More files than anybody would read back."""
+
+    code = "cache/too-many-files"
+
+
 class MountFile(msgspec.Struct, frozen=True, array_like=True):
     """`path` is relative, without empty, `.` or `..` parts. `mode`: the nine permission bits. `mtime`: nanoseconds. `target`: of a link."""
 
@@ -122,7 +128,11 @@ def unseal_mount(name: str, data: bytes) -> MountEnvelope:
 
 
 def dump_listing(listing: MountListing) -> bytes:
-    return pack(msgspec.msgpack.encode(listing))
+    """ListingTooLong."""
+    document = msgspec.msgpack.encode(listing)
+    if len(document) > DOCUMENT:
+        raise ListingTooLong(f"the list of {len(listing.files)} files is longer than {DOCUMENT} bytes")
+    return pack(document)
 
 
 def load_listing(stored: bytes) -> MountListing:
