@@ -118,6 +118,35 @@ def test_others_read_what_has_attestations(project: Project, registry: str, tmp_
     lamina(project, "copy", f"oci:{tmp_path}/all:1", f"docker://{registry}/again:1")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["podman", "manifest", "inspect", "{image}"],
+        ["docker", "manifest", "inspect", "--insecure", "{image}"],
+        ["docker", "buildx", "imagetools", "inspect", "--raw", "{image}"],
+        ["skopeo", "inspect", "--tls-verify=false", "--raw", "docker://{image}"],
+    ],
+    ids=lambda words: " ".join(words[:3]),
+)
+def test_others_list_an_index_with_attestations(project: Project, registry: str, tmp_path: Path, command: list[str]) -> None:
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    if "buildx" in command and subprocess.run(["docker", "buildx", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("docker has no buildx here")
+    project.build("-t", f"{registry}/app:1", "--push", "--provenance=max", "--sbom=spdx")
+    settings = tmp_path / "registries.conf"  # podman manifest has no option for a registry without TLS
+    settings.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
+    environment = {**os.environ, "CONTAINERS_REGISTRIES_CONF": str(settings)}
+    done = subprocess.run([word.format(image=f"{registry}/app:1") for word in command], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    listed = json.loads(done.stdout)["manifests"]
+    assert [each["platform"]["os"] for each in listed] == ["linux", "unknown"]
+    if "skopeo" in command:
+        reference = listed[1]["annotations"]
+        assert reference["vnd.docker.reference.type"] == "attestation-manifest"
+        assert reference["vnd.docker.reference.digest"] == listed[0]["digest"]
+
+
 @pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed")
 def test_others_take_their_platform_out_of_the_index(project: Project, registry: str, tmp_path: Path) -> None:
     project.dockerfile("FROM scratch\nARG TARGETARCH\nCOPY ${TARGETARCH} /machine\n")
