@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv check test demo bench test-deps clean fuzz
+.PHONY: venv check test demo bench bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz
 
 venv: $(VENV)/.made
 
@@ -39,6 +39,16 @@ demo: venv
 
 bench: venv
 	$(BIN)/python bench/run.py
+
+# What each of them measures: bench/README.md.
+bench-lookups: venv
+	$(BIN)/python bench/lookups.py
+
+bench-transfer: venv
+	$(BIN)/python bench/transfer.py
+
+bench-clean-machine: venv
+	$(BIN)/python bench/clean_machine.py
 
 # Coverage-guided, SECONDS_EACH for each target (8 of them). Needs the extra `fuzz` (CPython 3.11 to 3.13 on x86-64).
 SECONDS_EACH ?= 60
