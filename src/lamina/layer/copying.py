@@ -2,7 +2,7 @@
 
 The rules are fsutil's copy as BuildKit uses it (observed with Docker): the destination is resolved through the links of the root,
 inside of it; missing parents are made 0755 and get --chown's owner; a folder's contents are merged into the destination, whose own
-mode stays when it exists and is 0755 when it is made; folders below take over the source's metadata; a file never replaces a folder
+mode stays when it exists and is 0755 when it is made (with its parent's setgid bit, as mkdir(2) does); folders below take over the source's metadata; a file never replaces a folder
 nor a folder a file. An existing parent appears in the new layer with the metadata it has below, as an overlay's upper needs it.
 """
 
@@ -20,6 +20,7 @@ from lamina.layer.selection import Match, Selection
 from lamina.layer.tree import FileTree
 
 Ids = tuple[int, int]
+_SETGID = 0o2000
 
 
 class Reuse(Protocol):
@@ -104,6 +105,8 @@ class Target:
         if entry is not None and entry.kind is not Kind.DIRECTORY:
             raise CopyFailed(f"{_show(here)} is not a folder")
         uid, gid = owner or (0, 0)
+        if entry is not None:
+            mode |= entry.mode & _SETGID
         for here in reversed(missing):
             self.put(Entry(here, Kind.DIRECTORY, mode, uid, gid, mtime=self._now), fresh=True)
 

@@ -352,3 +352,12 @@ def test_all_of_an_empty_stage_is_an_empty_folder() -> None:
     out.entries.clear()
     write_file_op(FileOp((CopyAction(1, "/", "/x/y"),)), None, (None, None), FreshLayer(out), now=0.0)
     assert paths(out) == {"x", "x/y"}
+
+
+def test_a_folder_that_is_made_takes_its_parents_setgid_bit() -> None:
+    """As mkdir(2) does, and so docker; a folder that is copied has its own mode."""
+    root = base()
+    root.add(Entry(b"shared", Kind.DIRECTORY, 0o2775, 0, 5))
+    out = run(copy("t", "/shared/new/inner/"), root=root)
+    assert (out.entries[b"shared/new"].mode, out.entries[b"shared/new/inner"].mode) == (0o2755, 0o2755)
+    assert out.entries[b"shared/new/inner/sub"].mode & 0o2000 == 0

@@ -180,7 +180,7 @@ def configuration(spec, root, identity, mounts):
         "hostname": spec["hostname"],
         "root": {"path": root},
         "process": {
-            "user": {"uid": uid, "gid": gid, "additionalGids": [group for group in groups if group != gid], "umask": 0o022},
+            "user": {"uid": uid, "gid": gid, "additionalGids": groups, "umask": 0o022},
             "args": spec["argv"],
             "env": ["%s=%s" % pair for pair in environment.items()],
             "cwd": spec["cwd"],
