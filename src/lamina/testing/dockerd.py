@@ -55,10 +55,13 @@ class Daemon:
 
 
 @contextmanager
-def daemon(options: Sequence[str] = (), parent: Path | None = None, before: Sequence[str] = ()) -> Iterator[Daemon]:
+def daemon(
+    options: Sequence[str] = (), parent: Path | None = None, before: Sequence[str] = (), *, bridge: bool = False
+) -> Iterator[Daemon]:
     """Start one and stop it. Its state lies on `parent` (default /var/tmp): overlay2 needs a real disk or tmpfs.
 
-    `before`: words in front of the command, for example to enter a network namespace.
+    `before`: words in front of the command, for example to enter a network namespace. `bridge`: with its own bridge and rules
+    (in such a namespace only).
     """
     home = Path(tempfile.mkdtemp(prefix="lamina-dockerd-", dir=parent or "/var/tmp"))
     socket = home / "s"
@@ -66,7 +69,7 @@ def daemon(options: Sequence[str] = (), parent: Path | None = None, before: Sequ
     process = subprocess.Popen(
         [
             *before, "dockerd", "--data-root", str(home / "data"), "--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), "-H", f"unix://{socket}",
-            "--bridge=none", "--iptables=false", "--ip6tables=false", *options,
+            *(() if bridge else ("--bridge=none", "--iptables=false", "--ip6tables=false")), *options,
         ],
         stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip

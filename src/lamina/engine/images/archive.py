@@ -19,6 +19,7 @@ from lamina.engine.images.errors import BadArchive
 from lamina.engine.images.files import ArchiveFiles, Files, FolderFiles
 from lamina.engine.images.incoming import CHUNK, IncomingImage, ingest_bytes
 from lamina.engine.images.layout import DOCUMENT_LIMIT, Layout, check_layers, checked_config, descriptor_names
+from lamina.engine.images.streamed import StreamedFiles
 from lamina.engine.images.tar import TarIndex
 from lamina.engine.images.unpacked import plain_stream
 from lamina.layer.compress import sniff
@@ -48,7 +49,7 @@ def load_archive(
     `also` is called with docker's archive while it is open, after its images. `scratch`: a folder for a temporary copy when the source is compressed or cannot seek. Raises BadArchive, UnsupportedImage,
     ImageNotFound (nothing for `platform`); then no image is known, and blobs that were taken over are garbage.
     """
-    with opened(source, scratch) as files:
+    with opened(source, scratch, blobs) as files:
         if files.read("manifest.json", DOCUMENT_LIMIT) is not None:
             images = _load_docker(files, blobs, platform)
             if also is not None:
@@ -71,8 +72,9 @@ def load_archive(
 
 
 @contextmanager
-def opened(source: Path | BinaryIO, scratch: Path) -> Iterator[Files]:
-    """A directory, tar file, compressed tar file or stream as Files. What cannot seek is copied into `scratch` first."""
+def opened(source: Path | BinaryIO, scratch: Path, blobs: BlobStore | None = None) -> Iterator[Files]:
+    """A directory, tar file, compressed tar file or stream as Files. What cannot seek is copied into `scratch` first, or with `blobs` taken over
+    as it comes."""
     if isinstance(source, Path):
         if source.is_dir():
             yield FolderFiles(source)
@@ -82,18 +84,22 @@ def opened(source: Path | BinaryIO, scratch: Path) -> Iterator[Files]:
         except OSError as error:
             raise BadArchive(f"cannot read {source}: {error.strerror}") from error
         with file:
-            yield from _opened_file(file, str(source), scratch)
+            yield from _opened_file(file, str(source), scratch, blobs)
     else:
-        yield from _opened_file(source, "standard input", scratch)
+        yield from _opened_file(source, "standard input", scratch, blobs)
 
 
-def _opened_file(file: BinaryIO, label: str, scratch: Path) -> Iterator[Files]:
+def _opened_file(file: BinaryIO, label: str, scratch: Path, blobs: BlobStore | None) -> Iterator[Files]:
     if file.seekable():
         head = file.read(512)
         file.seek(0)
         if head[257:262] == b"ustar" or not sniff(head):
             yield ArchiveFiles(_indexed(file, label), label)
             return
+    if blobs is not None:
+        with plain_stream(file, label) as plain:
+            yield StreamedFiles(plain, label, blobs, _UNPACKED_LIMIT)
+        return
     with tempfile.TemporaryFile(dir=scratch) as copy:
         total = 0
         with plain_stream(file, label) as plain:
@@ -174,6 +180,9 @@ def _load_saved(
 def _load_layer(files: Files, name: str, diff_id: DiffId, blobs: BlobStore) -> Descriptor:
     """A layer of docker's archive, plain or compressed; kept uncompressed, so its digest is its diffID, which is verified."""
     digest = Digest(diff_id)
+    held = files.blob(name)
+    if held is not None and held[0] == digest:
+        return Descriptor(media_type=OCI_LAYER, digest=digest, size=held[1])
     found = files.open(name)
     if found is None:
         raise BadArchive(f"{files.label}: the layer {name!r} is missing")

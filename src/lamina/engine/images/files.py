@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 from lamina.engine.images.errors import BadArchive
 from lamina.engine.images.tar import TarIndex
+from lamina.oci.digest import Digest
 
 
 class Files(Protocol):
@@ -22,6 +23,10 @@ class Files(Protocol):
 
     def open(self, name: str) -> tuple[BinaryIO, int] | None:
         """A reader and the size; None when absent. The caller closes it."""
+        ...
+
+    def blob(self, name: str) -> tuple[Digest, int] | None:
+        """(digest, size) of a file that is in the store already, as it is."""
         ...
 
 
@@ -42,6 +47,9 @@ class ArchiveFiles:
     def open(self, name: str) -> tuple[BinaryIO, int] | None:
         member = self._index.find(name)
         return None if member is None else (self._index.open(member), member.size)
+
+    def blob(self, name: str) -> tuple[Digest, int] | None:
+        return None
 
 
 class FolderFiles:
@@ -78,3 +86,6 @@ class FolderFiles:
             os.close(handle)
             raise BadArchive(f"{self.label}: {name} is not a regular file")
         return os.fdopen(handle, "rb"), found.st_size
+
+    def blob(self, name: str) -> tuple[Digest, int] | None:
+        return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -91,49 +91,79 @@ def scan(file: BinaryIO, most: int = _MAX_MEMBERS) -> dict[str, Member]:
     end = file.seek(0, io.SEEK_END)
     at = 0
     members: dict[str, Member] = {}
-    extended: dict[str, str] = {}
-    seen = 0
+    headers = Headers(most)
     while at < end:
         file.seek(at)
         header = file.read(_BLOCK)
         if header == _ZEROS:
             break
+        kind, size = headers.begin(header, at)
+        if at + _BLOCK + size > end:
+            raise BadArchive("the archive is cut off")
+        body = at + _BLOCK
+        at = body + -(-size // _BLOCK) * _BLOCK
+        if kind in EXTENDED:
+            headers.extend(kind, size, file.read)
+            continue
+        found = headers.named(header, kind)
+        if found is not None:
+            name, link = found
+            members[name] = Member(body, 0 if link else size, link)
+    return members
+
+
+EXTENDED = (b"x", b"L", b"K")
+
+
+class Headers:
+    """Header blocks of a tar, one after the other, with what extended ones say about the next. BadArchive."""
+
+    def __init__(self, most: int = _MAX_MEMBERS) -> None:
+        self._most = most
+        self._seen = 0
+        self._extended: dict[str, str] = {}
+
+    def begin(self, header: bytes, at: int) -> tuple[bytes, int]:
+        """(kind, bytes that follow) of the block at byte `at`."""
         if len(header) < _BLOCK:
             raise BadArchive("the archive is cut off")
         if not _checksum_holds(header):
             raise BadArchive("this is not a tar archive" if at == 0 else f"the archive is damaged at byte {at}")
-        seen += 1
-        if seen > most:
-            raise BadArchive(f"the archive has more than {most} members")
+        self._seen += 1
+        if self._seen > self._most:
+            raise BadArchive(f"the archive has more than {self._most} members")
         kind = header[156:157]
         size = _number(header[124:136])
-        if kind not in b"xgLK" and "size" in extended:
-            size = _decimal(extended["size"])
-        if size < 0 or at + _BLOCK + size > end:
+        if kind not in (*EXTENDED, b"g") and "size" in self._extended:
+            size = _decimal(self._extended["size"])
+        if size < 0:
             raise BadArchive("the archive is cut off")
-        body = at + _BLOCK
-        at = body + -(-size // _BLOCK) * _BLOCK
-        if kind in b"xLK":
-            if size > _MAX_EXTENDED:
-                raise BadArchive(f"an extended header of {size} bytes is more than a name needs")
-            data = file.read(size)
-            if kind == b"x":
-                extended |= _pax(data)
-            else:
-                extended["path" if kind == b"L" else "linkpath"] = _text(data)
-            continue
+        return kind, size
+
+    def extend(self, kind: bytes, size: int, read: Callable[[int], bytes]) -> None:
+        """The block is about the next one."""
+        if size > _MAX_EXTENDED:
+            raise BadArchive(f"an extended header of {size} bytes is more than a name needs")
+        data = read(size)
+        if len(data) < size:
+            raise BadArchive("the archive is cut off")
+        if kind == b"x":
+            self._extended |= _pax(data)
+        else:
+            self._extended["path" if kind == b"L" else "linkpath"] = _text(data)
+
+    def named(self, header: bytes, kind: bytes) -> tuple[str, str] | None:
+        """(name, where a link leads), both normalised; None for what is neither file nor link."""
         if kind == b"g":
-            continue
+            return None
+        extended, self._extended = self._extended, {}
         name = _normal(extended.get("path") or _name(header))
         link = extended.get("linkpath") or _text(header[157:257])
-        extended = {}
         if kind in _REGULAR:
-            members[name] = Member(body, size)
-        elif kind == b"1":
-            members[name] = Member(body, 0, _normal(link))
-        elif kind == b"2":
-            members[name] = Member(body, 0, _normal(posixpath.join(posixpath.dirname(name), link)))
-    return members
+            return name, ""
+        if kind == b"1":
+            return name, _normal(link)
+        return (name, _normal(posixpath.join(posixpath.dirname(name), link))) if kind == b"2" else None
 
 
 def _checksum_holds(header: bytes) -> bool:
