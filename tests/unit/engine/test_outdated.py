@@ -224,3 +224,19 @@ def test_secrets_that_are_given_make_a_rebuild_possible(store: LocalStore, web: 
     built(store, "app", urls=(UrlUse(f"{web.url}/a", sha256(b"old")),), recipe=recipe)
     assert only(asked(store)).cannot == "--secret npm was no file: give it again"
     assert only(asked(store, Given((Secret("npm", value=b"x"),)))).cannot is None
+
+
+def test_names_given_by_tag(store: LocalStore, web: Web) -> None:
+    web.files = {"/a": b"new"}
+    built(store, "app", urls=(UrlUse(f"{web.url}/a", sha256(b"old")),))
+    image = store.images.find("docker.io/library/app:1")
+    tagged = "registry.example/app:1"
+    store.images.tag(image.id, [tagged])
+    found = asked(store)
+    assert (only(found).names, found.untold) == (("docker.io/library/app:1",), ()), "a snapshot's name is not to move"
+    client = client_for(None, {}, None, (), 5.0)
+    assert only(outdated(store, lambda: client, [tagged])).names == ("docker.io/library/app:1",)
+    store.images.untag("docker.io/library/app:1")
+    found = asked(store)
+    assert (only(found).verdict, only(found).names) == ("outdated", (tagged,))
+    assert only(found).cannot == "registry.example/app:1 was given by `lamina tag`, no build is known by that name: tag again"

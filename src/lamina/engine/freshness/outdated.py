@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lamina.registry.client import RegistryClient
 
 _PARALLEL = 8
+_TAGGED = "{} was given by `lamina tag`, no build is known by that name: tag again"
 
 BaseVerdict = Literal["current", "moved", "equal", "follows", "pinned", "local", "gone", "unknown"]
 """moved: other content. equal: another digest with the same layers and settings. follows: an image built here that is outdated itself.
@@ -81,11 +82,12 @@ class Outdated(msgspec.Struct, frozen=True):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """An image built here with all names that one build gave it."""
+    """An image built here with all names that one build gave it. `tagged`: it has none of those any more, these were given to it afterwards."""
 
     image: Digest
     names: tuple[str, ...]
     origin: Origin
+    tagged: bool = False
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -114,6 +116,7 @@ def outdated(
     """
     found, untold = built_images(store)
     if names:
+        names = [_built_name(store, found, name) for name in names]
         wanted = set(names)
         for name in names:
             if not any(name in built.names for built in found):
@@ -152,9 +155,24 @@ def built_images(store: LocalStore) -> tuple[list[Built], tuple[str, ...]]:
             grouped.setdefault((row.image, row.doc), []).append(row.name)
             told.add(row.name)
     found = [Built(image, tuple(each), origin) for (image, doc), each in grouped.items() if (origin := read(doc)) is not None]
-    built = {image for log in store.builds.last() for image in log.images}
-    untold = sorted({name for image, name in names if name not in told and image in built})
+    known = {built.image for built in found}
+    tagged: dict[Digest, list[str]] = {}
+    docs = {row.image: row.doc for row in store.origins.all()}
+    for image, name in sorted(names):
+        if name not in told and image in docs and image not in known:
+            tagged.setdefault(image, []).append(name)
+    found += [Built(image, tuple(each), origin, tagged=True) for image, each in tagged.items() if (origin := read(docs[image])) is not None]
+    made = {image for log in store.builds.last() for image in log.images}
+    untold = sorted({name for image, name in names if name not in told and image in made and image not in docs})
     return found, tuple(untold)
+
+
+def _built_name(store: LocalStore, found: Sequence[Built], name: str) -> str:
+    """For a name that was given by `lamina tag` one that a build gave to the same image."""
+    if any(name in built.names for built in found):
+        return name
+    image = store.images.by_name(name)
+    return next((built.names[0] for built in found if image is not None and built.image == image.id), name)
 
 
 def in_order(found: Iterable[Built]) -> list[Built]:
@@ -253,6 +271,10 @@ def judge(
         for name in built.names:
             verdicts[name, built.origin.platform] = verdict
         stages = _stages(built.origin, bases, others) if verdict in ("outdated", "follows", "cut-off") else ()
+        if built.tagged and verdict in ("outdated", "follows"):
+            why = _TAGGED.format(", ".join(Reference.parse(name).familiar for name in built.names))
+            reports.append(ImageReport(built.names, built.image, built.origin.platform, verdict, bases, others, stages, why))
+            continue
         cannot = (
             (hindrance(built.origin.recipe, given) or _held(built.origin, bases, others)) if verdict in ("outdated", "follows") else None
         )

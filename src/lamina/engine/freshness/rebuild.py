@@ -73,6 +73,8 @@ def _one(
     held = next((stuck[base.reference] for base in image.bases if base.reference in stuck and base.verdict == "follows"), None)
     if held is not None and image.verdict == "follows":
         return Rebuilt(image.names, "stopped", why=f"{held} was not rebuilt")
+    if image.cannot is not None and image.verdict == "outdated":
+        return Rebuilt(image.names, "impossible", why=image.cannot)
     doc = engine.store.origins.of(image.image, image.names[0])
     origin = read(doc)
     if origin is None or doc is None:
@@ -85,8 +87,6 @@ def _one(
     key = (msgspec.json.encode(origin.recipe), image.names)
     if key in built:
         return _told(image, built[key])
-    if image.cannot is not None and image.verdict == "outdated":
-        return Rebuilt(image.names, "impossible", why=image.cannot)
     try:
         result = built[key] = engine.build(request_of(origin.recipe, image.names, push=push, given=given), report)
     except LaminaError as error:
