@@ -25,6 +25,7 @@ from lamina.testing.breaking import BreakingWay, Kind, Wrong, recorder
 from lamina.testing.commandline import Lamina, Said
 from lamina.testing.fakeregistry import FakeRegistry
 from lamina.testing.fakes3 import FakeS3
+from lamina.testing.images import digest_of
 
 SECRET = "s3cret-of-the-cache"
 PACKED = base64.b64encode(f"me:{SECRET}".encode()).decode()
@@ -47,14 +48,29 @@ def numbers(count: int, way: tuple[Kind, int, bool]) -> list[int]:
     return list(range(WAYS.index(way) % step, count, step))
 
 
-class Backend:
-    """A server with an empty cache. `spec(host)` is what --cache-from and --cache-to say."""
+def altered(data: bytes) -> bytes:
+    """One bit in the middle."""
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
-    def __init__(self, upstream: str, spec: Callable[[str], str], empty: Callable[[], None], tokens: Callable[[], list[str]]) -> None:
+
+class Backend:
+    """A server with an empty cache. `spec(host)` is what --cache-from and --cache-to say. `spoil(kind)` alters a byte of each object of a
+    kind behind the server's back, and returns how many there were."""
+
+    def __init__(
+        self,
+        upstream: str,
+        spec: Callable[[str], str],
+        empty: Callable[[], None],
+        tokens: Callable[[], list[str]],
+        spoil: Callable[[str], int],
+    ) -> None:
         self.upstream = upstream
         self.spec = spec
         self.empty = empty
         self.tokens = tokens
+        self.spoil = spoil
 
 
 @pytest.fixture(params=["http", "oci", "s3"])
@@ -76,7 +92,14 @@ def _http(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Ba
     def empty() -> None:
         store.delete([entry.name for entry in store.list("")])
 
-    return Backend(f"127.0.0.1:{server.address[1]}", lambda host: f"http://{host},token-env=CACHE_TOKEN", empty, list)
+    def spoil(kind: str) -> int:
+        files = [path for path in (folder / "served" / kind).rglob("*") if path.is_file()]
+        for path in files:
+            path.chmod(0o600)
+            path.write_bytes(altered(path.read_bytes()))
+        return len(files)
+
+    return Backend(f"127.0.0.1:{server.address[1]}", lambda host: f"http://{host},token-env=CACHE_TOKEN", empty, list, spoil)
 
 
 def _oci(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Backend:
@@ -91,7 +114,25 @@ def _oci(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Bac
         for held in (registry.blobs, registry.manifests, registry.tags, registry.uploads):
             held.clear()
 
-    return Backend(registry.host, spec, empty, lambda: list(registry.granted))
+    def spoil(kind: str) -> int:
+        """The bytes of blobs; of records the manifest, which holds them too, and says another digest then."""
+        count = 0
+        for tag, digest in registry.tags["team/cache"].items():
+            if tag.startswith(kind[0] + "."):
+                media_type, raw = registry.manifests["team/cache", digest]
+                document = json.loads(raw)
+                layer = document["layers"][0]
+                if kind == "blobs":
+                    registry.blobs["team/cache", layer["digest"]] = altered(registry.blobs["team/cache", layer["digest"]])
+                else:
+                    data = altered(base64.b64decode(layer["data"]))
+                    layer["data"] = base64.b64encode(data).decode()
+                    layer["digest"] = digest_of(data)
+                    registry.manifests["team/cache", digest] = media_type, json.dumps(document).encode()
+                count += 1
+        return count
+
+    return Backend(registry.host, spec, empty, lambda: list(registry.granted), spoil)
 
 
 def _s3(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Backend:
@@ -113,7 +154,15 @@ def _s3(folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Back
         server.uploads.clear()
 
     upstream = server.endpoint.removeprefix("http://")
-    return Backend(upstream, lambda host: f"s3://bucket/cache,endpoint=http://{host},region=us-east-1", empty, list)
+
+    def spoil(kind: str) -> int:
+        names = [name for name in server.objects if name.startswith(f"bucket/cache/{kind}/")]
+        for name in names:
+            data, modified = server.objects[name]
+            server.objects[name] = altered(data), modified
+        return len(names)
+
+    return Backend(upstream, lambda host: f"s3://bucket/cache,endpoint=http://{host},region=us-east-1", empty, list, spoil)
 
 
 @pytest.fixture
@@ -232,6 +281,20 @@ def test_publish(machines: Machines, backend: Backend, app: Path, kind: Kind, va
     sound(machines.lamina)
 
 
+@pytest.mark.parametrize("kind", ["records", "blobs"])
+def test_what_was_altered_in_the_backend_is_not_used(machines: Machines, backend: Backend, app: Path, kind: str) -> None:
+    """The steps run again and make the right image; `verify` names the damage, and the next build puts right what it can."""
+    machines.fresh()
+    expected = machines.build(app, "--cache-to", backend.spec(backend.upstream)).out.strip()
+    assert backend.spoil(kind)
+    machines.fresh()
+    said = machines.build(app, "--cache-from", backend.spec(backend.upstream))
+    judge(backend, said, expected, what=kind)
+    assert said.err.count("RAN ") == 3, said
+    assert machines.lamina("cache", "verify", "--bytes", backend.spec(backend.upstream)).code == 1
+    sound(machines.lamina)
+
+
 @pytest.mark.slow
 def test_a_redirect_of_every_call_gets_no_secret(machines: Machines, backend: Backend, app: Path) -> None:
     machines.fresh()
@@ -251,7 +314,8 @@ def test_a_redirect_of_every_call_gets_no_secret(machines: Machines, backend: Ba
         assert not any(value.startswith(("Bearer", "Basic")) for sight in other.seen for value in sight.headers.values())
 
 
-def test_a_server_that_hangs_costs_its_time_limit_once(machines: Machines, backend: Backend, app: Path) -> None:
+@pytest.mark.parametrize("kind", ["hang", "trickle"])
+def test_a_server_that_hangs_costs_its_time_limit_once(machines: Machines, backend: Backend, app: Path, kind: Kind) -> None:
     """A cache that took the connection and never answered used to be waited for four minutes for each of the requests that were under way."""
     machines.fresh()
     expected = machines.build(app, "--cache-to", backend.spec(backend.upstream)).out.strip()
@@ -260,7 +324,7 @@ def test_a_server_that_hangs_costs_its_time_limit_once(machines: Machines, backe
         machines.build(app, "--cache-from", backend.spec(way.host))
         count = way.count
     for number in sorted({0, count // 2}):
-        with BreakingWay(backend.upstream, Wrong(number, "hang", on=True)) as way:
+        with BreakingWay(backend.upstream, Wrong(number, kind, on=True)) as way:
             machines.fresh()
             said = machines.build(app, "--cache-from", backend.spec(way.host) + ",timeout=0.2")
             judge(backend, said, expected, what=number)
