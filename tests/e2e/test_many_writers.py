@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.testing import bases, machines
-from lamina.testing.writers import places
+from lamina.testing import bases, dockerd, machines
+from lamina.testing.writers import buildkit, places
 from lamina.testing.writers.places import Backend
 from lamina.testing.writers.trial import Settings, Trial
 
@@ -38,3 +38,15 @@ def test_nothing_that_a_writer_completed_is_lost(backend: Backend, tmp_path: Pat
     assert result.count("killed"), "the trial was about kills"
     assert result.count("completed") >= 16, result.warnings
     assert result.restarted == (backend != "dir")
+
+
+@pytest.mark.docker
+def test_of_a_cache_with_one_name_the_last_writer_remains(tmp_path: Path) -> None:
+    """What the page on many writers says of BuildKit, with few of them."""
+    missing = dockerd.why_not() or places.why_not("oci") or places.why_not("http")
+    if missing:
+        pytest.skip(missing)
+    found = buildkit.compare(tmp_path / "trial", writers=3, machines=2)
+    assert found.alone.missed == 0
+    assert found.whole == 1
+    assert found.together.missed == 4, "two steps of each of the other two: the rest they share with the last one"

@@ -46,9 +46,7 @@ def compare(folder: Path, writers: int = 32, machines: int = 4) -> Comparison:
         stack.callback(server.stop)
         net.wait_for(int(host.rpartition(":")[2]))
         trust = ["env", f"SSL_CERT_FILE={authority}"]
-        *daemons, clean = [
-            stack.enter_context(dockerd.daemon(parent=folder, before=[*net.enter(machine), *trust])) for machine in net.machines
-        ]
+        *daemons, clean = [stack.enter_context(dockerd.daemon(before=[*net.enter(machine), *trust])) for machine in net.machines]
         base = f"{host}/team/base:1"
         daemons[0].docker("import", str(bases.busybox_tar(folder / "base.tar")), base)
         daemons[0].docker("push", base)
