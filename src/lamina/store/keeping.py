@@ -36,14 +36,16 @@ def keep(store: LocalStore, *, expiry: float | None, cap: int | None, grown: boo
 
 
 def _due(store: LocalStore) -> bool:
-    """Whether a day has gone since the last look; if so this is one."""
+    """Whether a day has gone since the last look; if so this is one. A store that was never looked at has a day's time."""
     note = store.layout.locks / "expiry"
     now = store.now()
     try:
-        if 0 <= now - note.stat().st_mtime < _EVERY:
-            return False
+        since = now - note.stat().st_mtime
     except FileNotFoundError:
-        pass
-    note.touch()
+        note.touch()
+        since = 0.0
+    else:
+        if 0 <= since < _EVERY:
+            return False
     os.utime(note, (now, now))
-    return True
+    return since != 0.0

@@ -351,6 +351,9 @@ def test_what_a_store_does_by_itself(scene: Scene) -> None:
     scene.layer(1)
     scene.record("k", 1)
     with scene.open() as store:
+        assert keep(store, expiry=7 * DAY, cap=None, grown=True) is None, "a new store has nothing that is old"
+    scene.time += 1.1 * DAY
+    with scene.open() as store:
         first = keep(store, expiry=7 * DAY, cap=None, grown=True)
         assert first is not None
         assert first.pruned.swept.layers == ()
