@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
+import pytest
+
+from lamina.server.containers.container import log_bounds
 from lamina.server.containers.log import STDERR, STDOUT, Frame, Lines, Log
 
 
@@ -60,3 +64,76 @@ def test_lines_are_put_together_for_each_stream() -> None:
 def test_a_line_without_an_end_is_cut_before_it_fills_the_memory() -> None:
     lines = Lines()
     assert sum(len(line.data) for n in range(10) for line in lines.feed(Frame(STDOUT, n, b"x" * 65536, 0))) == 655360
+
+
+def test_a_log_is_bounded_and_begins_with_what_is_kept(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", most=100, files=3)
+    early = log.reader()
+    for number in range(100):
+        log.append(STDOUT, b"%09d\n" % number, number)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * 130
+    for reader in (early, log.reader()):
+        found = [int(frame.data) for frame in reader.frames(0)]
+        assert found == list(range(found[0], 100))
+        assert len(found) >= 8
+        reader.close()
+    log.close()
+    again = Log(tmp_path / "log", most=100, files=3)
+    again.append(STDOUT, b"%09d\n" % 100, 100)
+    reader = again.reader()
+    assert [int(frame.data) for frame in reader.frames(0)][-2:] == [99, 100]
+    reader.close()
+    again.close()
+
+
+def test_the_writer_waits_for_an_attached_reader_and_not_when_it_must_end(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log", most=100, files=2)
+    reader = log.reader(waited_for=True)
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(200):
+            log.append(STDOUT, b"%09d\n" % number, number)
+        done.set()
+        log.wake()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert [int(frame.data) for frame in reader.follow(0, done.is_set)] == list(range(200))
+    writer.join(10)
+    other = log.reader(waited_for=True)
+    done.clear()
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert not done.wait(0.05)
+    log.hurry()
+    assert done.wait(10)
+    writer.join(10)
+    for each in (reader, other):
+        each.close()
+    log.close()
+
+
+def test_a_reader_that_is_gone_or_stuck_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.server.containers.log._STUCK", 0.01)
+    before = len(os.listdir("/proc/self/fd"))
+    log = Log(tmp_path / "log", most=100, files=2)
+    reader = log.reader(waited_for=True)
+    for number in range(100):
+        log.append(STDOUT, b"%09d\n" % number, number)
+    assert len(list(reader.frames(0))) < 20
+    reader.close()
+    log.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("config", "bounds"),
+    [
+        ({}, (256 << 20, 4)), ({"Config": {"max-size": "10m"}}, (10 << 20, 1)), ({"Config": {"max-size": "1KB", "max-file": "3"}}, (1 << 10, 3)),
+        ({"Config": {"max-size": "-1"}}, (0, 1)), ({"Config": {"max-size": "100"}}, (100, 1)), ({"Type": "none"}, (1 << 20, 1)),
+    ],
+)  # fmt: skip
+def test_options_of_logs(config: dict[str, object], bounds: tuple[int, int]) -> None:
+    assert log_bounds(config) == bounds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,13 +66,29 @@ class Record(msgspec.Struct):
     state: State = msgspec.field(default_factory=State)
 
 
+_LOG_BYTES, _LOG_FILES = 256 << 20, 4  # where nothing else was asked for: docker has no limit there
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def log_bounds(config: Mapping[str, Any]) -> tuple[int, int]:
+    """(bytes of a file, files) of a checked LogConfig; as docker, one file where only its size was given."""
+    if config.get("Type") == "none":
+        return 1 << 20, 1  # for those who are attached
+    options = config.get("Config") or {}
+    text = str(options.get("max-size") or "").lower().removesuffix("b")
+    if text in ("", "-1"):
+        return (_LOG_BYTES, int(options.get("max-file") or _LOG_FILES)) if text == "" else (0, 1)
+    unit = text[-1] if text[-1] in "kmg" else ""
+    return max(1, int(text.removesuffix(unit)) * _UNITS[unit]), int(options.get("max-file") or 1)
+
+
 class Container:
     """`changed` guards `record.state` and what a run has; whoever changes them notifies. `folder` holds diff/, work/, log, container.json."""
 
     def __init__(self, folder: Path, record: Record) -> None:
         self.folder = folder
         self.record = record
-        self.log = Log(folder / "log")
+        self.log = Log(folder / "log", *log_bounds(record.host.get("LogConfig") or {}))
         self.changed = threading.Condition(threading.RLock())
         self.run = 0  # counts starts; 0 = not since the engine began
         self.ended = 0  # the last run that has ended with all its output

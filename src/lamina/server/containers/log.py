@@ -1,5 +1,7 @@
 """A container's output on disk. Attaching, `logs` and following are all readings of it: a slow client costs no memory and stops nobody.
 
+It is bounded: after so many bytes a new file is begun, and only so many are kept.
+
 Frames: stream (1 byte), 3 zero bytes, length (4 bytes), nanoseconds since the epoch (8 bytes), big-endian; then the data.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +19,7 @@ import msgspec
 
 _HEAD = struct.Struct(">BxxxIQ")
 STDOUT, STDERR = 1, 2
+_STUCK = 30.0  # seconds after which a reader that does not move is not waited for
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -26,32 +30,94 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Log:
-    """Thread-safe; one process writes."""
+    """Thread-safe; one process writes. `most` bytes in a file (0: no limit), `files` of them are kept; offsets go on counting over them.
 
-    def __init__(self, path: Path) -> None:
+    The files are `path`, `path.1`, `path.2` …, the newest last; what an engine left is read by the next one.
+    """
+
+    def __init__(self, path: Path, most: int = 0, files: int = 1) -> None:
         self._path = path
+        self._most, self._files = most, files
         self._changed = threading.Condition()
         self._file = -1
-        self.size = path.stat().st_size if path.exists() else 0
+        self._readers: list[Reader] = []
+        self._hurry = False
+        numbers = sorted(int(name.suffix[1:] or 0) for name in path.parent.glob(path.name + "*") if (name.suffix[1:] or "0").isdecimal())
+        self._number = numbers[-1] if numbers else 0
+        self.size = 0  # where the next frame goes
+        self._kept: deque[tuple[int, int]] = deque()  # (number, offset of its first byte)
+        for number in numbers or [0]:
+            self._kept.append((number, self.size))
+            self.size += self._place(number).stat().st_size if numbers else 0
+
+    def _place(self, number: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
     def append(self, stream: int, data: bytes, nano: int) -> None:
+        """Waits for attached readers that are a whole log behind; one that does not move for a while is not waited for."""
         with self._changed:
+            if self._most and self.size - self._kept[-1][1] >= self._most:
+                self._rotate()
             if self._file < 0:
-                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                self._file = os.open(self._place(self._number), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             view = memoryview(_HEAD.pack(stream, len(data), nano) + data)
             written = 0
             try:
                 while written < len(view):
                     written += os.write(self._file, view[written:])
             except OSError:
-                os.ftruncate(self._file, self.size)  # a full disk: what does not fit is lost, the container goes on
+                os.ftruncate(self._file, self.size - self._kept[-1][1])  # a full disk: what does not fit is lost, the container goes on
                 return
             self.size += len(view)
             self._changed.notify_all()
 
-    def reader(self) -> Reader:
-        """Sees all of the log, also after the container and its files are gone."""
-        return Reader(self, open(os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb"))
+    def _rotate(self) -> None:
+        """Begin a new file; the oldest goes. Under the lock."""
+        for reader in self._readers:
+            while reader.waited_for and reader.behind >= self._files and not self._hurry:
+                before = reader.behind
+                if not self._changed.wait(_STUCK) and reader.behind >= before:
+                    reader.waited_for = False
+        if self._file >= 0:
+            os.close(self._file)
+        self._number += 1
+        try:
+            self._file = os.open(self._place(self._number), os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError:
+            self._file = -1  # the container is being removed
+            self._number -= 1
+            return
+        self._kept.append((self._number, self.size))
+        while len(self._kept) > self._files:
+            self._place(self._kept.popleft()[0]).unlink(missing_ok=True)
+        for reader in self._readers:
+            reader.add(self.size, _opened(self._place(self._number), 0), self._files)
+
+    def reader(self, *, waited_for: bool = False) -> Reader:
+        """Sees all that is kept, also after the container and its files are gone. `waited_for`: it loses nothing, the writer waits instead."""
+        with self._changed:
+            made = Reader(self, waited_for)
+            for number, base in self._kept:
+                made.add(base, _opened(self._place(number), os.O_CREAT if number == self._number else 0), self._files)
+            self._readers.append(made)
+            return made
+
+    def leave(self, reader: Reader) -> None:
+        with self._changed:
+            if reader in self._readers:
+                self._readers.remove(reader)
+            self._changed.notify_all()
+
+    def moved(self) -> None:
+        """A reader has come to another file."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def hurry(self) -> None:
+        """Nobody is waited for any more: the container is to go."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
 
     def wait(self, offset: int, over: Callable[[], bool]) -> None:
         """Until there is more than `offset`, or `over()`; it is asked again after each `wake`."""
@@ -72,25 +138,62 @@ class Log:
             self._changed.notify_all()
 
 
+def _opened(place: Path, flags: int) -> BinaryIO:
+    return open(os.open(place, os.O_RDONLY | os.O_CLOEXEC | flags, 0o600), "rb")
+
+
 class Reader:
     """One reading of a log. For one thread; `close` when it is over."""
 
-    def __init__(self, log: Log, file: BinaryIO) -> None:
+    def __init__(self, log: Log, waited_for: bool) -> None:
         self._log = log
-        self._file = file
+        self._lock = threading.Lock()
+        self._files: deque[tuple[int, BinaryIO]] = deque()
+        self.waited_for = waited_for
+
+    @property
+    def behind(self) -> int:
+        """How many files it has still before it."""
+        return len(self._files)
+
+    def add(self, base: int, file: BinaryIO, most: int) -> None:
+        """The log's: another file, whose first byte is at `base`. Who is not waited for loses the oldest of more than `most`."""
+        with self._lock:
+            self._files.append((base, file))
+            while len(self._files) > most and not self.waited_for:
+                self._files.popleft()[1].close()
 
     def frames(self, offset: int, end: int | None = None) -> Iterator[Frame]:
-        """What is there now from `offset` (a frame's) on."""
+        """What is there now from `offset` (a frame's) on; from the first that is kept where it is not any more."""
         end = self._log.size if end is None else end
-        self._file.seek(offset)
         while offset < end:
-            head = self._file.read(_HEAD.size)
-            if len(head) < _HEAD.size:
+            frame = self._frame(offset)
+            if frame is None:
                 return
-            stream, length, nano = _HEAD.unpack(head)
-            data = self._file.read(length)
-            offset += _HEAD.size + length
-            yield Frame(stream, nano, data, offset)
+            offset = frame.end
+            yield frame
+
+    def _frame(self, offset: int) -> Frame | None:
+        passed = False
+        with self._lock:
+            while len(self._files) > 1 and self._files[1][0] <= offset:
+                self._files.popleft()[1].close()
+                passed = True
+            if not self._files:
+                return None
+            base, file = self._files[0]
+            offset = max(offset, base)
+            if file.tell() != offset - base:
+                file.seek(offset - base)
+            head = file.read(_HEAD.size)
+            if len(head) == _HEAD.size:
+                stream, length, nano = _HEAD.unpack(head)
+                found = Frame(stream, nano, file.read(length), offset + _HEAD.size + length)
+            else:
+                found = None
+        if passed:
+            self._log.moved()
+        return found
 
     def follow(self, offset: int, over: Callable[[], bool]) -> Iterator[Frame]:
         """What is there and what comes, until `over()`."""
@@ -104,7 +207,11 @@ class Reader:
             self._log.wait(offset, over)
 
     def close(self) -> None:
-        self._file.close()
+        self._log.leave(self)
+        with self._lock:
+            for _, file in self._files:
+                file.close()
+            self._files.clear()
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -203,6 +203,7 @@ class Table:
                 )
             container.removed = True
             run = container.run
+        container.log.hurry()
         container.stop_requested.set()
         if container.running:
             try:

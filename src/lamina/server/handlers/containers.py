@@ -15,7 +15,7 @@ from lamina.server.containers import attaching, copies, creating, execs, process
 from lamina.server.containers.attaching import AttachOptions, Wanted
 from lamina.server.containers.container import Container
 from lamina.server.daemon import Daemon
-from lamina.server.errors import BadRequest, ClientGone, Conflict, NotFound
+from lamina.server.errors import BadRequest, ClientGone, Conflict, NotFound, NotImplementedHere
 from lamina.server.handlers.images import find as find_image
 from lamina.server.http.messages import Answer, Duplex, Hijack, Outlet, Reply, Request, Stream, answer, nothing
 
@@ -336,7 +336,7 @@ def attach(daemon: Daemon, request: Request, name: str) -> Reply:
         if container.state.status == "paused":
             raise Conflict(f"Container {container.id} is paused, unpause the container before attach.")
         begin = 0 if options.logs else container.log.size
-        reader = container.log.reader()
+        reader = container.log.reader(waited_for=options.stream)
         run = container.run if container.running else container.run + 1
         if options.stdin and container.record.config["OpenStdin"] and container.stdin is None and not container.removed:
             from lamina.server.containers.stdin import Stdin
@@ -356,6 +356,8 @@ def logs(daemon: Daemon, request: Request, name: str) -> Reply:
     query = request.query
     if not (query.flag("stdout") or query.flag("stderr")):
         raise BadRequest("Bad parameters: you must choose at least one stream")
+    if (container.record.host.get("LogConfig") or {}).get("Type") == "none":
+        raise NotImplementedHere("configured logging driver does not support reading")
     tail = query.get("tail", "all")
     now = daemon.now()
     details = ""
