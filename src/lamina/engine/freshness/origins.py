@@ -85,9 +85,9 @@ class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
     bases: tuple[BaseUse, ...] = ()
     urls: tuple[UrlUse, ...] = ()
     gits: tuple[GitUse, ...] = ()
-    watches: tuple[WatchUse, ...] = ()
     stages: tuple[StageUse, ...] = ()
     steps: tuple[StepUse, ...] = ()
+    watches: tuple[WatchUse, ...] = ()
     schema: int = SCHEMA
 
 
