@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -146,28 +146,37 @@ class RegistryClient:
         blobs: BlobSink,
         on_bytes: OnBytes | None = None,
         stop: threading.Event | None = None,
+        turn: AbstractContextManager[object] | None = None,
     ) -> None:
         """Into `blobs`, verified, never more than descriptor.size bytes; a torn connection is continued where it broke.
 
-        Nothing is kept on failure. No request when the blob is there already.
+        Nothing is kept on failure. No request when the blob is there already. `turn` is entered for as long as bytes come.
         """
         if not blobs.missing([descriptor.digest]):
             return
+        turn = turn or nullcontext()
         try:
-            self._fetch(reference, descriptor, blobs, on_bytes, stop)
+            self._fetch(reference, descriptor, blobs, on_bytes, stop, turn)
         except (RegistryProtocolError, Torn):
             if not self.session.distrust_mirrors(reference.registry):
                 raise
-            self._fetch(reference, descriptor, blobs, on_bytes, stop)
+            self._fetch(reference, descriptor, blobs, on_bytes, stop, turn)
 
     def _fetch(
-        self, reference: Reference, descriptor: Descriptor, blobs: BlobSink, on_bytes: OnBytes | None, stop: threading.Event | None
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        blobs: BlobSink,
+        on_bytes: OnBytes | None,
+        stop: threading.Event | None,
+        turn: AbstractContextManager[object],
     ) -> None:
         with blobs.ingest(descriptor.digest) as writer:
-            for piece in self._pieces(reference, descriptor, stop):
-                writer.write(piece)
-                if on_bytes:
-                    on_bytes(descriptor, len(piece))
+            with turn:
+                for piece in self._pieces(reference, descriptor, stop):
+                    writer.write(piece)
+                    if on_bytes:
+                        on_bytes(descriptor, len(piece))
             try:
                 writer.commit()
             except LaminaError as error:
@@ -224,23 +233,28 @@ class RegistryClient:
         parallel: int = 4,
         on_bytes: OnBytes | None = None,
     ) -> None:
-        """Several at a time, equal digests once. The first failure stops the others and is raised."""
+        """Several at a time, equal digests once. The first failure stops the others and is raised.
+
+        `parallel` of them are on their way from the registry; others may be on their way to the disk meanwhile.
+        """
         from concurrent.futures import ThreadPoolExecutor
 
         wanted = list({d.digest: d for d in descriptors}.values())
         stop = threading.Event()
         failures: list[BaseException] = []
+        turn = threading.BoundedSemaphore(max(1, parallel))
 
         def one(descriptor: Descriptor) -> None:
             if stop.is_set():
                 return
             try:
-                self.fetch_blob(reference, descriptor, blobs, on_bytes, stop)
+                self.fetch_blob(reference, descriptor, blobs, on_bytes, stop, turn)
             except BaseException as error:
                 failures.append(error)
                 stop.set()
 
-        with ThreadPoolExecutor(max(1, min(parallel, len(wanted))), thread_name_prefix="fetch") as pool:
+        workers = 2 * parallel if parallel > 1 else 1
+        with ThreadPoolExecutor(max(1, min(workers, len(wanted))), thread_name_prefix="fetch") as pool:
             try:
                 list(pool.map(one, wanted))
             except BaseException:  # Ctrl-C in the waiting thread
