@@ -150,7 +150,8 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
 
     def keep() -> None:
         with progress:
-            project.write(msgspec.structs.replace(record, steps=tuple(sorted(runner.results, key=lambda step: step.number))))
+            ended = tuple(sorted(runner.results, key=lambda step: step.number))
+            project.write(msgspec.structs.replace(record, steps=ended, begun=dict(runner.begun)))
 
     runner = Runner(
         around, Selection(work.numbers, record.attempt), _confirm(work.yes), cancel, work.jobs, work.changed, given, min(width, 40), keep
@@ -165,7 +166,9 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         pool.shutdown(wait=True)
         sandbox.close()
         results = _with_outputs(tuple(sorted(runner.results, key=lambda step: step.number)), work.before)
-        record = msgspec.structs.replace(record, steps=results, passed=passed, interrupted=cancel.cancelled(), ended=time.time())
+        record = msgspec.structs.replace(
+            record, steps=results, passed=passed, interrupted=cancel.cancelled(), ended=time.time(), begun=runner.begun
+        )
         project.write(record)
         (folder / "junit.xml").write_bytes(junit(f"run {number}: {record.pipeline}", record.steps))
         os.close(held)

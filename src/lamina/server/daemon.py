@@ -35,6 +35,7 @@ from lamina.server.wiring import Wiring
 if TYPE_CHECKING:
     from lamina.registry.client import RegistryClient
     from lamina.server.logins import Given
+    from lamina.server.ui.runs import Runs
     from lamina.store.local import LocalStore
     from lamina.store.refs import Image
 
@@ -54,6 +55,7 @@ class Daemon:
         now_nano: Callable[[], int],
         rules: Rules,
         registry_for: RegistryFor,
+        runs: Runs | None = None,
     ) -> None:
         self.engine = engine
         self.rung = rung
@@ -61,6 +63,7 @@ class Daemon:
         self.requests = Requests()
         self.rules = rules
         self.registry_for = registry_for
+        self.runs = runs
         self.now_nano = now_nano
         self.closing = False
         self._using = threading.RLock()

@@ -17,6 +17,7 @@ from lamina.server.daemon import Daemon
 from lamina.server.http.messages import Answer, Hijack, Reply, Request, Stream
 from lamina.server.listening import Server, Tls, open_sockets
 from lamina.server.logins import Given, GivenLogins
+from lamina.server.ui.runs import Runs
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
@@ -31,6 +32,7 @@ class ServeOptions(msgspec.Struct, frozen=True):
     rules: Rules = Rules()
     registry_ca: Path | None = None
     insecure_registries: tuple[str, ...] = ()
+    runs: Runs | None = None  # of pipelines, for the pages
 
 
 def serve(
@@ -60,7 +62,7 @@ def serve(
         return RegistryClient(own.session.transport, GivenLogins(given)) if given else own
 
     place = ",".join(options.hosts) or "activated"
-    daemon = Daemon(engine, rung, place=place, now_nano=time.time_ns, rules=options.rules, registry_for=registry_for)
+    daemon = Daemon(engine, rung, place=place, now_nano=time.time_ns, rules=options.rules, registry_for=registry_for, runs=options.runs)
     from lamina.server.routes import ROUTER
 
     def answer(request: Request) -> Reply:

@@ -87,6 +87,7 @@ def command(
     tls = _tls(tlsverify, tlscacert, tlscert, tlskey)
     shown = [_shown(text) for text in roots]
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
+        from lamina.cli.pipelineruns import PipelineRuns
         from lamina.server.containers.creating import Rules
         from lamina.server.serving import ServeOptions, serve
 
@@ -98,6 +99,8 @@ def command(
             rules=Rules(allow_privileged, tuple(root for _, root in shown), tuple((seen, root) for seen, root in shown if seen)),
             registry_ca=registry_ca,
             insecure_registries=insecure_registries,
+            # An engine with borders is one that a pipeline's step talks to: it sees no other run.
+            runs=None if roots else PipelineRuns(settings.root),
         )
         serve(engine, engine.rung, options, environment=settings.environment, proxies=settings.proxies, ready=_ready)
     sys.stderr.flush()

@@ -26,7 +26,7 @@ class NoRun(LaminaError):
 
 class RunRecord(msgspec.Struct, frozen=True):
     """`pipeline` is its kind and name. `passed` None: it was killed, or still runs. `attempt` counts reruns from 1.
-    `steps` are those that have ended; `outline` are all. `reason`: why this pipeline."""
+    `steps` are those that have ended; `outline` are all; `begun`: when each began, by number. `reason`: why this pipeline."""
 
     number: int
     pipeline: str
@@ -41,6 +41,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     reason: str = ""
     branch: str = ""
     outline: tuple[Outlined, ...] = ()
+    begun: dict[int, float] = {}
     format: int = _FORMAT
 
 
@@ -49,6 +50,23 @@ class Project:
 
     def __init__(self, root: Path, identity: str) -> None:
         self.folder = root / "pipelines" / hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:16]
+
+    @classmethod
+    def all(cls, root: Path) -> list[Project]:
+        """Those that have run something with the store at `root`."""
+        found = []
+        for folder in sorted((root / "pipelines").glob("[0-9a-f]" * 16)):
+            project = cls(root, "")
+            project.folder = folder
+            found.append(project)
+        return found
+
+    def title(self) -> str:
+        """How people call the repository."""
+        try:
+            return (self.folder / "title").read_text(errors="replace")
+        except FileNotFoundError:
+            return self.folder.name
 
     @property
     def caches(self) -> Path:

@@ -32,7 +32,7 @@ class Selection(msgspec.Struct, frozen=True):
 
 
 class Runner:
-    """`changed`: as the plan's. `results` grows while the plan runs; `changed_results` is called each time, from any thread. `given`: output variables that
+    """`changed`: as the plan's. `results` grows while the plan runs; so does `begun`, in seconds since the epoch; `changed_results` is called each time, from any thread. `given`: output variables that
     steps of an earlier run left."""
 
     def __init__(
@@ -60,6 +60,7 @@ class Runner:
         self._exclusive: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         self.results: list[StepResult] = []
+        self.begun: dict[int, float] = {}
 
     def run(self, plan: Plan) -> bool:
         """Whether everything passed."""
@@ -137,12 +138,18 @@ class Runner:
             if token.cancelled():
                 result = _result(planned, "stopped", "stopped before it began")
             else:
+                self._begins(planned)
                 result = StepRun(self._around, planned, outputs, before, self._prefix(planned), token, self._selection.attempt).run()
         if group is not None:
             if result.status == "failed" and planned.fail_fast:
                 token.cancel()
             self._add(result)
         return result
+
+    def _begins(self, planned: PlannedStep) -> None:
+        with self._lock:
+            self.begun[planned.number] = self._around.now()
+        self._changed_results()
 
     def _turn(self, name: str | None) -> threading.Lock:
         if name is None:

@@ -9,9 +9,10 @@ from lamina.oci.config import ImageConfig
 from lamina.server import metrics as figures
 from lamina.server.daemon import Daemon
 from lamina.server.http.messages import Answer, Reply, Request
-from lamina.server.ui import pages
+from lamina.server.ui import pages, runpages
 from lamina.server.ui.access import refusal
 from lamina.server.ui.assets import SCRIPT, STYLE
+from lamina.server.ui.runs import Run
 from lamina.server.ui.steps import steps_of
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
@@ -103,6 +104,41 @@ def _created(store: LocalStore, image: Image) -> float:
         return datetime.fromisoformat(config.created).timestamp() if config.created else 0.0
     except (msgspec.DecodeError, ValueError, OverflowError):
         return 0.0
+
+
+def pipelines(daemon: Daemon, request: Request) -> Reply:
+    def make() -> tuple[int, bytes]:
+        return 200, runpages.runs(daemon.runs.last() if daemon.runs is not None else (), daemon.now())
+
+    return _guarded(daemon, request, make)
+
+
+def pipeline(daemon: Daemon, request: Request, project: str, number: str) -> Reply:
+    def make() -> tuple[int, bytes]:
+        found = _run(daemon, project, number)
+        return (404, pages.missing(_NO_RUN)) if found is None else (200, runpages.run(found, daemon.now()))
+
+    return _guarded(daemon, request, make)
+
+
+def pipeline_step(daemon: Daemon, request: Request, project: str, number: str, step: str) -> Reply:
+    def make() -> tuple[int, bytes]:
+        found = _run(daemon, project, number)
+        one = next((one for one in found.steps if str(one.number) == step), None) if found is not None else None
+        if found is None or one is None or daemon.runs is None:
+            return 404, pages.missing(_NO_RUN)
+        return 200, runpages.step(found, one, daemon.runs.logs(project, found.number, one.number), daemon.now())
+
+    return _guarded(daemon, request, make)
+
+
+_NO_RUN = "No such run is kept. The last 20 of each repository are."
+
+
+def _run(daemon: Daemon, project: str, number: str) -> Run | None:
+    if daemon.runs is None or not number.isdecimal() or len(number) > 9:
+        return None
+    return daemon.runs.run(project, int(number))
 
 
 def style(daemon: Daemon, request: Request) -> Reply:

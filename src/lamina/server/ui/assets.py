@@ -28,20 +28,27 @@ svg{display:block}svg text{fill:var(--fg);font:12.5px ui-monospace,monospace}svg
 svg text.head{font-weight:600}.edge{fill:none;stroke:var(--dim);stroke-width:1.5}
 .node rect,.bar{fill:var(--soft);stroke:var(--dim)}.hit rect,.bar.hit{fill:var(--hit);stroke:var(--hit-line)}
 .miss rect,.bar.miss{fill:var(--miss);stroke:var(--miss-line)}.failed rect,.bar.failed{fill:var(--failed);stroke:var(--failed-line)}
+pre.log{font:13px/1.45 ui-monospace,monospace;background:var(--soft);border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem;margin:.4rem 0;
+overflow:auto;max-height:36rem;white-space:pre-wrap;overflow-wrap:anywhere}
 @media (max-width:40rem){main{padding:.7rem}th,td{padding:.35rem .5rem}td.wrap{min-width:9rem}}
 """
 
 SCRIPT = """
 "use strict";
 const main = document.querySelector("main[data-again]");
-if (main) setInterval(async () => {
+if (main) for (const log of main.querySelectorAll("pre.log")) log.scrollTop = log.scrollHeight;
+const again = main && setInterval(async () => {
   if (document.hidden || main.contains(document.activeElement)) return;
   try {
     const reply = await fetch(location.href, {credentials: "same-origin"});
     if (!reply.ok) return;
     const page = new DOMParser().parseFromString(await reply.text(), "text/html");
     const fresh = page.querySelector("main");
-    if (fresh && fresh.innerHTML !== main.innerHTML) main.replaceChildren(...fresh.childNodes);
+    if (!fresh || fresh.innerHTML === main.innerHTML) return;
+    const ends = [...main.querySelectorAll("pre.log")].map(log => log.scrollTop + log.clientHeight > log.scrollHeight - 8 ? -1 : log.scrollTop);
+    main.replaceChildren(...fresh.childNodes);
+    main.querySelectorAll("pre.log").forEach((log, n) => { log.scrollTop = ends[n] === undefined || ends[n] < 0 ? log.scrollHeight : ends[n]; });
+    if (!page.querySelector("main[data-again]")) clearInterval(again);
   } catch { /* the engine is away: the page stays as it is */ }
-}, 4000);
+}, 3000);
 """

@@ -62,7 +62,7 @@ def graph(steps: list[Step]) -> Markup:
         )
     width = 16 + len(columns) * (_WIDTH + _GAP_X) - _GAP_X
     height = _HEAD + (max(depth, default=0) + 1) * (_HEIGHT + _GAP_Y)
-    return _svg("Graph of the build", width, height, [*lines, *heads, *boxes])
+    return svg("Graph of the build", width, height, [*lines, *heads, *boxes])
 
 
 def timeline(steps: list[Step]) -> Markup:
@@ -83,10 +83,11 @@ def timeline(steps: list[Step]) -> Markup:
             el("rect", x=f"{left:.1f}", y=y + 4, width=f"{width:.1f}", height=_ROW - 8, rx=3, class_=f"bar {kind(step.verdict)}"),
             el("text", seconds(step.seconds), x=f"{left + width + 6:.1f}", y=y + 16, class_="small"),
         ]
-    return _svg("Timeline of the build", _LABEL + _BAR + 80, max(1, len(steps)) * _ROW, rows)
+    return svg("Timeline of the build", _LABEL + _BAR + 80, max(1, len(steps)) * _ROW, rows)
 
 
-def _svg(label: str, width: int, height: int, children: list[Markup]) -> Markup:
+def svg(label: str, width: int, height: int, children: list[Markup]) -> Markup:
+    """In a frame that scrolls."""
     drawn = el(
         "svg", children, xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width} {height}", width=width, height=height, aria_label=label
     )

@@ -8,12 +8,11 @@ import msgspec
 
 from lamina.server.clock import rfc3339
 from lamina.server.ui import drawing
-from lamina.server.ui.html import Child, Markup, el, join
+from lamina.server.ui.html import Markup, el, join
+from lamina.server.ui.parts import cell, facts, page, table, tag, when
 from lamina.server.ui.steps import Step, steps_of
 from lamina.server.ui.words import age, seconds, shorten, size
 from lamina.store.builds import BuildLog
-
-_MENU = (("/ui", "Builds"), ("/ui/cache", "Cache"), ("/ui/images", "Images"))
 
 
 class LayerUse(msgspec.Struct, frozen=True):
@@ -44,25 +43,6 @@ class ImageRow(msgspec.Struct, frozen=True):
     bases: tuple[Base, ...] = ()
 
 
-def page(title: str, here: str, body: Sequence[Markup], *, again: bool = False) -> bytes:
-    links = [el("a", name, href=path, aria_current="page" if path == here else None) for path, name in _MENU]
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width,initial-scale=1"),
-        el("title", f"{title} – lamina"),
-        el("link", rel="stylesheet", href="/ui/style.css"),
-        el("script", src="/ui/script.js", defer=True),
-    )
-    content = el(
-        "body",
-        el("a", "Skip to the content", href="#content", class_="skip"),
-        el("header", el("strong", "lamina"), el("nav", [join(link, " \u2003") for link in links], aria_label="Pages")),
-        el("main", el("h1", title), list(body), id="content", data_again=again),
-    )
-    return ("<!doctype html>" + el("html", head, content, lang="en")).encode("utf-8", "replace")
-
-
 def builds(logs: Sequence[BuildLog], now: float) -> bytes:
     if not logs:
         return page("Builds", "/ui", [el("p", "Nothing was built yet. Builds appear here when they end.")], again=True)
@@ -75,23 +55,23 @@ def builds(logs: Sequence[BuildLog], now: float) -> bytes:
         name = ", ".join(_familiar(tag) for tag in log.tags) or log.target or log.dockerfile
         rows.append(
             [
-                _cell(el("a", name, href=f"/ui/builds/{log.id}"), class_="wrap"),
-                _cell(_tag(*verdict)),
-                _cell(_when(log.created, now), class_="nowrap"),
-                _cell(hits, class_="n"),
-                _cell(misses, class_="n"),
-                _cell(seconds(log.seconds), class_="n"),
-                _cell(seconds(sum(step.saved for step in steps)), class_="n"),
+                cell(el("a", name, href=f"/ui/builds/{log.id}"), class_="wrap"),
+                cell(tag(*verdict)),
+                cell(when(log.created, now), class_="nowrap"),
+                cell(hits, class_="n"),
+                cell(misses, class_="n"),
+                cell(seconds(log.seconds), class_="n"),
+                cell(seconds(sum(step.saved for step in steps)), class_="n"),
             ]
         )
     heads = ("Build", "Outcome", "When", "Hits", "Ran", "Took", "Saved")
-    return page("Builds", "/ui", [_table("Builds, newest first", heads, rows, numbers=(3, 4, 5, 6))], again=True)
+    return page("Builds", "/ui", [table("Builds, newest first", heads, rows, numbers=(3, 4, 5, 6))], again=True)
 
 
 def build(log: BuildLog, now: float) -> bytes:
     steps = steps_of(log)
     body = [
-        _facts(
+        facts(
             ("Build", log.id),
             ("When", rfc3339(log.created)[:19].replace("T", " ") + " UTC, " + age(now - log.created)),
             ("Took", seconds(log.seconds)),
@@ -100,14 +80,14 @@ def build(log: BuildLog, now: float) -> bytes:
         )
     ]
     if log.error is not None:
-        body.append(el("p", _tag("failed", "failed"), " ", log.error))
+        body.append(el("p", tag("failed", "failed"), " ", log.error))
     if not steps:
         return page("Build", "/ui", [*body, el("p", "No step was kept of this build.")])
     rows = [_step_row(number, step) for number, step in enumerate(steps)]
     heads = ("Step", "Verdict", "Reason", "Took", "Saved")
     body += [
         el("h2", "Steps"),
-        _table("Steps", heads, [row for row, _ in rows], numbers=(3, 4), ids=[identifier for _, identifier in rows]),
+        table("Steps", heads, [row for row, _ in rows], numbers=(3, 4), ids=[identifier for _, identifier in rows]),
         el("h2", "Graph"),
         drawing.graph(steps),
         el("h2", "Timeline"),
@@ -121,7 +101,7 @@ def cache(layers: Sequence[LayerUse], blobs: int, now: float, saved: float) -> b
     """`blobs`: bytes of packed layers, manifests and configs. `saved`: seconds over the builds that are kept."""
     mine = sum(row.size for row in layers if row.in_image)
     body = [
-        _facts(
+        facts(
             ("Layers of images", size(mine)),
             ("Layers of the cache only", size(sum(row.size for row in layers) - mine)),
             ("Blobs", size(blobs)),
@@ -132,20 +112,20 @@ def cache(layers: Sequence[LayerUse], blobs: int, now: float, saved: float) -> b
     largest = sorted(layers, key=lambda row: -row.size)[:100]
     rows = [
         [
-            _cell(
+            cell(
                 el("code", shorten(row.made_by, 200)) if row.made_by else el("span", "base image, or no record", class_="dim"),
                 class_="wrap",
             ),
-            _cell(row.stage),
-            _cell(size(row.size), class_="n"),
-            _cell(seconds(row.seconds) if row.made_by else "", class_="n"),
-            _cell("an image" if row.in_image else "the cache", class_="nowrap"),
-            _cell(_when(row.last_used, now), class_="nowrap"),
+            cell(row.stage),
+            cell(size(row.size), class_="n"),
+            cell(seconds(row.seconds) if row.made_by else "", class_="n"),
+            cell("an image" if row.in_image else "the cache", class_="nowrap"),
+            cell(when(row.last_used, now), class_="nowrap"),
         ]
         for row in largest
     ]
     if rows:
-        body.append(_table("Layers", ("Made by", "Stage", "Bytes", "Saves each time", "Needed by", "Last used"), rows, numbers=(2, 3)))
+        body.append(table("Layers", ("Made by", "Stage", "Bytes", "Saves each time", "Needed by", "Last used"), rows, numbers=(2, 3)))
     else:
         body.append(el("p", "The store has no layers."))
     return page("Cache", "/ui/cache", body)
@@ -159,16 +139,16 @@ def images(found: Sequence[ImageRow], now: float) -> bytes:
         bases = [el("div", _familiar(base.reference), " ", el("span", _base_age(base, now), class_="dim")) for base in image.bases]
         rows.append(
             [
-                _cell(", ".join(_familiar(name) for name in image.names) or "no name", class_="wrap"),
-                _cell(el("code", image.id.removeprefix("sha256:")[:12]), class_="nowrap"),
-                _cell(image.platform, class_="nowrap"),
-                _cell(_when(image.created, now) if image.created > 0 else "", class_="nowrap"),
-                _cell(size(image.size), class_="n"),
-                _cell(bases or el("span", "not known", class_="dim"), class_="wrap"),
+                cell(", ".join(_familiar(name) for name in image.names) or "no name", class_="wrap"),
+                cell(el("code", image.id.removeprefix("sha256:")[:12]), class_="nowrap"),
+                cell(image.platform, class_="nowrap"),
+                cell(when(image.created, now) if image.created > 0 else "", class_="nowrap"),
+                cell(size(image.size), class_="n"),
+                cell(bases or el("span", "not known", class_="dim"), class_="wrap"),
             ]
         )
     heads = ("Image", "Id", "Platform", "Created", "Bytes", "Base and its age")
-    return page("Images", "/ui/images", [_table("Images", heads, rows, numbers=(4,))])
+    return page("Images", "/ui/images", [table("Images", heads, rows, numbers=(4,))])
 
 
 def missing(what: str) -> bytes:
@@ -179,39 +159,14 @@ def _step_row(number: int, step: Step) -> tuple[list[Markup], str]:
     details = [el("li", detail) for detail in step.reason.details[:20]]
     reason = join(step.reason.message or step.reason.code, el("details", el("summary", "more"), el("ul", details)) if details else None)
     return [
-        _cell(
+        cell(
             el("code", " ".join(step.text.split())), el("div", f"stage {step.stage_label}, line {step.line}", class_="dim"), class_="wrap"
         ),
-        _cell(_tag(drawing.kind(step.verdict), step.verdict)),
-        _cell(reason, class_="wrap"),
-        _cell(seconds(step.seconds), class_="n"),
-        _cell(seconds(step.saved) if step.saved else "", class_="n"),
+        cell(tag(drawing.kind(step.verdict), step.verdict)),
+        cell(reason, class_="wrap"),
+        cell(seconds(step.seconds), class_="n"),
+        cell(seconds(step.saved) if step.saved else "", class_="n"),
     ], f"step-{number}"
-
-
-def _table(
-    label: str, heads: Sequence[str], rows: Sequence[list[Markup]], *, numbers: Sequence[int] = (), ids: Sequence[str] | None = None
-) -> Markup:
-    head = el("tr", [el("th", name, scope="col", class_="n" if n in numbers else None) for n, name in enumerate(heads)])
-    body = [el("tr", row, id=ids[n] if ids else None) for n, row in enumerate(rows)]
-    table = el("table", el("thead", head), el("tbody", body), aria_label=label)
-    return el("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
-
-
-def _cell(*children: Child, class_: str | None = None) -> Markup:
-    return el("td", *children, class_=class_)
-
-
-def _tag(verdict: str, shown: str) -> Markup:
-    return el("span", shown, class_=f"tag {verdict}")
-
-
-def _facts(*facts: tuple[str, str]) -> Markup:
-    return el("dl", [el("div", el("dt", name), el("dd", value)) for name, value in facts], class_="facts")
-
-
-def _when(moment: float, now: float) -> Markup:
-    return el("time", age(now - moment), datetime=rfc3339(moment), title=rfc3339(moment))
 
 
 def _base_age(base: Base, now: float) -> str:
