@@ -67,6 +67,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
         default_factory=dict
     )  # DIR, oci-layout://…, docker-image://…, target-less git or http are refused
     secrets: tuple[Secret, ...] = ()
+    more_secrets: Callable[[str], bytes | None] | None = None  # asked for an id that is not among them; None: nobody has it
     ssh: Mapping[str, Path] = msgspec.field(default_factory=dict)  # id -> agent socket or key file
     outputs: tuple[Output, ...] = ()
     no_cache: bool = False

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,12 +24,18 @@ class SecretUnavailable(LaminaError):
 class Secrets:
     """The secrets of one build, by id."""
 
-    def __init__(self, secrets: tuple[Secret, ...]) -> None:
+    def __init__(self, secrets: tuple[Secret, ...], more: Callable[[str], bytes | None] | None = None) -> None:
+        """`more` is asked for an id that `secrets` does not have."""
         self._by_id = {secret.id: secret for secret in secrets}
+        self._more = more
 
     def read(self, identifier: str, *, required: bool) -> bytes | None:
         """The secret's bytes; None when it was not given and is not required. Raises SecretUnavailable."""
         secret = self._by_id.get(identifier)
+        if secret is None and self._more is not None and (found := self._more(identifier)) is not None:
+            if len(found) > SECRET_LIMIT:
+                raise SecretUnavailable(f"secret {identifier!r} is larger than {SECRET_LIMIT // 1024} KiB")
+            return found
         if secret is None:
             if not required:
                 return None

@@ -63,7 +63,7 @@ class Surroundings:
             sandbox=self._sandbox(),
             flavour=self.store.flavour,
             lowers=self.layers.lowers,
-            secrets=Secrets(request.secrets),
+            secrets=Secrets(request.secrets, request.more_secrets),
             agents=request.ssh,
             cache_mounts=CacheMounts(self.store.layout.cachemounts, self.sharing.arrive if self.sharing is not None else None),
             allow_insecure=request.allow_insecure,

@@ -53,6 +53,17 @@ def test_the_limit(tmp_path: Path) -> None:
         Secrets((Secret("f", file=path),)).read("f", required=True)
 
 
+def test_others_are_asked_of_who_has_more(tmp_path: Path) -> None:
+    secrets = Secrets((Secret("v", value=b"own"),), {"v": b"other", "late": b"come", "big": bytes(SECRET_LIMIT + 1)}.get)
+    assert secrets.read("v", required=True) == b"own"
+    assert secrets.read("late", required=True) == b"come"
+    assert secrets.read("absent", required=False) is None
+    with pytest.raises(SecretUnavailable, match="required"):
+        secrets.read("absent", required=True)
+    with pytest.raises(SecretUnavailable, match="larger than 500 KiB"):
+        secrets.read("big", required=False)
+
+
 def test_a_secret_does_not_show_its_value() -> None:
     assert "hush" not in repr(Secret("v", value=b"hush"))
     assert "hush" not in repr((Secret("v", value=b"hush"),))
