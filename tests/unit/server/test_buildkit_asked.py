@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lamina.dockerfile import parse
-from lamina.server.buildkit.asked import Asked, Export, cache_entries, check, exclude_patterns, outputs, secret_names
+from lamina.server.buildkit.asked import Asked, Export, agent_names, cache_entries, check, exclude_patterns, outputs
 from lamina.server.errors import BadRequest
 
 
@@ -72,10 +72,10 @@ def test_what_is_not_built_here_is_refused_in_one_line(
 ) -> None:
     asked = Asked(attrs, exports)
     if message is None:
-        check(asked, frontend)
+        check(asked, frontend, privileged=False)
         return
     with pytest.raises(BadRequest, match=message) as caught:
-        check(asked, frontend)
+        check(asked, frontend, privileged=False)
     assert "\n" not in caught.value.message
 
 
@@ -91,13 +91,19 @@ def test_patterns_of_an_ignore_file_as_clients_take_them() -> None:
     assert exclude_patterns(None) == []
 
 
-def test_secrets_and_agents_that_a_file_names() -> None:
+def test_agents_that_a_file_names() -> None:
     document = parse(
-        "FROM x\nRUN --mount=type=secret,id=a --mount=type=secret,target=/run/b --mount=type=ssh true\n"
-        "RUN --mount=type=ssh,id=git --mount=type=cache,id=no,target=/c true\n",
+        "FROM x\nRUN --mount=type=secret,id=a --mount=type=ssh true\nRUN --mount=type=ssh,id=git --mount=type=cache,id=no,target=/c true\n",
         "Dockerfile",
     )
-    assert secret_names(document) == ({"a", "b"}, {"default", "git"})
+    assert agent_names(document) == {"default", "git"}
+
+
+def test_steps_with_all_rights_need_the_engines_word() -> None:
+    asked = Asked({}, entitlements=("security.insecure", "network.host"))
+    check(asked, "dockerfile.v0", privileged=True)
+    with pytest.raises(BadRequest, match="--allow-privileged"):
+        check(asked, "dockerfile.v0", privileged=False)
 
 
 def test_cache_imports() -> None:

@@ -129,8 +129,10 @@ class Asked(msgspec.Struct, frozen=True):
         return local, other
 
 
-def check(asked: Asked, frontend: str) -> None:
-    """Refuse what is not built here, in one line. BadRequest."""
+def check(asked: Asked, frontend: str, *, privileged: bool) -> None:
+    """Refuse what is not built here, in one line. BadRequest. `privileged`: clients may ask for steps with all rights."""
+    if "security.insecure" in asked.entitlements and not privileged:
+        raise BadRequest("security.insecure is refused: this engine was started without --allow-privileged")
     source = asked.attrs.get("source", "").partition("@")[0].rpartition(":")[0] or asked.attrs.get("source", "")
     if frontend == "gateway.v0" and source.removeprefix("docker.io/") not in ("docker/dockerfile", "docker/dockerfile-upstream"):
         raise BadRequest(f"the front end {asked.attrs.get('source')!r} is not run here: only the built-in one for Dockerfiles is")
@@ -160,17 +162,14 @@ def outputs(exports: tuple[Export, ...]) -> tuple[tuple[str, ...], tuple[Output,
     return names, tuple(done)
 
 
-def secret_names(document: Document) -> tuple[set[str], set[str]]:
-    """(secrets, agents) that the file's RUN mounts name; a name with a variable in it is not among them."""
-    secrets, agents = set(), set()
+def agent_names(document: Document) -> set[str]:
+    """The ssh agents that the file's RUN mounts name; a name with a variable in it is not among them."""
+    found = set()
     for mount in _mounts(document):
         values = {name.lower(): value or "" for name, value in mount}
-        target = values.get("target") or values.get("dst") or values.get("destination") or ""
-        if values.get("type") == "secret":
-            secrets.add(values.get("id") or values.get("source") or values.get("src") or posixpath.basename(target))
-        elif values.get("type") == "ssh":
-            agents.add(values.get("id") or "default")
-    return secrets - {""}, agents
+        if values.get("type") == "ssh":
+            found.add(values.get("id") or "default")
+    return found
 
 
 def _mounts(document: Document) -> Iterator[tuple[tuple[str, str | None], ...]]:

@@ -25,7 +25,7 @@ from lamina.server.buildkit.sessions import UPLOAD
 from lamina.server.errors import ApiError, BadRequest
 
 if TYPE_CHECKING:
-    from lamina.engine.request import BuildRequest, BuildResult, Incoming, Output, Secret
+    from lamina.engine.request import BuildRequest, BuildResult, Incoming, Output
     from lamina.server.buildkit.progress import Progress, Task
     from lamina.server.buildkit.sessions import Session
     from lamina.server.daemon import Daemon
@@ -133,7 +133,7 @@ class Work:
             incoming = msgspec.structs.replace(incoming, dockerfile=None)
         for name, folder in local.items():
             contexts[name] = str(self._context(stack, folder, self._ignore_of(place, folder)))
-        secrets, agents = asking.secret_names(document) if document is not None else (set(), set())
+        agents = asking.agent_names(document) if document is not None else set()
         if incoming is not None or any("@" in value or value.startswith("ssh://") for value in contexts.values()):
             agents = agents | {"default"}
         args: dict[str, str | None] = dict(asked.prefixed("build-arg:"))
@@ -153,7 +153,7 @@ class Work:
             tags=names,
             labels=asked.prefixed("label:"),
             named_contexts=contexts,
-            secrets=tuple(self._secrets(secrets)),
+            more_secrets=self._session.secret,
             ssh=stack.enter_context(forwarded(self._session, sorted(agents))),
             no_cache=fresh,
             no_cache_filter=stages,
@@ -245,18 +245,6 @@ class Work:
 
     def _until_cancelled(self, call: ClientCall) -> None:
         self._cancel.on_cancel(call.cancel)
-
-    def _secrets(self, names: set[str]) -> Iterator[Secret]:
-        """Only what the Dockerfile names is asked for; it stays in memory."""
-        from lamina.engine.request import Secret
-        from lamina.engine.secrets import SECRET_LIMIT
-
-        for name in sorted(names):
-            value = self._session.secret(name)
-            if value is not None:
-                if len(value) > SECRET_LIMIT:
-                    raise BadRequest(f"secret {name!r} is larger than {SECRET_LIMIT // 1024} KiB")
-                yield Secret(name, value=value)
 
     def _caches(self, entries: tuple[Mapping[str, str], ...], option: str) -> Iterator[str]:
         """Shared caches that the engine can open; of the others the build says that they are left out."""

@@ -82,7 +82,7 @@ def _solve(daemon: Daemon, call: ServerCall) -> None:
         raise RpcError(UNIMPLEMENTED, asking.LLB_REFUSED)
     asked = _asked(request)
     if request.frontend:
-        asking.check(asked, request.frontend)
+        asking.check(asked, request.frontend, privileged=daemon.rules.privileged)
     build = daemon.buildkit.builds.begin(request.ref)
     try:
         call.on_gone(build.cancel.cancel)

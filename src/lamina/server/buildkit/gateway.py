@@ -63,7 +63,7 @@ class Bridge:
             self._asked.cache_to,
             self._asked.entitlements,
         )
-        asking.check(asked, request.frontend)
+        asking.check(asked, request.frontend, privileged=self._daemon.rules.privileged)
         work = Work(self._daemon, self._session, asked, self._build.progress, self._build.cancel)
         built = work.perform()
         name = os.urandom(12).hex()

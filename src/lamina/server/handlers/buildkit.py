@@ -74,7 +74,7 @@ def build(daemon: Daemon, request: Request) -> Reply:
     from lamina.server.buildkit.asked import check
 
     asked = _asked(daemon, query)
-    check(asked, "dockerfile.v0")
+    check(asked, "dockerfile.v0", privileged=daemon.rules.privileged)
     found = daemon.buildkit.sessions.wait(query.get("session"))
     remote = query.get("remote")
     name = name or os.urandom(16).hex()
