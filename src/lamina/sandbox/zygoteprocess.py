@@ -34,6 +34,10 @@ class ZygoteProcess:
         self._control: socket.socket | None = ours
         self._used = False
 
+    def kill(self) -> None:
+        """End it at once, as the machine might; what it runs dies with it. `end` is still to be called."""
+        self._process.kill()
+
     def send(self, descriptors: Sequence[int]) -> None:
         """Begin a run with (stdout, stderr, run socket). OSError where the process is gone."""
         if self._control is None:
@@ -48,5 +52,5 @@ class ZygoteProcess:
         self._control.close()
         self._control = None
         if not self._used:
-            self._process.kill()  # it may be starting still; nothing depends on it
+            self.kill()  # it may be starting still; nothing depends on it
         self._process.wait()
