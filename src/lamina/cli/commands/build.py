@@ -128,7 +128,7 @@ def command(
 
                 write_report(report, engine.failed)
             raise
-        if not quiet and mode != "quiet" and (receipts or any(step.verdict == "ran" for step in result.steps)):
+        if not quiet and mode != "quiet":
             found_by_checks = _warnings(request)
             if found_by_checks:
                 seen(Notice("info", found_by_checks, "checks"))
@@ -162,8 +162,8 @@ def command(
 
 
 def _warnings(request: BuildRequest) -> str | None:
-    """How many warnings the check rules have for the Dockerfile, as docker's builds say it. A build that had nothing to do is not held up by it,
-    unless its answer is kept for the next ones (cli/receipts.py)."""
+    """How many warnings the check rules have for the Dockerfile, as docker's builds say it. A receipt keeps the line, so that a build which is
+    answered from one (cli/unchanged.py) need not look."""
     from lamina.dockerfile import parse
     from lamina.dockerfile.ignore import IgnoreRules
     from lamina.dockerfile.lint import lint
