@@ -12,6 +12,7 @@ from lamina.layer.context import ContextTree
 from lamina.layer.flavour import Flavour
 from lamina.layer.selection import select
 from lamina.layer.statcache import StatCache
+from lamina.layer.sums import Sum
 from lamina.oci.digest import LayerId
 from lamina.store.check import check
 from lamina.store.gc import collect_garbage
@@ -47,7 +48,7 @@ def test_a_damaged_stat_cache_is_an_empty_one(tmp_path: Path) -> None:
 
 
 def test_damaged_sums_are_none_or_the_same(tmp_path: Path) -> None:
-    sums.write(tmp_path, {b"a": "0" * 64, b"b/c": "1" * 64})
+    sums.write(tmp_path, {b"a": Sum(b"0" * 32, 1, 0o644, 0, 0, 1.0), b"b/c": Sum(b"1" * 32, 2, 0o755, 3, 4, 2.5)})
     path = tmp_path / "sums"
     for data in damages(path.read_bytes()):
         path.write_bytes(data)

@@ -124,7 +124,9 @@ def _told(facts: Facts) -> Reason | None:
     if facts.failed is not None:
         when, build = facts.failed
         since = max(0.0, facts.now - when)
-        return Reason("failed-before", f"the last attempt failed {age(since)} ago (build {build}), and nothing has changed", record_age=since)
+        return Reason(
+            "failed-before", f"the last attempt failed {age(since)} ago (build {build}), and nothing has changed", record_age=since
+        )
     if facts.not_trusted:
         return Reason("not-trusted", f"a shared record of it is not believed: {facts.not_trusted}")
     return None

@@ -18,7 +18,7 @@ from lamina.cli.settings import Settings
 
 if TYPE_CHECKING:
     from lamina.engine.receipt import Receipt
-    from lamina.engine.request import BuildRequest, BuildResult, Output, ProgressEvent
+    from lamina.engine.request import BuildResult, Output, ProgressEvent
 
 
 @click.command(cls=WithCacheMounts, short_help="Build an image from a Dockerfile")
@@ -129,7 +129,9 @@ def command(
                 write_report(report, engine.failed)
             raise
         if not quiet and mode != "quiet":
-            found_by_checks = _warnings(request)
+            from lamina.cli.checked import line
+
+            found_by_checks = line(request, settings.root / "context")
             if found_by_checks:
                 seen(Notice("info", found_by_checks, "checks"))
         view.close()
@@ -159,20 +161,6 @@ def command(
         silent, names = quiet or mode == "quiet", result.images[0].tags
         write(receipts[0], request, options["file"], settings.arguments, settings.environment, quiet=silent, notices=notices, tags=names)
     return 0
-
-
-def _warnings(request: BuildRequest) -> str | None:
-    """How many warnings the check rules have for the Dockerfile, as docker's builds say it. A receipt keeps the line, so that a build which is
-    answered from one (cli/unchanged.py) need not look."""
-    from lamina.dockerfile import parse
-    from lamina.dockerfile.ignore import IgnoreRules
-    from lamina.dockerfile.lint import lint
-
-    if request.incoming is not None and request.incoming.dockerfile is not None:
-        return None  # it is in the repository or archive, which is gone by now
-    ignore = IgnoreRules.parse(request.ignore_text) if request.ignore_text is not None else None
-    count = sum(item.severity == "warning" for item in lint(parse(request.dockerfile_text, request.dockerfile_name), ignore=ignore))
-    return f"{count} warning{'' if count == 1 else 's'} found (use --check to expand)" if count else None
 
 
 def _short(settings: Settings, mode: str, options: dict[str, Any], *, quiet: bool, files: tuple[Path | None, ...], as_json: bool) -> bool:
