@@ -167,11 +167,23 @@ def memory_group(memory: int) -> Group:
 
 def _prepare() -> None:
     """What every engine imports, once, while the command opens the store: an engine is then a fork and no new interpreter."""
+    import gc
+
     import lamina.cli.commands.serve
     import lamina.cli.group
+    import lamina.cli.pipelineruns
     import lamina.engine.engine
+    import lamina.engine.freshness.recipe
+    import lamina.engine.images.finding
+    import lamina.engine.opening
+    import lamina.sandbox.choice
+    import lamina.server.classic
     import lamina.server.routes
-    import lamina.server.serving  # noqa: F401 - so that they are there
+    import lamina.server.serving
+
+    with contextlib.suppress(ModuleNotFoundError):  # the engine says what it wants
+        import lamina.server.http.connection  # noqa: F401
+    gc.freeze()  # a collection in an engine would copy every page of these
 
 
 def _begin(control: socket.socket, command: Sequence[str], log: str, group: Group) -> int:
