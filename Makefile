@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv check test demo bench bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz
+.PHONY: venv check test demo bench bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak-faults
 
 venv: $(VENV)/.made
 
@@ -59,3 +59,7 @@ fuzz: venv
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
+
+# Whole builds under 200 failing calls of the disk and 50 kills: some ten minutes on a quiet machine. Needs root.
+soak-faults: venv
+	LAMINA_FAULTS=200 LAMINA_KILLS=50 $(BIN)/pytest -q -s -p no:cacheprovider tests/fault/test_whole_builds.py
