@@ -6,6 +6,7 @@ The image has SIZE (500) MiB in three COPY steps, one small COPY of source code 
 and B gets the image, once where B has the version before ("update") and once where B has nothing but the base image ("empty"):
 
     lamina oci, lamina dir    A: lamina build --cache-to PLACE; B: lamina build --cache-from PLACE, of the same context
+    oci, no chunks            the same with chunks=false: large layers go whole
     save | load               A: docker build; then docker save on A into docker load on B
     registry cache            A: docker build with BuildKit's inline cache, docker push; B: docker build --cache-from, then
                               B has the image as `docker pull` would have it
@@ -207,7 +208,7 @@ class RegistryCache:
 
 def show(runs: dict[str, list[Run]], title: str) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    peers = [name for name in runs if not name.startswith("lamina")]
+    peers = [SaveLoad.name, RegistryCache.name]
     print(f"\n{title}\n{'':16}{'A':>9}{'B':>9}{'A + B':>9}{'stored':>11}{'fetched':>11}   A + B (B alone) of it against", flush=True)
     for name, each in runs.items():
         a, b, whole = (statistics.median(part) for part in ([one.a for one in each], [one.b for one in each], [one.whole for one in each]))
@@ -247,6 +248,7 @@ def main() -> None:
             docker = Docker(stack, state, tar, host, lies)
             ways: Sequence[Lamina | SaveLoad | RegistryCache] = (
                 Lamina("lamina oci", state, tar, f"oci://{host}/cache", lies),
+                Lamina("oci, no chunks", state, tar, f"oci://{host}/plain,chunks=false", lies),
                 Lamina("lamina dir", state, tar, f"dir:{state / 'shared'}", state / "shared"),
                 SaveLoad(docker),
                 RegistryCache(docker),
