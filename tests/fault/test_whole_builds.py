@@ -133,8 +133,10 @@ def fault(chance: random.Random, calls: int) -> Fault:
 def test_faults_at_any_write(place: Place, request: pytest.FixtureRequest) -> None:
     chance = random.Random(f"{SEED} {request.node.name}")
     failed, mended, hit = 0, 0, 0
-    for number in range((FAULTS + 1) // 2):
-        if number % 3:
+    problems: list[str] = []
+    rounds = (FAULTS + 1) // 2
+    for number in range(rounds):
+        if number % 3 or problems:
             place.anew()
             options: tuple[str, ...] = ()
         else:
@@ -144,32 +146,42 @@ def test_faults_at_any_write(place: Place, request: pytest.FixtureRequest) -> No
         what = f"round {number}, {one} ({ended.hit})"
         hit += bool(ended.hit)
         failed += ended.code != 0
-        assert not ended.left, f"{what}: processes stay"
-        assert ended.code in (0, 1, 65, 69, 74), f"{what}: ends with {ended.code}: {ended.err}"
-        assert "Traceback" not in ended.err, f"{what}: {ended.err}"
-        assert "a bug in lamina" not in ended.err, f"{what}: {ended.err}"
-        if ended.code == 0:
-            assert ended.out.split()[-1] == place.image, f"{what}: another image: {ended.err}"
-        else:
-            assert "error: " in ended.err, f"{what}: {ended.err}"
-        mended += bool(place.mended(what))
-    print(f"{number + 1} faults in {place.calls} calls: {hit} met, {failed} builds failed, {mended} stores mended")
+        try:
+            assert not ended.left, f"{what}: processes stay"
+            assert ended.code in (0, 1, 65, 69, 74), f"{what}: ends with {ended.code}: {ended.err}"
+            assert "Traceback" not in ended.err, f"{what}: {ended.err}"
+            assert "a bug in lamina" not in ended.err, f"{what}: {ended.err}"
+            if ended.code == 0:
+                assert ended.out.split()[-1] == place.image, f"{what}: another image: {ended.err}"
+            else:
+                assert "error: " in ended.err, f"{what}: {ended.err}"
+            mended += bool(place.mended(what))
+        except AssertionError as error:
+            problems.append(str(error))
+    print(f"{rounds} faults in {place.calls} calls: {hit} met, {failed} builds failed, {mended} stores mended")
+    assert not problems, "\n".join(problems)
     assert hit
 
 
 def test_killed_at_any_moment(place: Place, request: pytest.FixtureRequest) -> None:
     chance = random.Random(f"{SEED} {request.node.name}")
     killed, mended = 0, 0
-    for number in range((KILLS + 1) // 2):
+    problems: list[str] = []
+    rounds = (KILLS + 1) // 2
+    for number in range(rounds):
         place.anew()
         if number % 2:
             ended = place.build(fault=Fault(chance.randint(1, place.calls)))
         else:
             ended = place.build(kill_after=chance.random() * place.seconds, watched=True)
         what = f"round {number}, killed ({ended.hit})"
-        assert ended.code in (0, -9), f"{what}: {ended.err}"
-        assert not ended.left, f"{what}: processes stay"
         killed += ended.code != 0
-        mended += bool(place.mended(what))
-    print(f"{number + 1} kills: {killed} in time, {mended} stores mended")
+        try:
+            assert ended.code in (0, -9), f"{what}: {ended.err}"
+            assert not ended.left, f"{what}: processes stay"
+            mended += bool(place.mended(what))
+        except AssertionError as error:
+            problems.append(str(error))
+    print(f"{rounds} kills: {killed} in time, {mended} stores mended")
+    assert not problems, "\n".join(problems)
     assert killed

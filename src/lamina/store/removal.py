@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -12,12 +15,12 @@ def remove(path: Path) -> None:
     """Remove `path`, a name that only this process uses (rename it to such a name first); absent is fine.
 
     Folders inside folders are moved up to stand beside the first one, so neither stack nor descriptors grow with depth.
-    No symlink is followed. OSError for what cannot be removed.
+    No symlink is followed. OSError for what cannot be removed. What an earlier removal was killed over may stand beside it and stays.
     """
     parent = os.open(path.parent, _FOLDER)
     try:
         queue = [path.name]
-        count = 0
+        names = (f"{path.name}.{number}" for number in count(1))
         while queue:
             name = queue.pop()
             folder = _open(parent, name)
@@ -29,10 +32,7 @@ def remove(path: Path) -> None:
                         os.unlink(entry, dir_fd=folder)
                     elif not _removed_empty(entry, folder):
                         _allow(folder, entry)  # who may not write in a folder may not move it either
-                        count += 1
-                        moved = f"{path.name}.{count}"
-                        os.rename(entry, moved, src_dir_fd=folder, dst_dir_fd=parent)
-                        queue.append(moved)
+                        queue.append(_moved(entry, folder, parent, names))
             finally:
                 os.close(folder)
             os.rmdir(name, dir_fd=parent)
@@ -51,6 +51,19 @@ def _removed_empty(entry: bytes, folder: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _moved(entry: bytes, folder: int, parent: int, names: Iterator[str]) -> str:
+    """The first of `names` that is free, or an empty folder, after the move to it."""
+    while True:
+        name = next(names)
+        try:
+            os.rename(entry, name, src_dir_fd=folder, dst_dir_fd=parent)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        else:
+            return name
 
 
 def _open(parent: int, name: str) -> int | None:

@@ -61,3 +61,16 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         pass
     remove(tree)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_removal_has_left_is_no_hindrance(tmp_path: Path) -> None:
+    """A removal that was killed leaves moved folders beside the rest; the next one of the rest must not stumble over them."""
+    for name in ("x", "x.1", "x.2"):
+        (tmp_path / name / "inner" / "deep").mkdir(parents=True)
+        (tmp_path / name / "inner" / "file").write_text("text")
+    (tmp_path / "x.3").write_text("no folder")
+    remove(tmp_path / "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.1", "x.2", "x.3"]
+    for name in ("x.1", "x.2", "x.3"):
+        remove(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
