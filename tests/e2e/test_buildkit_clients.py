@@ -315,6 +315,28 @@ def test_logins_of_the_client_are_used_for_bases_and_pushes(client: Client, host
         assert "Traceback" not in said
 
 
+@pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed (make test-deps)")
+@pytest.mark.skipif(buildx.buildx() is None, reason="docker-buildx is not here (make test-deps)")
+def test_a_cache_in_a_registry_serves_another_engine(host: str, seeded_store: Path, tmp_path: Path) -> None:
+    place = context(tmp_path, f"FROM base:1\nRUN echo {tmp_path} > /made\n")
+    shutil.copytree(seeded_store, tmp_path / "other" / "root", symlinks=True)
+    (tmp_path / "registry").mkdir()
+    with docker_registry(tmp_path / "registry") as registry, serving(tmp_path / "other" / "root") as other:
+        cache = f"type=registry,ref={registry}/cache"
+        code, said = Client("remote", host, tmp_path / "one").build(place, "--cache-to", cache)
+        assert code == 0, said
+        code, said = Client("remote", other, tmp_path / "two").build(place, "--cache-from", cache)
+        assert code == 0, said
+        assert said.count("CACHED") == 1
+
+
+@pytest.mark.parametrize("client", KINDS, indirect=True)
+def test_caches_that_are_not_there_hinder_nothing(client: Client, tmp_path: Path) -> None:
+    place = context(tmp_path, "FROM scratch\nCOPY a /a\n", a="alpha")
+    code, said = client.build(place, "--cache-from", "base:1", "--cache-from", "127.0.0.1:1/nothing")
+    assert code == 0, said
+
+
 @pytest.mark.parametrize("client", KINDS, indirect=True)
 def test_nothing_is_left_of_many_builds(client: Client, host: str, tmp_path: Path) -> None:
     place = context(tmp_path, "FROM scratch\nCOPY a /a\n", a="alpha")

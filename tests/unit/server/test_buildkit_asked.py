@@ -40,7 +40,16 @@ def test_contexts_by_name() -> None:
     assert asked.named_contexts() == ({"mine": "dir1"}, {"base": "docker-image://busybox", "git": "https://host/r.git"})
 
 
-@pytest.mark.parametrize("attrs", [{"context:x": "input:y"}, {"context:x": "oci-layout://store@sha256:00"}])
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"context:x": "input:y"},
+        {"context:x": "oci-layout://store@sha256:00"},
+        {"context:x": "/etc"},
+        {"context:x": "file:///srv/r.git"},
+        {"context:x": "dir"},
+    ],
+)
 def test_contexts_that_cannot_be_had_are_refused(attrs: dict[str, str]) -> None:
     with pytest.raises(BadRequest):
         Asked(attrs).named_contexts()
@@ -50,8 +59,9 @@ def test_where_the_context_comes_from() -> None:
     assert Asked({"context": "https://github.com/a/b.git#main"}).remote == "https://github.com/a/b.git#main"
     assert Asked({"context": "http://buildkit-session/abc"}).upload == "/abc"
     assert Asked({"context": "http://buildkit-session.example/abc"}).upload is None
-    with pytest.raises(BadRequest):
-        Asked({"context": "/etc"}).remote  # noqa: B018  # the property raises
+    for place in ("/etc", "file:///srv/r.git"):
+        with pytest.raises(BadRequest):
+            Asked({"context": place}).remote  # noqa: B018  # the property raises
 
 
 @pytest.mark.parametrize(

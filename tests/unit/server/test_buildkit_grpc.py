@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lamina.server.buildkit import grpc
 from lamina.server.buildkit import messages as m
 from lamina.server.buildkit.grpc import ClientCall, RpcError, ServerCall, call
 from lamina.server.buildkit.http2 import Http2
+from lamina.server.errors import ClientGone
 from lamina.testing.buildkitclient import connected, ends
 
 
@@ -138,6 +142,7 @@ def _recorded() -> bytes:
         made = ClientCall(client, "/t/Double", [])
         made.send(m.Bytes(b"abc"))
         made.end()
+        client.close()
         return there.socket.recv(65536)
 
 
@@ -174,3 +179,39 @@ def test_who_gives_up_streams_without_end_is_sent_away(monkeypatch: pytest.Monke
 
     with connected({"/t/Echo": _echo}) as client, pytest.raises(RpcError):
         without_end(client)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.binary(max_size=60), max_size=6), st.integers(0, 200))
+def test_any_frames_end_the_connection_and_nothing_else(frames: list[bytes], cut: int) -> None:
+    sent = _recorded()
+    wild = b"".join(len(body).to_bytes(3, "big") + body[:1] + bytes([len(body) % 64]) + bytes(3) + b"\1" + body for body in frames)
+    with ends() as (client, server):
+        client.write(sent[:cut] + wild)
+        client.close()
+        Http2(server, grpc.acceptor({"/t/Double": _double})).run()
+
+
+def test_a_client_that_reads_nothing_is_sent_away_when_it_asks_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lamina.server.buildkit import http2
+
+    monkeypatch.setattr(http2, "_ANSWERS", 100_000)
+    monkeypatch.setattr(http2, "_LAST_WORDS", 0.1)
+    ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
+    with ends() as (client, server):
+
+        def serve() -> None:
+            Http2(server, grpc.acceptor({})).run()
+            server.close()  # as the connection is when its conversation is over
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        with contextlib.suppress(ClientGone):
+            for _ in range(20_000):
+                client.write(ping * 100)
+                if not serving.is_alive():
+                    break
+        client.close()
+        serving.join(20)
+        assert not serving.is_alive()

@@ -120,7 +120,7 @@ def test_output_without_end_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(text) < 100
 
 
-def test_readers_wait_and_late_ones_get_everything() -> None:
+def test_readers_wait_and_late_ones_get_every_step() -> None:
     progress = _progress()
     seen: list[StatusResponse] = []
     reader = threading.Thread(target=lambda: seen.extend(progress.read()))

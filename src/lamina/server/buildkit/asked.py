@@ -68,7 +68,7 @@ class Asked(msgspec.Struct, frozen=True):
         place = self.attrs.get("context", "")
         if not place:
             return None
-        if not is_remote(place):
+        if not _is_elsewhere(place):
             raise BadRequest(f"the context {place!r} is neither the client's folder nor a repository or URL")
         return place
 
@@ -124,9 +124,16 @@ class Asked(msgspec.Struct, frozen=True):
                 raise BadRequest(
                     f"the named context {name} is an OCI layout at the client: load it into the engine and name the image instead"
                 )
-            else:
+            elif place.startswith("docker-image://") or _is_elsewhere(place):
                 other[name] = place
+            else:
+                raise BadRequest(f"the named context {name}={place!r} is neither a folder of the client nor an image, repository or URL")
         return local, other
+
+
+def _is_elsewhere(place: str) -> bool:
+    """A repository or URL; what lies on the engine's own machine is no client's to name."""
+    return is_remote(place) and not place.startswith("file://")
 
 
 def check(asked: Asked, frontend: str, *, privileged: bool) -> None:

@@ -25,6 +25,7 @@ from lamina.server.buildkit.sessions import UPLOAD
 from lamina.server.errors import ApiError, BadRequest
 
 if TYPE_CHECKING:
+    from lamina.cache.remote.shared import SharedCache
     from lamina.engine.request import BuildRequest, BuildResult, Incoming, Output
     from lamina.server.buildkit.progress import Progress, Task
     from lamina.server.buildkit.sessions import Session
@@ -67,7 +68,7 @@ class Work:
                 request = self._request(stack)
                 with self._daemon.builder(_Logins(self._session)) as engine:
                     engine.on_steps = self._progress.listed
-                    engine.open_cache = self._daemon.engine.open_cache
+                    engine.open_cache = self._open_cache
                     result = engine.build(request, self._progress.report, self._cancel)
                 return Built(result, request)
         except KeyboardInterrupt:
@@ -81,6 +82,7 @@ class Work:
         """Push, write to the client; what exporters answer. The image itself is kept already."""
         names, outputs = asking.outputs(self._asked.exports)
         found = built.result.images
+        pushed = ""
         images = self._images(built, names)
         with self._progress.task("exporting to image" if any(e.is_image for e in self._asked.exports) else "exporting to client") as task:
             for image in found:
@@ -89,7 +91,7 @@ class Work:
                 task.doing(f"naming to {_full(name)}", done=True)
             for output in outputs:
                 if output.type == "registry":
-                    self._push(images, built.request, output, task)
+                    pushed = self._push(images, built.request, output, task) or pushed
             for export in self._asked.exports:
                 if not export.is_image and export.type != "cacheonly":
                     self._give(export, images, task)
@@ -98,6 +100,8 @@ class Work:
         answer = {}
         if found:
             answer = {"containerimage.config.digest": str(found[0].id), "containerimage.digest": str(found[0].manifest)}
+        if pushed:
+            answer["containerimage.digest"] = pushed
         if names:
             answer["image.name"] = ",".join(_full(name) for name in names)
         return answer
@@ -257,6 +261,15 @@ class Work:
             elif kind != "inline":
                 self._progress.report(Notice("warning", f"{option} type={kind} is left out: registry and s3 are known here"))
 
+    def _open_cache(self, text: str) -> SharedCache:
+        """In registries with the client's logins; elsewhere as the engine's own commands do."""
+        from lamina.engine.caches import open_cache
+
+        if not text.startswith("type=registry,"):
+            return self._daemon.engine.open_cache(text)
+        logins = _Logins(self._session)
+        return open_cache(text, now=self._daemon.now, environment={}, registry=lambda seconds: self._daemon.registry_for(logins))
+
     # After it
 
     def _images(self, built: Built, names: tuple[str, ...]) -> list[Image]:
@@ -265,8 +278,11 @@ class Work:
         full = tuple(_full(name) for name in names)
         return [msgspec.structs.replace(image, names=full) for image in found if image is not None]
 
-    def _push(self, images: list[Image], request: BuildRequest, output: Output, task: Task) -> None:
+    def _push(self, images: list[Image], request: BuildRequest, output: Output, task: Task) -> str:
+        """The digest that the last name has in its registry."""
         from lamina.engine.request import Notice
+
+        digest = ""
 
         task.doing("pushing layers")
         wanted = msgspec.structs.replace(request, outputs=(output,))
@@ -279,6 +295,7 @@ class Work:
             ):
                 task.doing(f"pushing manifest for {name}@{digest}", done=True)
         task.doing("pushing layers", done=True)
+        return digest
 
     def _give(self, export: asking.Export, images: list[Image], task: Task) -> None:
         from lamina.engine.exporters.export import export as write

@@ -37,19 +37,26 @@ class Progress:
         self.failed_step: ListedStep | None = None
 
     def read(self) -> Iterator[StatusResponse]:
-        """Everything from the beginning, several messages as one; waits, ends with the build."""
+        """Everything from the beginning (of a build that ended and was read: without output), several messages as one; waits, ends with the build."""
         at = 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda at=at: self._closed or len(self._all) > at)  # type: ignore[misc]  # the default binds the value
                 rows, at = self._all[at:], len(self._all)
             if not rows:
+                self._forget_logs()
                 return
             yield StatusResponse(
                 vertexes=[x for row in rows for x in row.vertexes],
                 statuses=[x for row in rows for x in row.statuses],
                 logs=[x for row in rows for x in row.logs],
             )
+
+    def _forget_logs(self) -> None:
+        """Somebody has read everything: who comes now gets the steps without their output."""
+        with self._changed:
+            for row in self._all:
+                row.logs = []
 
     def close(self) -> None:
         """The build has ended. What is still open is shown as ended."""

@@ -19,6 +19,7 @@ M = TypeVar("M", bound=Message)
 FILE_SYNC = "/moby.filesync.v1.FileSync/DiffCopy"
 UPLOAD = "/moby.upload.v1.Upload/Pull"
 FILE_SEND = "/moby.filesync.v1.FileSend/DiffCopy"
+_PATIENCE = 20.0  # seconds
 _SECRET = "/moby.buildkit.secrets.v1.Secrets/GetSecret"
 _CREDENTIALS = "/moby.filesync.v1.Auth/Credentials"
 _CHECK_AGENT = "/moby.sshforward.v1.SSH/CheckAgent"
@@ -84,10 +85,10 @@ class Sessions:
 
         if not name:
             raise ApiError("a session without its id", 400)
-        connection = Http2(carrier, None)
         with self._changed:
             if name in self._open:
                 raise Conflict(f"session {name[:64]} already exists")
+            connection = Http2(carrier, None)
             self._open[name] = Session(name, key, methods, connection)
             self._changed.notify_all()
         try:
@@ -96,7 +97,7 @@ class Sessions:
             with self._changed:
                 del self._open[name]
 
-    def wait(self, name: str, seconds: float = 5.0) -> Session:
+    def wait(self, name: str, seconds: float = _PATIENCE) -> Session:
         """A client opens its session and asks for a build at the same time. ApiError."""
         with self._changed:
             self._changed.wait_for(lambda: name in self._open, seconds)

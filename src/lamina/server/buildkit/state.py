@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lamina.server.buildkit.gateway import Bridge
     from lamina.server.buildkit.progress import Progress
 
+_UPLOAD = 60.0
+_PATIENCE = 20.0  # seconds that one request of a client waits for another one of its
 _ENDED = 16  # builds whose progress may still be asked for
 
 
@@ -34,7 +36,7 @@ class Build:
         self._bridge = bridge
         self._bridged.set()
 
-    def bridge(self, seconds: float = 5.0) -> Bridge | None:
+    def bridge(self, seconds: float = _PATIENCE) -> Bridge | None:
         """The client's function begins to call while the build is still being taken in."""
         self._bridged.wait(seconds)
         return self._bridge
@@ -73,7 +75,7 @@ class Builds:
         build.progress.close()
         build.cancel.close()
 
-    def wait(self, ref: str, seconds: float = 5.0) -> Build:
+    def wait(self, ref: str, seconds: float = _PATIENCE) -> Build:
         """A client asks for a build and for its status at the same time. ApiError."""
         with self._changed:
             self._changed.wait_for(lambda: ref in self._known, seconds)
@@ -94,7 +96,7 @@ class Uploads:
         self._changed = threading.Condition()
         self._waiting: dict[str, int] = {}  # name -> descriptor of a whole archive
 
-    def put(self, name: str, descriptor: int, seconds: float = 60.0) -> None:
+    def put(self, name: str, descriptor: int, seconds: float = _UPLOAD) -> None:
         """Blocks until the build has taken it; the descriptor is the build's then. ApiError when none does."""
         with self._changed:
             if name in self._waiting:
@@ -108,7 +110,7 @@ class Uploads:
             os.close(left)
             raise ApiError(f"no build {name[:64]!r} took its context", 404)
 
-    def take(self, name: str, seconds: float = 60.0) -> int:
+    def take(self, name: str, seconds: float = _UPLOAD) -> int:
         """ApiError when it does not come."""
         with self._changed:
             self._changed.wait_for(lambda: name in self._waiting, seconds)
