@@ -247,12 +247,14 @@ def prune(daemon: Daemon, request: Request) -> Reply:
         border = clock.parse(text, now)
         age = now - (border if border is not None else now)
     keep = request.query.integer("keep-storage") or None
+    freed = daemon.buildkit.folders.clear() if age is None and keep is None else 0
     with daemon.store() as store:
         policy = PrunePolicy(now, max_age=age, max_bytes=keep, everything=age is None and keep is None and request.query.flag("all"))
         found = collect(store, policy)
     deleted = [decision.row.name for decision in found.decisions if decision.remove]
-    daemon.events.emit("builder", "prune", "", {"reclaimed": str(found.swept.freed)})
-    return answer({"CachesDeleted": deleted or None, "SpaceReclaimed": found.swept.freed})
+    freed += found.swept.freed
+    daemon.events.emit("builder", "prune", "", {"reclaimed": str(freed)})
+    return answer({"CachesDeleted": deleted or None, "SpaceReclaimed": freed})
 
 
 def commit(daemon: Daemon, request: Request) -> Reply:

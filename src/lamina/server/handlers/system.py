@@ -164,6 +164,10 @@ def disk_usage(daemon: Daemon, request: Request) -> Reply:
             if row.id not in used and row.id.startswith("diff:")
         ]
         total = sum(image.size for image in images)
+    cache += [
+        _cache_row(f"folder:{name}", size, last, last) | {"Type": "source.local", "Description": "a client's folder", "InUse": used}
+        for name, size, last, used in daemon.buildkit.folders.sizes()
+    ]
     containers = [summary(daemon, container) | {"SizeRw": size_of(container)} for container in daemon.containers.all()]
     volumes = [daemon.volumes.document(volume) | {"UsageData": daemon.volumes.usage(volume)} for volume in daemon.volumes.all()]
     return answer(
