@@ -51,6 +51,11 @@ bench-transfer: venv
 bench-clean-machine: venv
 	$(BIN)/python bench/clean_machine.py
 
+# One engine through storms of requests for so long; descriptors, processes, threads and memory are counted at the beginning and the end.
+SECONDS ?= 600
+soak: venv
+	$(BIN)/python -m lamina.testing.soak --seconds $(SECONDS)
+
 # Coverage-guided, SECONDS_EACH for each target (8 of them). Needs the extra `fuzz` (CPython 3.11 to 3.13 on x86-64).
 SECONDS_EACH ?= 60
 fuzz: venv

@@ -204,9 +204,9 @@ class Server:
         servers = []
         for listener in self._sockets:
             if listener.family == socket.AF_UNIX:
-                servers.append(await asyncio.start_unix_server(accept, sock=listener))
+                servers.append(await asyncio.start_unix_server(accept, sock=listener, backlog=_BACKLOG))
             else:
-                servers.append(await asyncio.start_server(accept, sock=listener))
+                servers.append(await asyncio.start_server(accept, sock=listener, backlog=_BACKLOG))
         ready()
         if self._idle_exit is None:
             await stop.wait()

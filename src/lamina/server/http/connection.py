@@ -197,7 +197,7 @@ class Connection:
             await self._writer.drain()
         else:
             self._send_head(reply.status if isinstance(reply, Stream) else 200, reply.content_type, getattr(reply, "headers", ()))
-            await self._writer.drain()
+            await self._drained()
             complete = request.method == "HEAD" or await (self._stream(reply) if isinstance(reply, Stream) else self._rows(reply))
             if not complete:
                 return False
@@ -230,6 +230,13 @@ class Connection:
         if self._writer.can_write_eof():
             self._writer.write_eof()
         await asyncio.wait([listener], timeout=_LINGER)
+
+    async def _drained(self) -> None:
+        """Before a handler's stream. It runs also when the client has left already: it may hold what only it can close."""
+        try:
+            await self._writer.drain()
+        except ConnectionError:
+            self._gone.tell()
 
     def _drain(self) -> asyncio.Future[None] | None:
         if self._writer.transport.get_write_buffer_size() < 1 << 16:
@@ -295,7 +302,7 @@ class Connection:
 
         duplex: Duplex = LoopDuplex(self._loop, send, self._drain, self._gone, raw)
         try:
-            await self._writer.drain()
+            await self._drained()
             await self._loop.run_in_executor(self._pool, _attempt, reply.talk, duplex)
             await self._writer.drain()
             raw.abandon()
