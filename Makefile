@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv check test demo bench bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak-faults
+.PHONY: venv check test demo bench bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak soak-faults
 
 venv: $(VENV)/.made
 
