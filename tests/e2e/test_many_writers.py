@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.testing import bases, dockerd, machines
+from lamina.testing import bases, machines
 from lamina.testing.writers import buildkit, places
 from lamina.testing.writers.places import Backend
 from lamina.testing.writers.trial import Settings, Trial
@@ -41,12 +41,13 @@ def test_nothing_that_a_writer_completed_is_lost(backend: Backend, tmp_path: Pat
 
 
 @pytest.mark.docker
-def test_of_a_cache_with_one_name_the_last_writer_remains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["docker", "registry", "local"])
+def test_of_a_cache_with_one_name_the_last_writer_remains(way: buildkit.Way, tmp_path: Path) -> None:
     """What the page on many writers says of BuildKit, with few of them."""
-    missing = dockerd.why_not() or places.why_not("oci") or places.why_not("http")
+    missing = buildkit.why_not(way) or places.why_not("oci") or places.why_not("http")
     if missing:
         pytest.skip(missing)
-    found = buildkit.compare(tmp_path / "trial", writers=3, machines=2)
+    found = buildkit.compare(tmp_path / "trial", way, writers=3, machines=2)
     assert found.alone.missed == 0
     assert found.whole == 1
     assert found.together.missed == 4, "two steps of each of the other two: the rest they share with the last one"

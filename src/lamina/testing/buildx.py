@@ -67,7 +67,13 @@ class Client:
         return found
 
     def run(
-        self, arguments: Sequence[str], *, stdin: bytes | None = None, environment: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        arguments: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 40,
     ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [self._program(), *arguments],
@@ -76,7 +82,7 @@ class Client:
             capture_output=True,
             env={**self._environment, **(environment or {})},
             cwd=cwd or self._home,
-            timeout=40,
+            timeout=timeout,
             check=False,
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+_REPOSITORY = Path(__file__).parents[3]
 
 # Debian's client has BuildKit built in; a newer one on PATH may need a plugin that is not there.
 CLIENT = "/usr/bin/docker" if os.path.exists("/usr/bin/docker") else "docker"
@@ -24,6 +28,23 @@ def why_not() -> str | None:
     for tool in ("dockerd", "docker", "containerd"):
         if not shutil.which(tool):
             return f"{tool} is not installed (make test-deps)"
+    return None
+
+
+def why_not_newer() -> str | None:
+    """The reason why `newer` cannot start one here, or None."""
+    return why_not() or (None if _newer() else "no dockerd 26 is here (make test-deps)")
+
+
+@functools.cache
+def _newer() -> str | None:
+    """A dockerd with a BuildKit of 2024: $LAMINA_DOCKERD, what `.ci/buildx` fetched, or the one that is installed."""
+    for place in (os.environ.get("LAMINA_DOCKERD"), str(_REPOSITORY / ".venv/buildx/dockerd"), shutil.which("dockerd")):
+        if place and os.access(place, os.X_OK):
+            said = subprocess.run([place, "--version"], capture_output=True, text=True, check=False).stdout
+            found = re.search(r"version (\d+)\.", said)
+            if found and int(found[1]) >= 26:
+                return place
     return None
 
 
@@ -56,7 +77,12 @@ class Daemon:
 
 @contextmanager
 def daemon(
-    options: Sequence[str] = (), parent: Path | None = None, before: Sequence[str] = (), *, bridge: bool = False
+    options: Sequence[str] = (),
+    parent: Path | None = None,
+    before: Sequence[str] = (),
+    *,
+    bridge: bool = False,
+    program: str = "dockerd",
 ) -> Iterator[Daemon]:
     """Start one and stop it. Its state lies on `parent` (default /var/tmp): overlay2 needs a real disk or tmpfs.
 
@@ -68,7 +94,7 @@ def daemon(
     log = open(home / "log", "wb")  # noqa: SIM115  # closed when the daemon has ended
     process = subprocess.Popen(
         [
-            *before, "dockerd", "--data-root", str(home / "data"), "--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), "-H", f"unix://{socket}",
+            *before, program, "--data-root", str(home / "data"), "--exec-root", str(home / "exec"), "--pidfile", str(home / "pid"), "-H", f"unix://{socket}",
             *(() if bridge else ("--bridge=none", "--iptables=false", "--ip6tables=false")), *options,
         ],
         stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -94,6 +120,17 @@ def daemon(
         log.close()
         _unmount_below(home)
         shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def newer(folder: Path, parent: Path | None = None, before: Sequence[str] = ()) -> Iterator[Daemon]:
+    """dockerd 26 or later whose images are containerd's: only so does its BuildKit export caches of every kind. Settings go into `folder`."""
+    program = _newer()
+    assert program is not None
+    settings = folder / "newer.json"
+    settings.write_text('{"features": {"containerd-snapshotter": true}}\n')
+    with daemon(("--config-file", str(settings)), parent, before, program=program) as started:
+        yield started
 
 
 def _unmount_below(home: Path) -> None:

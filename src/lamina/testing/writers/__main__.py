@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamina.testing import bases, dockerd, machines
+from lamina.testing import bases, machines
 from lamina.testing.writers import places
 from lamina.testing.writers.trial import Result, Settings, Trial
 
@@ -61,16 +61,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _compare(writers: int, number: int) -> int:
-    from lamina.testing.writers.buildkit import compare
+    from lamina.testing.writers import buildkit
 
-    refused = dockerd.why_not() or places.why_not("oci") or places.why_not("http")
+    refused = places.why_not("oci") or places.why_not("http") or buildkit.why_not("docker")
     if refused:
         print(f"no comparison here: {refused}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="lamina-writers-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
-        found = compare(Path(folder) / "trial", writers, number)
-    print(f"buildkit, one writer of the name: {found.alone}")
-    print(f"buildkit, {found.writers} writers of the name: {found.together}; {found.whole} of {found.writers} images found whole")
+    found: dict[buildkit.Way, buildkit.Comparison] = {}
+    for way in buildkit.WAYS:
+        missing = buildkit.why_not(way)
+        if missing:
+            print(f"buildkit {way}: left out, {missing}", file=sys.stderr)
+            continue
+        with tempfile.TemporaryDirectory(prefix="lamina-writers-", dir="/var/tmp", ignore_cleanup_errors=True) as folder:
+            found[way] = buildkit.compare(Path(folder) / "trial", way, writers, number)
+    print("\n".join(buildkit.reports(found)))
     return 0
 
 
