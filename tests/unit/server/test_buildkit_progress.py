@@ -132,3 +132,17 @@ def test_readers_wait_and_late_ones_get_every_step() -> None:
     count = sum(len(row.vertexes) for row in seen)
     assert count == 50
     assert sum(len(row.vertexes) for row in progress.read()) == count
+
+
+def test_steps_of_several_platforms_are_told_apart() -> None:
+    progress = _progress()
+    for platform in ("linux/amd64", "linux/arm64"):
+        progress.report(Notice("info", f"platform {platform}", "platform"))
+        progress.listed((_step(0, "FROM", "FROM base:1"), _step(1, "RUN", "RUN a")))
+        progress.report(_end(1, "hit"))
+    assert list(_last(_read(progress))) == [
+        "[linux/amd64 1/2] FROM base:1",
+        "[linux/amd64 1/9] step",
+        "[linux/arm64 1/2] FROM base:1",
+        "[linux/arm64 1/9] step",
+    ]

@@ -45,7 +45,12 @@ def methods(daemon: Daemon) -> dict[str, Method]:
     def nothing(call: ServerCall) -> None:
         call.request(m.Nothing)
 
+    def forgotten(call: ServerCall) -> None:
+        call.request(m.Nothing)  # there is no history that could be changed
+        call.send(m.Nothing())
+
     return {
+        _SERVICE + "UpdateBuildHistory": forgotten,
         _SERVICE + "ListWorkers": list_workers,
         _SERVICE + "Info": info,
         _SERVICE + "ListenBuildHistory": nothing,

@@ -34,6 +34,7 @@ class Progress:
         self._listed: tuple[ListedStep, ...] = ()
         self._logged: dict[str, int] = {}
         self._notes: Task | None = None
+        self._platform = ""  # of a build for several
         self.failed_step: ListedStep | None = None
 
     def read(self) -> Iterator[StatusResponse]:
@@ -117,6 +118,8 @@ class Progress:
                 self.log(self._vertex(event.id, "").digest, event.data, _STDOUT if event.stream == "stdout" else _STDERR)
             case StepEnded():
                 self._ended(event)
+            case Notice(_, text, "platform"):
+                self._platform = text.removeprefix("platform ") + " "
             case Notice():
                 if self._notes is None:
                     self._notes = self.task("[internal] notes")
@@ -137,8 +140,8 @@ class Progress:
     def _label(self, step: ListedStep) -> str:
         """`stage ` before the numbers of a step; nothing where there is one stage only."""
         if step.stage_name:
-            return step.stage_name + " "
-        return f"stage-{step.stage} " if len({other.stage for other in self._listed}) > 1 else ""
+            return f"{self._platform}{step.stage_name} "
+        return self._platform + (f"stage-{step.stage} " if len({other.stage for other in self._listed}) > 1 else "")
 
     def _ended(self, event: StepEnded) -> None:
         vertex = self._vertex(event.id, event.name)
@@ -157,7 +160,8 @@ class Progress:
         with self._changed:
             found = self._vertices.get(number)
         if found is None:
-            found = Vertex(digest=self.digest(name), name=name)
+            shown = f"[{self._platform}{name[1:]}" if name.startswith("[") else name
+            found = Vertex(digest=self.digest(shown), name=shown)
             with self._changed:
                 self._vertices[number] = found
         return found

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import types
 import typing
-from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
@@ -45,6 +44,8 @@ class _Field(msgspec.Struct, frozen=True):
 
 @functools.cache
 def _fields(kind: type[Message]) -> dict[int, _Field]:
+    if kind in _declared:
+        return _declared[kind]
     found = {}
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         inner, number = typing.get_args(hint)
@@ -101,28 +102,69 @@ def _varint(out: bytearray, value: int) -> None:
 # In
 
 
-def decode(kind: type[M], data: bytes | memoryview) -> M:
+def decode(kind: type[M], data: bytes) -> M:
     fields = _fields(kind)
     values: dict[str, object] = {}
-    for number, wire, raw in _items(memoryview(data)):
-        field = fields.get(number)
-        if field is None:
-            continue
-        if field.shape == "list":
-            items = typing.cast("list[Scalar]", values.setdefault(field.name, []))
-            if field.type in (int, bool) and wire == _BYTES:
-                items += _packed(typing.cast(memoryview, raw))
-            else:
-                items.append(_value(field, wire, raw))
-            _check(len(items))
-        elif field.shape == "dict":
-            pairs = typing.cast("dict[str, Scalar]", values.setdefault(field.name, {}))
-            key, value = _pair(field, wire, raw)
-            pairs[key] = value
-            _check(len(pairs))
+    at, end = 0, len(data)
+    while at < end:
+        tag = data[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = _number(data, at - 1)
+        field = fields.get(tag >> 3)
+        wire = tag & 7
+        raw: int | bytes
+        if wire == _VARINT:
+            raw, at = _number(data, at)
         else:
+            size, at = _size(data, at, wire)
+            if size > end - at:
+                raise WireError("a message is cut off")
+            raw = data[at : at + size]
+            at += size
+        if field is None:
+            if not tag >> 3:
+                raise WireError("a message has a field without a number")
+        elif field.shape == "one":
             values[field.name] = _value(field, wire, raw)
+        else:
+            _add(field, wire, raw, values)
     return kind(**values)
+
+
+def _add(field: _Field, wire: int, raw: int | bytes, values: dict[str, object]) -> None:
+    """One more item of a list or dict."""
+    if field.shape == "list":
+        items = typing.cast("list[Scalar]", values.setdefault(field.name, []))
+        if field.type in (int, bool) and not isinstance(raw, int):
+            items += _packed(raw)
+        else:
+            items.append(_value(field, wire, raw))
+        _check(len(items))
+        return
+    pairs = typing.cast("dict[str, Scalar]", values.setdefault(field.name, {}))
+    if isinstance(raw, int) or wire != _BYTES:
+        raise _wrong(field)
+    entry = decode(_entry(field.type), raw)
+    pairs[entry.key] = field.type() if entry.value is None else entry.value
+    _check(len(pairs))
+
+
+class _Entry(Message):
+    """A pair of a dict; `value` is of the dict's type."""
+
+    key: str = ""
+    value: Scalar | None = None
+
+
+@functools.cache
+def _entry(kind: type) -> type[_Entry]:
+    made = type("_EntryOf" + kind.__name__, (_Entry,), {})
+    _declared[made] = {1: _Field(1, "key", str, "one"), 2: _Field(2, "value", kind, "one")}
+    return typing.cast("type[_Entry]", made)
+
+
+_declared: dict[type, dict[int, _Field]] = {}
 
 
 def _check(count: int) -> None:
@@ -130,32 +172,18 @@ def _check(count: int) -> None:
         raise WireError(f"a message has more than {_MOST} items in one field")
 
 
-def _items(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    at, end = 0, len(data)
-    while at < end:
-        tag, at = _number(data, at)
-        number, wire = tag >> 3, tag & 7
-        if not number:
-            raise WireError("a message has a field without a number")
-        if wire == _VARINT:
-            value, at = _number(data, at)
-            yield number, wire, value
-            continue
-        if wire == _BYTES:
-            size, at = _number(data, at)
-        elif wire in (_FIXED64, _FIXED32):
-            size = 8 if wire == _FIXED64 else 4
-        else:
-            raise WireError("a message has a field of unknown form")
-        if size > end - at:
-            raise WireError("a message is cut off")
-        yield number, wire, data[at : at + size]
-        at += size
+def _size(data: bytes, at: int, wire: int) -> tuple[int, int]:
+    if wire == _BYTES:
+        return _number(data, at)
+    if wire in (_FIXED64, _FIXED32):
+        return (8 if wire == _FIXED64 else 4), at
+    raise WireError("a message has a field of unknown form")
 
 
-def _number(data: memoryview, at: int) -> tuple[int, int]:
+def _number(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
-    while at < len(data) and shift < 70:
+    end = len(data)
+    while at < end and shift < 70:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -165,31 +193,31 @@ def _number(data: memoryview, at: int) -> tuple[int, int]:
     raise WireError("a message is cut off")
 
 
-def _value(field: _Field, wire: int, raw: int | memoryview) -> Scalar:
+def _value(field: _Field, wire: int, raw: int | bytes) -> Scalar:
     kind = field.type
     if isinstance(raw, int):
-        if kind is bool:
-            return bool(raw)
         if kind is int:
             return raw - (1 << 64) if raw >> 63 else raw
+        if kind is bool:
+            return bool(raw)
     elif wire == _BYTES:
         if kind is bytes:
-            return bytes(raw)
+            return raw
         if kind is str:
-            return _text(raw)
+            try:
+                return raw.decode("utf-8")
+            except UnicodeDecodeError:
+                raise WireError("a text in a message is not UTF-8") from None
         if issubclass(kind, Message):
             return decode(kind, raw)
-    raise WireError(f"the field {field.name} of a message has the wrong type")
+    raise _wrong(field)
 
 
-def _text(raw: memoryview) -> str:
-    try:
-        return str(raw, "utf-8")
-    except UnicodeDecodeError:
-        raise WireError("a text in a message is not UTF-8") from None
+def _wrong(field: _Field) -> WireError:
+    return WireError(f"the field {field.name} of a message has the wrong type")
 
 
-def _packed(raw: memoryview) -> list[Scalar]:
+def _packed(raw: bytes) -> list[Scalar]:
     found: list[Scalar] = []
     at = 0
     while at < len(raw):
@@ -197,16 +225,3 @@ def _packed(raw: memoryview) -> list[Scalar]:
         found.append(value - (1 << 64) if value >> 63 else value)
         _check(len(found))
     return found
-
-
-def _pair(field: _Field, wire: int, raw: int | memoryview) -> tuple[str, Scalar]:
-    if isinstance(raw, int) or wire != _BYTES:
-        raise WireError(f"the field {field.name} of a message has the wrong type")
-    key = ""
-    value: Scalar | None = None
-    for number, inner, part in _items(raw):
-        if number == 1 and not isinstance(part, int):
-            key = _text(part)
-        elif number == 2:
-            value = _value(field, inner, part)
-    return key, field.type() if value is None else value
