@@ -229,6 +229,9 @@ def process(spec, streams, write_error, terminal):
     except OSError:
         pass  # chdir says what is wrong
     os.chdir("/")
+    other = bool(uid or gid) and one_id()
+    if other:
+        workload.become(uid, gid)
     if not spec["insecure"]:
         if kernel.MACHINE in seccomp.AUDIT_ARCH and not spec["unconfined"]:
             seccomp.install(kernel.MACHINE)
@@ -236,14 +239,13 @@ def process(spec, streams, write_error, terminal):
     try:
         os.setgroups(groups)
     except PermissionError:
-        pass  # one id only: whether the user is mapped is seen below
-    try:
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
-    except OSError:
-        raise ValueError(
-            "user %d:%d is not mapped here: only one id is (a range in /etc/subuid and newuidmap would help)" % (uid, gid)
-        ) from None
+        pass  # one id only
+    if not other:
+        try:
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        except OSError:
+            raise ValueError("user %d:%d is not mapped here: the range in /etc/subuid is too small for it" % (uid, gid)) from None
     if not spec["insecure"]:
         workload.set_capabilities(spec["capabilities"] if uid == 0 else 0)
     if spec["no_new_privileges"]:
@@ -256,6 +258,13 @@ def process(spec, streams, write_error, terminal):
     except OSError as error:
         raise workload.CannotExecute(126, "cannot enter the working directory %s: %s" % (spec["cwd"], error.strerror)) from None
     execute(spec["argv"], environment)
+
+
+def one_id():
+    """Whether a single id is mapped; who wants to be another becomes it in a namespace of its own."""
+    with open("/proc/self/uid_map") as file:
+        fields = file.read().split()
+    return len(fields) == 3 and fields[2] == "1"
 
 
 def workload_group(name):
