@@ -44,8 +44,8 @@ class ChunkedLayers:
     def send(self, cache: SharedCache, record: Record, layer: LayerRef, diff_id: DiffId, size: int) -> BlobRef | None:
         """The layer as chunks in the cache, with what is missing sent; None: it goes whole.
 
-        A step's first version goes as chunks, for the sake of those to come; later ones where a fifth of their bytes is there. `size`: of
-        the tar.
+        A step's first version goes whole: chunks cost more requests, and most layers never get another. Its second is cut, for the sake of
+        those to come; later ones go as chunks where a fifth of their bytes is there. `size`: of the tar.
         """
         from lamina.cache.remote import cutting
 
@@ -55,6 +55,18 @@ class ChunkedLayers:
         with self._lock:
             if asked in self._sent:
                 return self._sent[asked]
+        made = self._decided(cache, record, layer, diff_id)
+        with self._lock:
+            self._sent[asked] = made
+        return made
+
+    def _decided(self, cache: SharedCache, record: Record, layer: LayerRef, diff_id: DiffId) -> BlobRef | None:
+        from lamina.cache.remote import cutting
+
+        own = layer is record.layers[-1]
+        others = [one for one in cache.neighbours(record.place, 2, quick=True) if one.key != record.key] if own else []
+        if own and not others and not cache.chunks:
+            return None
         recipe = self.remembered(diff_id)
         if recipe is None:
             whole = self._store.facts.packed(diff_id, "zstd")
@@ -67,10 +79,8 @@ class ChunkedLayers:
             if DiffId(recipe.digest) != diff_id:
                 return None  # the directory was changed: packing the layer whole says so
             self.remember(recipe)
-        made = self._send(cache, record, layer, recipe)
-        with self._lock:
-            self._sent[asked] = made
-        return made
+        cut_before = any(one.recipe is not None for other in others for one in other.layers[-1:])
+        return self._send(cache, layer, recipe, saving=cut_before or not own)
 
     def have(self, recipe: Recipe) -> Callable[[Chunk], bytes | None]:
         """Chunks of a recipe that layers of this machine have: read once, in order, into a temporary file."""
@@ -102,12 +112,11 @@ class ChunkedLayers:
         known = self._store.facts.packed(diff_id, _FORM)
         return None if known is None else self._recipe(known.digest)
 
-    def _send(self, cache: SharedCache, record: Record, layer: LayerRef, recipe: Recipe) -> BlobRef | None:
+    def _send(self, cache: SharedCache, layer: LayerRef, recipe: Recipe, *, saving: bool) -> BlobRef | None:
         from lamina.cache.remote import chunked
 
-        first = layer is record.layers[-1] and not any(one.key != record.key for one in cache.neighbours(record.place, 2))
         diff_id = DiffId(recipe.digest)
-        sent = chunked.send(cache, recipe, chunked.streamed(lambda: self._tar(layer, diff_id), recipe), saving=not first)
+        sent = chunked.send(cache, recipe, chunked.streamed(lambda: self._tar(layer, diff_id), recipe), saving=saving)
         if sent is None:
             return None
         with self._lock:
