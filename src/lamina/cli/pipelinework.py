@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from lamina.cli.settings import Settings
 from lamina.pipelines.caches.dockercache import OneTar, SharedBuildCache
 from lamina.pipelines.caches.slots import SlotCaches
 from lamina.pipelines.caches.versions import VersionedCaches
+from lamina.pipelines.masking import Masker
 from lamina.pipelines.plan import Plan
 from lamina.pipelines.run.around import Around, StepResult
 from lamina.pipelines.run.artifacts import ArtifactStore
@@ -55,6 +57,7 @@ class Work(msgspec.Struct, frozen=True):
     jobs: int
     image_map: Mapping[str, str]
     own_network: bool
+    save_on_failure: bool
     bitbucket_caches: bool
     docker_cli: Path | None
     terminal: Terminal
@@ -144,12 +147,13 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         docker_cli=work.docker_cli,
         proxies=settings.proxies,
         own_network=work.own_network,
+        save_on_failure=work.save_on_failure,
     )
     width = max((len(f"{step.number}. {visible(step.name)}") for step in steps), default=0)
     progress = threading.Lock()
 
     def keep() -> None:
-        with progress:
+        with progress, contextlib.suppress(OSError):  # a full disk: the record at the end counts
             ended = tuple(sorted(runner.results, key=lambda step: step.number))
             project.write(msgspec.structs.replace(record, steps=ended, begun=dict(runner.begun)))
 
@@ -179,6 +183,15 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         versions.collect()
     project.prune()
     return record
+
+
+def public(record: RunRecord, plan: Plan) -> RunRecord:
+    """For others: without the secrets that steps wrote into output variables. On disk they are as they were, for a rerun."""
+    masker = Masker(secret for step in every_step(plan) for secret in step.variables.secrets())
+    steps = tuple(
+        msgspec.structs.replace(step, outputs=tuple((name, masker.mask(value)) for name, value in step.outputs)) for step in record.steps
+    )
+    return msgspec.structs.replace(record, steps=steps)
 
 
 def _with_outputs(steps: tuple[StepResult, ...], before: RunRecord | None) -> tuple[StepResult, ...]:

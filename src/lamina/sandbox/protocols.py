@@ -97,6 +97,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     shm_size: int = 64 << 20
     rlimits: tuple[tuple[str, int, int], ...] = ()  # ("nofile", soft, hard)
     memory: int = 0  # bytes for all processes together, where a control group can be made; nowhere an rlimit
+    pids: int = 0  # processes and threads together, held as `memory` is
     stdin: bytes = b""
     timeout: float | None = None  # seconds
 

@@ -172,7 +172,7 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Pl
         "userxattr": userxattr,
         "single": single,
         "shared_pids": False,
-        "limits": {"memory": spec.memory, "only_groups": 1} if spec.memory else {},
+        "limits": {"memory": spec.memory, "pids": spec.pids, "only_groups": 1} if spec.memory or spec.pids else {},
         "oci": None,
         "tree": None if plain is None else str(plain.root),
         "proot": None if plain is None else plain.proot,

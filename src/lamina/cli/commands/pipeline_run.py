@@ -65,6 +65,7 @@ FILE = "bitbucket-pipelines.yml"
     help="Steps with services: a network of their own (default), or the machine's.",
 )
 @click.option("--bitbucket-caches", "--parity", "bitbucket_caches", is_flag=True, help="Caches as on Bitbucket, collisions included.")
+@click.option("--save-on-failure", is_flag=True, help="Steps that fail save their caches, too (Bitbucket never does).")
 @click.option(
     "--docker-cli",
     "docker_command",
@@ -104,6 +105,7 @@ def run(
     image_map: tuple[str, ...],
     network: str,
     bitbucket_caches: bool,
+    save_on_failure: bool,
     docker_command: str,
     report: Path | None,
     junit_file: Path | None,
@@ -163,7 +165,7 @@ def run(
     before = project.last() if rerun_failed else None
     numbers = selected(made, only, first, before)
     from lamina.cli.pipelinelive import terminal_for
-    from lamina.cli.pipelinework import Work, carry_out
+    from lamina.cli.pipelinework import Work, carry_out, public
 
     width = shutil.get_terminal_size((100, 24)).columns
     live = progress == "tty" or (progress == "auto" and sys.stdout.isatty())
@@ -181,6 +183,7 @@ def run(
         jobs=jobs or 16,
         image_map=inputs.pairs(image_map, "--image-map"),
         own_network=network == "own",
+        save_on_failure=save_on_failure,
         bitbucket_caches=bitbucket_caches,
         docker_cli=docker_cli(docker_command),
         terminal=terminal,
@@ -197,7 +200,7 @@ def run(
     if junit_file is not None:
         junit_file.write_bytes((project.place(record.number) / "junit.xml").read_bytes())
     if report is not None:
-        report.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+        report.write_bytes(msgspec.json.format(msgspec.json.encode(public(record, made))) + b"\n")
     return 130 if record.interrupted else 0 if record.passed else 1
 
 

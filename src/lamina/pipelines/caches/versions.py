@@ -9,6 +9,7 @@ differ from what was restored.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -23,6 +24,7 @@ import msgspec
 from lamina.pipelines.caches.keeping import WEEK, Identity, Say, age, changed_files, megabytes
 from lamina.pipelines.run.files import Tree, copy_bytes, walk
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _SAFE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
@@ -180,9 +182,12 @@ class VersionedCaches:
             writing = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 copy_bytes(reading, writing)
+                os.replace(temporary, place)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
             finally:
                 os.close(writing)
-            os.replace(temporary, place)
             return digest
         finally:
             os.close(reading)
@@ -332,6 +337,9 @@ class HeldVersion:
                 try:
                     entries.append(self._entry(folder, path, status))
                 except OSError as error:
+                    if error.errno in _NO_ROOM:
+                        say(f"{label}: not saved: {error.strerror}")
+                        return
                     say(f"{label}: {path} is left out: {error.strerror}")
                     continue
                 except UnicodeEncodeError:

@@ -68,6 +68,7 @@ class Around(msgspec.Struct, frozen=True):
     docker_cli: Path | None = None
     proxies: Mapping[str, str] = {}
     own_network: bool = True
+    save_on_failure: bool = False
 
 
 class StepResult(msgspec.Struct, frozen=True):

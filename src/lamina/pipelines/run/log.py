@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -52,6 +53,8 @@ class StepLog:
         self._maskers = {"stdout": Masker(self._secrets), "stderr": Masker(self._secrets)}
         self._rests = {"stdout": b"", "stderr": b""}
         self._lock = threading.Lock()
+        self._lost = 0  # lines that the file could not take
+        self._why = ""
 
     def output(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
         with self._lock:
@@ -77,6 +80,11 @@ class StepLog:
 
     def close(self) -> None:
         self.flush()
+        if self._lost:
+            told = f"{self._lost} lines are missing in the log file: {self._why}"
+            self._terminal.output(self._number, self._prefix, told)
+            with contextlib.suppress(OSError):
+                self._file.write(told.encode() + b"\n")
         self._file.close()
 
     def _take(self, stream: str, data: bytes) -> None:
@@ -93,7 +101,11 @@ class StepLog:
         if line == b"\x1e":
             line = b"After script"
         if not self._file.closed:
-            self._file.write(line + b"\n")
+            try:
+                self._file.write(line + b"\n")
+            except OSError as error:  # a full disk ends no step, nor the reading of what it prints
+                self._lost += 1
+                self._why = error.strerror or "it cannot be written"
         self._terminal.output(self._number, self._prefix, shown(line))
 
 

@@ -37,6 +37,8 @@ from lamina.solver.cancel import CancelToken
 from lamina.store.removal import remove
 
 _Kept = tuple[Held, Path, Cache, Told]
+MINUTE = 60.0  # seconds
+_PIDS = 16384  # processes and threads of one container: more than builds need, less than what a machine can bear
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DOCKER_SOCKET = "/var/run/docker.sock"
 _DOCKER = "/usr/bin/docker"
@@ -286,7 +288,8 @@ class StepRun:
             submounts=submounts,
             shm_size=64 << 20,
             memory=max(0, self._planned.memory.build) << 20,
-            timeout=self._planned.minutes * 60.0,
+            pids=_PIDS,
+            timeout=self._planned.minutes * MINUTE,
         )
         self.log.say("Build")
         return self._around.sandbox().run(spec, self.log.output, self._cancel)
@@ -327,12 +330,17 @@ class StepRun:
         ):
             say(line)
         for kept, folder, cache, told in held:
-            if not passed:
+            if not passed and not self._around.save_on_failure:
                 told(f'Cache "{cache.name}": not saved because the step failed')
             elif folder != self._scratch and not real_folder(clone if folder.is_relative_to(clone) else self._scratch, folder):
                 told(f'Cache "{cache.name}": not saved: {cache.path} is a link now')
             else:
-                kept.save(folder, told)
+                if not passed:
+                    say(f'Cache "{cache.name}": the step failed; it is saved because of --save-on-failure')
+                try:
+                    kept.save(folder, told)
+                except OSError as error:
+                    told(f'Cache "{cache.name}": not saved: {error.strerror}')
         if reason:
             say(reason)
         return ("passed" if passed else "failed"), code if not passed else 0, reason, outputs
