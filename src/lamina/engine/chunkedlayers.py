@@ -7,7 +7,6 @@ fetches of this week's only what is new. All of it may be lost.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING
@@ -84,6 +83,8 @@ class ChunkedLayers:
 
     def have(self, recipe: Recipe) -> Callable[[Chunk], bytes | None]:
         """Chunks of a recipe that layers of this machine have: read once, in order, into a temporary file."""
+        import tempfile  # brings all archive formats with it
+
         self.remember(recipe)
         wanted = {chunk.digest for chunk in recipe.chunks()}
         found: dict[str, tuple[int, int]] = {}
