@@ -96,8 +96,8 @@ class Asked(msgspec.Struct, frozen=True):
 
     def shm_size(self) -> int:
         text = self.attrs.get("shm-size", "")
-        if text and not text.isdecimal():
-            raise BadRequest(f"shm-size={text}: not a number")
+        if text and (not text.isdecimal() or len(text) > 19):
+            raise BadRequest(f"shm-size={text[:80]}: not a number")
         return int(text or 0)
 
     def ulimits(self) -> tuple[tuple[str, int, int], ...]:
@@ -208,7 +208,7 @@ def cache_entries(text: str) -> tuple[Mapping[str, str], ...]:
     """The front end's `cache-imports` (JSON) as Asked has them."""
     try:
         rows = json.loads(text) if text else []
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadRequest("cache-imports is not JSON") from None
     found = []
     for row in rows if isinstance(rows, list) else []:

@@ -45,5 +45,5 @@ def set_xattrs(descriptor: int, xattrs: dict[str, bytes]) -> None:
         if name.startswith("user.") or name == "security.capability":
             try:
                 os.setxattr(descriptor, name, value)
-            except OSError:
+            except (OSError, ValueError):  # also a name with a zero in it
                 continue

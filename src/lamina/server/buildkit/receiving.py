@@ -72,7 +72,7 @@ def receive(call: ClientCall, place: Path, on_bytes: Callable[[int], None] = lam
             elif packet.type == FIN:
                 break
             elif packet.type == ERR:
-                raise RpcError(UNKNOWN, packet.data[:2000].decode("utf-8", "replace"))
+                raise RpcError(UNKNOWN, _line(packet.data))
             else:
                 raise RpcError(INVALID, "the client sent something out of order")
             while wanted and asked < _ASKED:
@@ -87,6 +87,11 @@ def receive(call: ClientCall, place: Path, on_bytes: Callable[[int], None] = lam
             raise RpcError(UNKNOWN, "the client ended the transfer of files early")
         call.end()
         target.finish()
+
+
+def _line(data: bytes) -> str:
+    """What the other side says, as one line."""
+    return " ".join(data[:2000].decode("utf-8", "replace").split()) or "the client gave up without a reason"
 
 
 class _Target:
@@ -154,6 +159,8 @@ class _Target:
                 self._stats[self.count - 1] = found
                 return True
         elif kind == stat.S_IFLNK:
+            if not 0 < len(found.linkname) <= MAX_PATH or b"\0" in found.linkname:
+                raise RpcError(INVALID, f"the client sent the link {show(path)} without a target that can be")
             os.symlink(found.linkname, name, dir_fd=parent)
             os.utime(name, ns=(found.mod_time, found.mod_time), dir_fd=parent, follow_symlinks=False)
         elif kind == stat.S_IFIFO:
