@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import threading
@@ -22,6 +23,9 @@ from lamina.server.ui.runs import Runs
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
     from lamina.registry.client import RegistryClient
+
+
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
 class ServeOptions(msgspec.Struct, frozen=True):
@@ -82,6 +86,7 @@ def serve(
         resume(daemon)
 
     # A process that stays: what start-up made is never garbage, what requests leave in circles is collected as usual.
+    _few_arenas()
     gc.collect()
     gc.freeze()
     gc.set_threshold(700, 10, 10)
@@ -92,6 +97,15 @@ def serve(
             file.unlink(missing_ok=True)
         for client in clients:
             client.session.transport.close()
+
+
+def _few_arenas() -> None:
+    """glibc gives every few threads a heap of their own, and what is freed in one is of no use to the others: with many short threads the process
+    would grow for hours."""
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
 
 
 def _shown(host: str) -> str:
