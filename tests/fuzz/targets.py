@@ -5,12 +5,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
+import hashlib
 import io
+import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
+from lamina.cache.remote import chunks, mounts
+from lamina.cache.remote.envelope import unseal
+from lamina.cache.remote.names import encode_scope, mount_name
 from lamina.diagnostics.errors import LaminaError
 from lamina.dockerfile import parse
 from lamina.dockerfile.ignore import IgnoreRules
@@ -26,6 +36,23 @@ from lamina.layer.tarread import TarReader
 from lamina.oci.config import parse_config
 from lamina.oci.manifest import parse_document
 from lamina.oci.reference import Reference
+from lamina.pipelines import plan, show
+from lamina.pipelines.choose import Start
+from lamina.pipelines.lint import lint_document
+from lamina.pipelines.load import examine
+from lamina.pipelines.load import load as load_pipelines
+from lamina.registry.auth import Credentials
+from lamina.registry.challenge import parse_challenges
+from lamina.registry.logins import Logins, log_in, log_out
+from lamina.server import filters, logins
+from lamina.server.buildkit import asked as asking
+from lamina.server.buildkit import grpc, http2, messages, wire
+from lamina.server.buildkit.receiving import receive
+from lamina.server.containers import creating, shapes
+from lamina.server.errors import ClientGone
+from lamina.server.http.connection import Connection
+from lamina.server.http.messages import Duplex, Hijack, Reply, Request, answer, request
+from lamina.store.removal import remove
 
 _PLAIN = Flavour("plain", IdMap("single"))
 _MOST = 1 << 22  # bytes of one body that a target reads
@@ -98,12 +125,269 @@ def sidefiles(data: bytes) -> None:
         shutil.rmtree(top)
 
 
+def pipelines(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    document, _ = examine(text)
+    if document is not None:
+        lint_document(document)
+    found = plan.plan(load_pipelines(text), plan.Request(Start("branch", "main")))
+    for _ in show.lines(found):
+        pass
+    json.dumps(show.document_of(found))
+
+
+def sharedcache(data: bytes) -> None:
+    """What lies in a shared cache under the name that it should have: envelopes, versions of mounts, recipes, listings."""
+    _, _, body = data.partition(b"\n")
+    key, scope, identifier = "0" * 64, "main", "id"
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+        found = json.loads(body)
+        identifier, scope = str(found.get("identifier", identifier)), str(found.get("scope", scope))
+        key = str(found.get("record", {}).get("key", "")).removeprefix("sha256:") or key
+    acts: list[Callable[[], object]] = [
+        lambda: unseal(f"records/{key}/{encode_scope(scope)}/{hashlib.sha256(data).hexdigest()}", data),
+        lambda: mounts.unseal_mount(mount_name(identifier, scope, data), data),
+        lambda: chunks.unpack(data, 1 << 20),
+        lambda: _joined(chunks.load_recipe(chunks.pack(data))),
+        lambda: mounts.load_listing(chunks.pack(data)),
+    ]
+    _each(acts)
+
+
+def _joined(recipe: chunks.Recipe) -> None:
+    if recipe.size <= 1 << 20 and len(recipe.runs) < 1000:
+        assert sum(map(len, chunks.join(recipe, lambda chunk: bytes(chunk.size)))) == recipe.size
+
+
+class _Program:
+    """A credential program that knows everyone."""
+
+    def __init__(self, name: str) -> None:
+        pass
+
+    def get(self, server: str) -> tuple[str, str]:
+        return "user", "secret"
+
+    def store(self, server: str, user: str, secret: str) -> None:
+        pass
+
+    def erase(self, server: str) -> None:
+        pass
+
+
+def registry(data: bytes) -> None:
+    """A registry's challenge, and the files with logins."""
+    parse_challenges(data.decode("latin-1"))
+    top = Path(tempfile.mkdtemp(prefix="lamina-fuzz-"))
+    try:
+        file = top / "config.json"
+        program = cast(Any, _Program)
+        for act in (
+            lambda: [Logins([file], program).credentials(host, "a/b") for host in ("docker.io", "localhost:5000")],
+            lambda: log_in(file, "docker.io", Credentials("user", "secret"), program),
+            lambda: log_out(file, "docker.io", program),
+        ):
+            file.write_bytes(data)
+            _each([act])
+    finally:
+        shutil.rmtree(top)
+
+
+class _Wire:
+    """A client that has sent everything and reads nothing: both ends of a connection as its owners see them."""
+
+    transport: Any
+
+    def __init__(self, data: bytes) -> None:
+        self._in = io.BytesIO(data)
+        self.transport = self
+
+    async def read(self, limit: int, /) -> bytes:
+        return self._in.read(min(limit, 700))
+
+    async def drain(self) -> None:
+        pass
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        return len(data)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, name: str, /) -> object:
+        return None
+
+
+def http(data: bytes) -> None:
+    """Requests of the Engine API as they come: heads, bodies, connections that are taken over."""
+
+    async def talk() -> None:
+        wire_ = _Wire(data)
+        await Connection(wire_, cast(Any, wire_), _served, _threads(), (("Server", "fuzz"),)).run()
+
+    asyncio.run(asyncio.wait_for(talk(), 15))
+
+
+@functools.cache
+def _threads() -> Executor:
+    return ThreadPoolExecutor(4)
+
+
+def _served(request: Request) -> Reply:
+    """What handlers do with a request before they do anything."""
+    try:
+        if request.upgrade or request.path.endswith("/attach"):
+            return Hijack(_echo)
+        filters.parse(request.query, ("label", "name"))
+        request.query.integer("t")
+        logins.one(request.headers.get("x-registry-auth", ""), "docker.io")
+        logins.several(request.headers.get("x-registry-config", ""))
+        asked = request.json()
+        if request.path.endswith("/create"):
+            _created(asked)
+        return answer({"asked": asked, "path": request.path})
+    except LaminaError as error:
+        return answer({"message": error.message}, 400)
+    except ClientGone:
+        return answer({"message": "gone"}, 400)
+
+
+def _echo(duplex: Duplex) -> None:
+    while data := duplex.read(100):
+        duplex.write(data)
+
+
+def containers(data: bytes) -> None:
+    """The JSON body of `POST /containers/create`."""
+    _created(request("POST", "/containers/create", data).json())
+
+
+def _created(body: dict[str, Any]) -> None:
+    image = {"Cmd": ["sh"], "Env": ["A=1"]}
+    asked = shapes.checked_body(body)
+    rules = creating.Rules(roots=(Path("/nowhere"),))
+    config = creating.merged_config(asked, image, "app", "ab" * 32)
+    host, _ = creating.host_config(asked.get("HostConfig") or {}, rules)
+    creating.mounts(config, host, rules, lambda name: name or "new")
+
+
+class _Call:
+    """A call of a client that has sent `data`, gRPC's frames."""
+
+    def __init__(self, data: bytes) -> None:
+        self._in = io.BytesIO(data)
+        self._messages = grpc._Messages(cast(Any, self))
+
+    def read(self) -> bytes:
+        return self._in.read(500)
+
+    def receive(self, kind: type[wire.M]) -> wire.M | None:
+        data = self._messages.next()
+        return None if data is None else wire.decode(kind, data)
+
+    def send(self, message: wire.Message) -> None:
+        wire.encode(message)
+
+    def end(self) -> None:
+        pass
+
+
+def buildkit(data: bytes) -> None:
+    """Messages, the options of a build among them."""
+    for kind in _kinds():
+        with contextlib.suppress(LaminaError):
+            found = wire.decode(kind, data)
+            assert wire.decode(kind, wire.encode(found)) == found
+    with contextlib.suppress(LaminaError):
+        solve = wire.decode(messages.SolveRequest, data)
+        asked = asking.Asked(solve.frontend_attrs)
+        asking.agent_names(parse(asked.attrs.get("text", "")))
+        _each([
+            asked.platforms, asked.no_cache, asked.hosts, asked.shm_size, asked.ulimits, asked.named_contexts,
+            lambda: asked.remote, lambda: asking.check(asked, solve.frontend, privileged=False),
+            lambda: asking.cache_entries(asked.attrs.get("cache-imports", "")), lambda: asking.exclude_patterns(asked.attrs.get("ignore")),
+        ])  # fmt: skip
+
+
+@functools.cache
+def _kinds() -> tuple[type[wire.Message], ...]:
+    return tuple(kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, wire.Message))
+
+
+def fsutil(data: bytes) -> None:
+    """A client's folder, into a place of its own that has an earlier state; what is beside it stays."""
+    top = Path(tempfile.mkdtemp(prefix="lamina-fuzz-"))
+    try:
+        (top / "victim").write_bytes(b"victim")
+        (top / "place" / "files" / "a").mkdir(parents=True)
+        (top / "place" / "files" / "a" / "up").symlink_to("../..")
+        (top / "place" / "files" / "b").write_bytes(b"b")
+        try:
+            receive(cast(Any, _Call(data)), top / "place")
+        finally:
+            assert sorted(path.name for path in top.iterdir()) == ["place", "victim"]
+            assert sorted(path.name for path in (top / "place").iterdir()) == ["files", "incoming"]
+            assert (top / "victim").read_bytes() == b"victim"
+    finally:
+        remove(top)
+
+
+class _Carrier:
+    def __init__(self, data: bytes) -> None:
+        self._in = io.BytesIO(data)
+
+    def read(self, limit: int = 65536, /) -> bytes:
+        return self._in.read(min(limit, 300))
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        return len(data)
+
+
+def http2frames(data: bytes) -> None:
+    """A client's connection to /grpc: frames, header blocks, messages. What a thread of it raises is a finding."""
+    raised: list[BaseException] = []
+
+    def serve(stream: http2.Stream) -> None:
+        try:
+            grpc.acceptor({"/a": lambda call: call.send(call.request(messages.SolveRequest))})(stream)
+        except (http2.Reset, ClientGone):
+            pass
+        except BaseException as error:
+            raised.append(error)
+
+    http2.Http2(_Carrier(data), serve).run()
+    if raised:
+        raise raised[0]
+
+
+def _each(acts: Sequence[Callable[[], object]]) -> None:
+    """All of them; a LaminaError of one is looked at and ends that one."""
+    for act in acts:
+        run(lambda _, act=act: act(), b"")  # type: ignore[misc]  # the default binds the act
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (dockerfile, ignore, tar, layer, manifest, config, reference, sidefiles)
-}
+    each.__name__: each
+    for each in (
+        dockerfile, ignore, tar, layer, manifest, config, reference, sidefiles, pipelines, sharedcache, registry, http, containers, buildkit,
+        fsutil, http2frames,
+    )
+}  # fmt: skip
 
 
-def run(target: Callable[[bytes], None], data: bytes) -> None:
+def run(target: Callable[[bytes], object], data: bytes) -> None:
     """Any other end than these is a finding."""
     try:
         target(data)

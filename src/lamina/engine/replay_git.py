@@ -93,7 +93,7 @@ class Repository:
             committer = next((line for line in head.split(b"\n") if line.startswith(b"committer ")), b"committer 0 +0000")
             when = committer.rsplit(b" ", 2)[1]
             subject = message.partition(b"\n")[0].decode("utf-8", "replace")
-            found.append(Commit(oid, int(when) if when.isdigit() else 0, subject))
+            found.append(Commit(oid, int(when) if when.isdigit() and len(when) < 13 else 0, subject))
         return found[::-1]
 
     def root(self, commit: str) -> str | None:

@@ -36,4 +36,4 @@ def owner_value(uid: int, gid: int) -> bytes:
 def parse_owner(value: bytes) -> tuple[int, int] | None:
     """(uid, gid); None for what is no owner."""
     uid, _, gid = value.partition(b":")
-    return (int(uid), int(gid)) if uid.isdigit() and gid.isdigit() else None
+    return (int(uid), int(gid)) if uid.isdigit() and gid.isdigit() and len(value) < 24 else None

@@ -7,7 +7,6 @@ files and the programs' pipes only.
 from __future__ import annotations
 
 import base64
-import binascii
 import fcntl
 import json
 import os
@@ -167,7 +166,7 @@ def _entry(value: object) -> Credentials | None:
     if isinstance(packed, str) and packed:
         try:
             user, _, password = base64.b64decode(packed, validate=False).decode().rstrip("\0").partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, no ASCII, no UTF-8
             return None
     if isinstance(token, str) and token:
         return Credentials("", "", token)

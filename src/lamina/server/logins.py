@@ -44,7 +44,7 @@ def _decoded(header: str) -> dict[str, Any]:
     try:
         raw = base64.b64decode(header.replace("-", "+").replace("_", "/") + "=" * (-len(header) % 4))
         found = json.loads(raw or b"{}")
-    except (ValueError, binascii.Error):
+    except (ValueError, RecursionError, binascii.Error):
         raise BadRequest("the registry login in the request's header cannot be read") from None
     return found if isinstance(found, dict) else {}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lamina.sandbox.containers import DEFAULT_CAPABILITIES
-from lamina.server.containers import capabilities
+from lamina.server.containers import capabilities, shapes
 from lamina.server.containers.container import MountPoint, duration
 from lamina.server.containers.creating import Rules, allowed, check_name, host_config, merged_config, mounts
 from lamina.server.errors import ApiError, BadRequest
@@ -116,3 +116,30 @@ def test_capabilities() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (3600, "About an hour"), (7200, "2 hours"), (86400 * 3, "3 days")])  # fmt: skip
 def test_durations(seconds: int, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"Env": 5}, {"Env": [5]}, {"Labels": []}, {"Cmd": {}}, {"Volumes": "/"}, {"HostConfig": []}, {"HostConfig": {"Binds": [None]}},
+        {"HostConfig": {"RestartPolicy": "always"}}, {"HostConfig": {"Memory": "1g"}}, {"HostConfig": {"Ulimits": [{}]}}, {"StopTimeout": "x"},
+        {"NetworkingConfig": {"EndpointsConfig": [1]}},
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_refused_at_the_door(body: dict[str, object]) -> None:
+    with pytest.raises(BadRequest, match="invalid JSON"):
+        shapes.checked_body(body)
+
+
+def test_what_clients_send_passes() -> None:
+    body = {
+        "Entrypoint": None, "Cmd": "x", "Shell": None, "ExposedPorts": {"80/tcp": {}}, "Volumes": {"/v": None}, "Unknown": [1],
+        "HostConfig": {"MemorySwappiness": -1, "OomKillDisable": False, "PortBindings": {"80/tcp": None}, "ConsoleSize": [0, 0], "Binds": None},
+    }  # fmt: skip
+    assert shapes.checked_body(body) is body
+
+
+@pytest.mark.parametrize("place", ["/nowhere/\0", "/nowhere/\ud800"])
+def test_a_bind_of_an_impossible_name_is_refused(place: str) -> None:
+    with pytest.raises(BadRequest, match="invalid mount path"):
+        allowed(place, Rules())

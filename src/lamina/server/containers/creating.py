@@ -216,9 +216,9 @@ def log_rules(host: dict[str, Any]) -> list[str]:
         raise BadRequest(f"logger: no log driver named '{config['Type']}' is registered")
     ignored = []
     for name, value in config["Config"].items():
-        if name == "max-size" and not re.fullmatch(r"(-1|\d+[kmg]?b?)", str(value).lower()):
+        if name == "max-size" and not re.fullmatch(r"(-1|[0-9]{1,15}[kmg]?b?)", str(value).lower()):
             raise BadRequest(f"invalid value for max-size: {value!r}")
-        if name == "max-file" and not (str(value).isdigit() and int(value) > 0):
+        if name == "max-file" and not re.fullmatch("0*[1-9][0-9]{0,8}", str(value)):
             raise BadRequest("max-file cannot be less than 1")
         if name not in ("max-size", "max-file", "mode", "max-buffer-size", "compress", "labels", "env"):
             raise BadRequest(f"unknown log opt '{name}' for {config['Type']} log driver")
@@ -286,7 +286,7 @@ def _tmpfs(target: str, options: str) -> MountPoint:
     size, mode = 0, 0o1777
     for option in options.split(","):
         name, _, value = option.partition("=")
-        number = re.fullmatch(r"(\d+)([kmg]?)", value.lower())
+        number = re.fullmatch(r"([0-9]{1,15})([kmg]?)", value.lower())
         if name == "size" and number:
             size = int(number[1]) << {"": 0, "k": 10, "m": 20, "g": 30}[number[2]]
         elif name == "mode" and re.fullmatch("[0-7]{1,5}", value):
@@ -298,6 +298,11 @@ def allowed(path: str, rules: Rules) -> Path:
     """A host path that may be shown to containers, links resolved. BadRequest."""
     if not path.startswith("/"):
         raise BadRequest(f"invalid mount path: '{path}' must be absolute")
+    try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError
+    except ValueError:
+        raise BadRequest(f"invalid mount path: {path!a}") from None
     path = posixpath.normpath(path)
     for seen, root in rules.mapped:
         if path == seen or path.startswith(seen + "/"):

@@ -152,7 +152,7 @@ def _wanted(container: Container) -> dict[str, list[dict[str, str]]]:
 
 def _named(port: str) -> str:
     number, _, kind = port.partition("/")
-    if not number.isdigit() or not 0 < int(number) < 65536:
+    if not _is_port(number) or not 0 < int(number) < 65536:
         raise BadRequest(f"invalid port specification: {port!r}")
     return f"{number}/{kind or 'tcp'}"
 
@@ -164,7 +164,7 @@ def _listen(port: str, binding: dict[str, str]) -> tuple[socket.socket, dict[str
         raise BadRequest(f"port {port}: only tcp and udp ports can be published by this engine")
     address = binding.get("HostIp") or "0.0.0.0"
     first, dash, last = (binding.get("HostPort") or "0").partition("-")
-    if not first.isdigit() or not (last or "0").isdigit() or not int(first) <= int(last or first) < 65536:
+    if not _is_port(first) or not _is_port(last or "0") or not int(first) <= int(last or first) < 65536:
         raise BadRequest(f"port {port}: {binding.get('HostPort')!r} is no port")
     why: OSError | None = None
     for number in range(int(first), int(last or first) + 1):
@@ -222,3 +222,7 @@ def _from_inside(container: Container, port: int, kind: int) -> socket.socket:
     if not made:
         raise ConnectionRefusedError("nobody listens there")
     return made[0]
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 6

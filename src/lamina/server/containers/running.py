@@ -284,7 +284,7 @@ def number_of(text: str | int, default: int = signal.SIGKILL) -> int:
     name = str(text).strip().upper()
     if not name:
         return default
-    if name.isdigit() and 0 < int(name) < 65:
+    if name.isascii() and name.isdigit() and len(name) < 4 and 0 < int(name) < 65:
         return int(name)
     found = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
     if not isinstance(found, signal.Signals):

@@ -11,7 +11,7 @@ from typing import Any
 
 from lamina.sandbox import groups
 from lamina.server import clock, filters
-from lamina.server.containers import attaching, copies, creating, execs, processes, running, spec
+from lamina.server.containers import attaching, copies, creating, execs, processes, running, shapes, spec
 from lamina.server.containers.attaching import AttachOptions, Wanted
 from lamina.server.containers.container import Container
 from lamina.server.daemon import Daemon
@@ -26,7 +26,7 @@ _FILTERS = (
 
 
 def create(daemon: Daemon, request: Request) -> Reply:
-    body = request.json()
+    body = shapes.checked_body(request.json())
     name = str(body.get("Image") or "")
     if not body:
         raise BadRequest("Config cannot be empty in order to create a container")

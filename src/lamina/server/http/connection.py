@@ -140,8 +140,8 @@ class Connection:
             body = io.BytesIO(await self._small_body())
         else:
             body = cast(BinaryIO, io.BufferedReader(BodyFile(inlet), 1 << 17))
-        listener = asyncio.create_task(self._listen(inlet, ended=small))
         request = _request(event, headers, body)
+        listener = asyncio.create_task(self._listen(inlet, ended=small))
         try:
             reply = await self._loop.run_in_executor(self._pool, self._serve, request)
             if isinstance(reply, Hijack):
@@ -371,7 +371,11 @@ def _request(event: h11.Request, headers: dict[str, str], body: BinaryIO) -> Req
     upgrade = headers.get("upgrade", "") if wants else ""
     if not upgrade.replace(".", "").replace("/", "").isalnum():
         upgrade = ""
-    return Request(event.method.decode("ascii"), unquote(path), Query(query), headers, body, upgrade=upgrade)
+    try:
+        asked = Query(query)
+    except ValueError:
+        raise h11.RemoteProtocolError("the query has too many fields") from None
+    return Request(event.method.decode("ascii"), unquote(path), asked, headers, body, upgrade=upgrade)
 
 
 def _reason(status: int) -> bytes:

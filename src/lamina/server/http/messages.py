@@ -50,7 +50,7 @@ class Query:
             return default
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise BadRequest(f"{name}: this is not JSON: {text[:80]}") from None
 
 
