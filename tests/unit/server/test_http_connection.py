@@ -231,3 +231,52 @@ def test_an_answer_without_a_body() -> None:
     talk = Talk(lambda request: Answer(204, content_type=""))
     talk.send(get("/x", "Connection: close\r\n"))
     assert talk.rest().startswith(b"HTTP/1.1 204")
+
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, len(_PREFACE) - 1, len(_PREFACE), len(_PREFACE) + 2])
+def test_a_client_that_begins_with_http2_is_handed_on_without_a_word(cut: int) -> None:
+    def serve(request: Request) -> Reply:
+        assert (request.method, request.path, request.upgrade) == ("PRI", "*", "h2c")
+
+        def talk(duplex: Duplex) -> None:
+            found = b""
+            while not found.endswith(b"end"):
+                found += duplex.read()
+            duplex.write(b"got " + found)
+
+        return Hijack(talk)
+
+    talk = Talk(serve)
+    sent = _PREFACE + b"frames end"
+    talk.send(sent[:cut])
+    talk.send(sent[cut:])
+    assert talk.until(b"end") == b"got " + sent
+    talk.socket.close()
+    assert talk.ended()
+
+
+def test_who_does_not_take_http2_closes() -> None:
+    talk = Talk(lambda request: answer({"message": "no"}, 404))
+    talk.send(_PREFACE)
+    assert talk.rest() == b""
+    assert talk.ended()
+
+
+def test_the_beginning_of_http2_alone_is_an_end_or_a_bad_request() -> None:
+    talk = Talk(echo)
+    talk.send(_PREFACE[:18] + b"XX\r\n\r\n")
+    assert b"illegal request line" in talk.rest()
+    talk = Talk(echo)
+    talk.send(b"P")
+    talk.socket.shutdown(socket.SHUT_WR)
+    talk.rest()
+    assert talk.ended()
+
+
+def test_the_values_of_a_header_that_comes_again_are_a_list() -> None:
+    talk = Talk(lambda request: answer(request.headers["x-many"]))
+    talk.send(get("/", "X-Many: a\r\nX-Many: b, c\r\nConnection: close\r\n"))
+    assert talk.rest().endswith(b'"a, b, c"\n')
