@@ -314,3 +314,34 @@ def test_workers_usage_and_prune(daemon: Daemon, tmp_path: Path) -> None:
         while pruning.receive(m.UsageRecord) is not None:
             pass
         assert "source.local" not in usage()
+
+
+# Without the package h2
+
+
+def test_without_h2_clients_are_told_what_is_missing(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lamina.server.handlers import buildkit
+
+    monkeypatch.setattr(buildkit, "_has_h2", lambda: False)
+    for path in ("/session", "/grpc"):
+        asked = request("POST", path)
+        asked.upgrade = "h2c"
+        reply = ROUTER(daemon, asked)
+        assert isinstance(reply, Hijack)
+        client = engineapi.Client()
+        reply.talk(client)
+        assert b"pip install 'lamina[server]'" in client.got
+        assert client.got[9 + 3] == 7  # GOAWAY after SETTINGS
+        refusal = engineapi.call(daemon, "POST", path)
+        assert isinstance(refusal, Answer)
+        assert refusal.status == 501
+    refusal = engineapi.call(daemon, "POST", "/build?version=2&session=x")
+    assert isinstance(refusal, Answer)
+    assert refusal.status == 501
+
+
+@pytest.mark.parametrize("path", ["/session", "/grpc"])
+def test_a_connection_is_taken_over_only_when_the_client_says_so(daemon: Daemon, path: str) -> None:
+    reply = engineapi.call(daemon, "POST", path)
+    assert isinstance(reply, Answer)
+    assert reply.status == 400
