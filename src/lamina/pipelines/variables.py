@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -96,7 +97,9 @@ class Facts(msgspec.Struct, frozen=True):
     workspace: str = ""
     slug: str = ""
     repository_uuid: str = ""
+    owner_uuid: str = ""
     project_key: str = ""
+    project_uuid: str = ""
     private: bool = True
     http_origin: str = ""
     ssh_origin: str = ""
@@ -106,6 +109,11 @@ class Facts(msgspec.Struct, frozen=True):
     pull_request: str = ""
     destination: str = ""
     destination_commit: str = ""
+
+
+def stable_uuid(what: str) -> str:
+    """In Bitbucket's braces; the same for the same thing on every machine, and none of Bitbucket's."""
+    return "{" + str(uuid.uuid5(uuid.NAMESPACE_URL, f"lamina:{what}")) + "}"
 
 
 def own(facts: Facts) -> tuple[Variable, ...]:
@@ -123,7 +131,10 @@ def own(facts: Facts) -> tuple[Variable, ...]:
         "BITBUCKET_REPO_UUID": facts.repository_uuid,
         "BITBUCKET_REPO_FULL_NAME": full,
         "BITBUCKET_REPO_IS_PRIVATE": "true" if facts.private else "false",
+        "BITBUCKET_REPO_OWNER_UUID": facts.owner_uuid,
+        "BITBUCKET_STEP_TRIGGERER_UUID": facts.owner_uuid,
         "BITBUCKET_PROJECT_KEY": facts.project_key,
+        "BITBUCKET_PROJECT_UUID": facts.project_uuid,
         "BITBUCKET_GIT_HTTP_ORIGIN": facts.http_origin,
         "BITBUCKET_GIT_SSH_ORIGIN": facts.ssh_origin,
         "BITBUCKET_PIPELINE_UUID": facts.pipeline_uuid,
@@ -146,6 +157,7 @@ def own_of_step(
         "BITBUCKET_PARALLEL_STEP": str(parallel[0]) if parallel else "",
         "BITBUCKET_PARALLEL_STEP_COUNT": str(parallel[1]) if parallel else "",
         "BITBUCKET_DEPLOYMENT_ENVIRONMENT": environment,
+        "BITBUCKET_DEPLOYMENT_ENVIRONMENT_UUID": stable_uuid(f"environment {environment}") if environment else "",
         "BITBUCKET_PIPELINES_VARIABLES_PATH": variables_path,
     }
     return tuple(Variable(name, value, "default") for name, value in values.items() if value)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from lamina.diagnostics.span import Source, Span
 from lamina.pipelines.errors import StartError
 from lamina.pipelines.model import CustomVariable
-from lamina.pipelines.variables import Facts, Variable, answer, expand, layer, own, own_of_step, references
+from lamina.pipelines.variables import Facts, Variable, answer, expand, layer, own, own_of_step, references, stable_uuid
 
 HERE = Span(Source("f", ""), 1)
 
@@ -61,3 +63,11 @@ def test_answers_that_are_refused(given: dict[str, str]) -> None:
     with pytest.raises(StartError) as caught:
         answer(DECLARED, given)
     assert caught.value.hint
+
+
+def test_what_only_bitbucket_knows_is_stable_and_in_its_form() -> None:
+    assert stable_uuid("a") == stable_uuid("a") != stable_uuid("b")
+    assert re.fullmatch(r"\{[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\}", stable_uuid("a"))
+    names = {one.name for one in own_of_step(environment="production")}
+    assert {"BITBUCKET_DEPLOYMENT_ENVIRONMENT", "BITBUCKET_DEPLOYMENT_ENVIRONMENT_UUID"} <= names
+    assert "BITBUCKET_DEPLOYMENT_ENVIRONMENT_UUID" not in {one.name for one in own_of_step()}

@@ -240,15 +240,22 @@ def start_of(tree: Worktree, branch: str | None, tag: str | None, pull_request: 
 
 
 def facts_of(tree: Worktree, start: Start) -> Facts:
-    """Bitbucket's own variables, as far as git knows them."""
-    from lamina.pipelines.variables import Facts
+    """Bitbucket's own variables, as far as git knows them. What only Bitbucket knows has a value that cannot be one of Bitbucket's: scripts with
+    `set -u` go on."""
+    from lamina.pipelines.variables import Facts, stable_uuid
 
+    workspace = tree.workspace or "local"
+    http = tree.origin.startswith("http")
     return Facts(
         commit=tree.commit,
-        workspace=tree.workspace or "local",
+        workspace=workspace,
         slug=tree.slug,
-        http_origin=tree.origin if tree.origin.startswith("http") else "",
-        ssh_origin=tree.origin if not tree.origin.startswith("http") else "",
+        repository_uuid=stable_uuid(f"repository {workspace}/{tree.slug}"),
+        owner_uuid=stable_uuid(f"owner {workspace}"),
+        project_key="LOCAL",
+        project_uuid=stable_uuid("project LOCAL"),
+        http_origin=tree.origin if http else f"http://bitbucket.org/{workspace}/{tree.slug}",
+        ssh_origin=tree.origin if tree.origin and not http else f"git@bitbucket.org:{workspace}/{tree.slug}.git",
         branch=start.branch if start.kind == "custom" else "" if start.kind == "tag" else start.name,
         tag=start.name if start.kind == "tag" else "",
         pull_request="1" if start.kind == "pull-request" else "",
