@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lamina.dockerfile import parse
-from lamina.server.buildkit.asked import Asked, Export, agent_names, cache_entries, check, exclude_patterns, outputs
+from lamina.server.buildkit.asked import Asked, Export, agent_names, base_names, cache_entries, check, exclude_patterns, outputs
 from lamina.server.errors import BadRequest
 
 
@@ -99,6 +99,12 @@ def test_patterns_of_an_ignore_file_as_clients_take_them() -> None:
     text = "\ufeff# comment\n *.log \n\n!keep.log\n/abs/x/\n./a//b\n ! spaced\n!\n"
     assert exclude_patterns(text) == ["*.log", "!keep.log", "abs/x", "a/b", "!spaced", "!."]
     assert exclude_patterns(None) == []
+
+
+def test_bases_that_a_file_names() -> None:
+    text = "ARG V=1\nFROM one:$V AS a\nFROM A\nFROM scratch\nFROM two AS b\nFROM one:$V\n"
+    assert base_names(text, "Dockerfile") == ("one:$V", "two")
+    assert base_names("", "Dockerfile") == ()
 
 
 def test_agents_that_a_file_names() -> None:

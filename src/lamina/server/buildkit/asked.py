@@ -169,6 +169,15 @@ def outputs(exports: tuple[Export, ...]) -> tuple[tuple[str, ...], tuple[Output,
     return names, tuple(done)
 
 
+def base_names(text: str, name: str) -> tuple[str, ...]:
+    """The images that a Dockerfile begins with, as they are written."""
+    from lamina.dockerfile import parse
+
+    stages = parse(text, name).stages
+    known = {stage.name for stage in stages} | {"scratch", ""}
+    return tuple(dict.fromkeys(stage.from_.base for stage in stages if stage.from_.base.lower() not in known))
+
+
 def agent_names(document: Document) -> set[str]:
     """The ssh agents that the file's RUN mounts name; a name with a variable in it is not among them."""
     found = set()

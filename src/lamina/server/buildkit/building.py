@@ -22,11 +22,12 @@ from lamina.server.buildkit.grpc import CANCELED, ClientCall, RpcError
 from lamina.server.buildkit.progress import run_failed
 from lamina.server.buildkit.receiving import fetch
 from lamina.server.buildkit.sessions import UPLOAD
-from lamina.server.errors import ApiError, BadRequest
+from lamina.server.errors import ApiError, BadRequest, message_of
 
 if TYPE_CHECKING:
     from lamina.cache.remote.shared import SharedCache
-    from lamina.engine.request import BuildRequest, BuildResult, Incoming, Output
+    from lamina.engine.engine import Engine
+    from lamina.engine.request import BuildRequest, BuildResult, Incoming, ListedStep, Output
     from lamina.server.buildkit.progress import Progress, Task
     from lamina.server.buildkit.sessions import Session
     from lamina.server.daemon import Daemon
@@ -67,9 +68,8 @@ class Work:
             with contextlib.ExitStack() as stack:
                 request = self._request(stack)
                 with self._daemon.builder(_Logins(self._session)) as engine:
-                    engine.on_steps = self._progress.listed
                     engine.open_cache = self._open_cache
-                    result = engine.build(request, self._progress.report, self._cancel)
+                    result = self._build(engine, request)
                 return Built(result, request)
         except KeyboardInterrupt:
             raise RpcError(CANCELED, "context canceled") from None
@@ -77,6 +77,23 @@ class Work:
             if self._cancel.cancelled():
                 raise RpcError(CANCELED, "context canceled") from None
             raise self._told(error) from error
+
+    def _build(self, engine: Engine, request: BuildRequest) -> BuildResult:
+        bases = asking.base_names(request.dockerfile_text, request.dockerfile_name)
+        looking = self._progress.task(f"[internal] load metadata for {', '.join(bases)}") if bases else None
+
+        def listed(steps: tuple[ListedStep, ...]) -> None:
+            if looking is not None:
+                looking.end()
+            self._progress.listed(steps)
+
+        engine.on_steps = listed
+        try:
+            return engine.build(request, self._progress.report, self._cancel)
+        except BaseException as error:
+            if looking is not None:
+                looking.end(message_of(error) if isinstance(error, Exception) else "context canceled")
+            raise
 
     def deliver(self, built: Built) -> dict[str, str]:
         """Push, write to the client; what exporters answer. The image itself is kept already."""
