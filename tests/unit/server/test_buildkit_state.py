@@ -83,6 +83,15 @@ def test_folders_are_kept_one_user_at_a_time(tmp_path: Path) -> None:
     assert folders.sizes() == []
 
 
+def test_folders_of_an_engine_that_was_killed_go(tmp_path: Path) -> None:
+    (tmp_path / "contexts" / "once-1").mkdir(parents=True)
+    folders = KeptFolders(tmp_path / "contexts")
+    with folders.borrow("a"):
+        pass
+    assert not (tmp_path / "contexts" / "once-1").exists()
+    assert len(folders.sizes()) == 1
+
+
 def test_only_some_folders_are_kept(tmp_path: Path) -> None:
     folders = KeptFolders(tmp_path / "contexts")
     for number in range(20):

@@ -66,8 +66,9 @@ class KeptFolders:
 
         with self._lock:
             idle = [place for place in self._places() if place.name not in self._used]
-            idle.sort(key=lambda place: place.stat().st_mtime, reverse=True)
-            going = idle[keep:]
+            lost = [place for place in idle if place.name.startswith("once-")]  # of an engine that was killed
+            kept = sorted(set(idle).difference(lost), key=lambda place: place.stat().st_mtime, reverse=True)
+            going = lost + kept[keep:]
             self._used.update(place.name for place in going)
         freed = 0
         try:

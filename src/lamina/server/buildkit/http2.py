@@ -188,12 +188,14 @@ class Http2:
         with self.changed:
             if self.closed:
                 raise Reset
+            number = 0
             try:
                 number = self._h2.get_next_available_stream_id()
                 stream = self._streams[number] = Stream(self, number, [])
                 self._h2.send_headers(number, _encoded(headers))
                 self._flush()
             except (h2.exceptions.ProtocolError, ClientGone) as error:
+                self._streams.pop(number, None)
                 raise Reset from error
         return stream
 
