@@ -11,6 +11,7 @@ from lamina.cache.index import LocalRecords
 from lamina.cache.record import CacheKey, Record
 from lamina.diagnostics.errors import LaminaError, nearest
 from lamina.graph.vertex import Step
+from lamina.oci import typed
 from lamina.store.local import LocalStore
 
 
@@ -55,7 +56,7 @@ def records_of(store: LocalStore, records: LocalRecords, images: Sequence[str]) 
     from lamina.engine.images.finding import find_image
 
     ids = {find_image(store, text).id for text in images}
-    steps = [step for log in store.builds.last() if ids & set(log.images) for step in msgspec.json.decode(log.steps, type=list[_Keyed])]
+    steps = [step for log in store.builds.last() if ids & set(log.images) for step in typed.json(log.steps, type=list[_Keyed])]
     found = records.lookup(list(dict.fromkeys(step.key for step in steps if step.key)))
     return [newest[0] for newest in found.values()]
 

@@ -28,6 +28,7 @@ from lamina.cache.remote.mounts import MERGES, ListingTooLong, Merge, MountFile,
 from lamina.diagnostics.errors import nearest
 from lamina.engine.locks import try_lock
 from lamina.engine.mountfiles import FilesChanged, listing, opened, place, scan, wanted_chunks
+from lamina.oci import typed
 from lamina.oci.unreadable import UNREADABLE
 
 if TYPE_CHECKING:
@@ -346,7 +347,7 @@ def read_known(data: Path) -> _Known:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             return _Known()
         try:
-            return msgspec.json.decode(file.read(1 << 20), type=_Known)
+            return typed.json(file.read(1 << 20), type=_Known)
         except UNREADABLE:
             return _Known()
 

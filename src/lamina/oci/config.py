@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.oci.digest import DiffId
 from lamina.oci.manifest import InvalidDocument
 from lamina.oci.unreadable import UNREADABLE
@@ -72,7 +73,7 @@ class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 def parse_config(raw: bytes) -> ImageConfig:
     """Null where a list is expected is read as nothing. Raises InvalidDocument."""
     try:
-        return msgspec.convert(_without_nulls(msgspec.json.decode(raw)), ImageConfig)
+        return typed.convert(_without_nulls(msgspec.json.decode(raw)), ImageConfig)
     except UNREADABLE as error:
         raise InvalidDocument(f"not an image config: {error}") from error
 

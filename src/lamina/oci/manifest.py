@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.oci import typed
 from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
 from lamina.oci.unreadable import UNREADABLE
@@ -74,12 +75,12 @@ class _Probe(msgspec.Struct):
 def parse_document(raw: bytes, media_type: str = "") -> Manifest | Index:
     """A manifest or index, told apart by its own mediaType, then by `media_type`, then by its shape. Raises InvalidDocument."""
     try:
-        probe = msgspec.json.decode(raw, type=_Probe)
+        probe = typed.json(raw, type=_Probe)
         kind = probe.media_type or media_type
         if probe.manifests is not None and probe.layers is not None:
             raise InvalidDocument("the document is a manifest and an index at once")
         listed = kind in (OCI_INDEX, DOCKER_LIST) or (kind not in (OCI_MANIFEST, DOCKER_MANIFEST) and probe.manifests is not None)
-        document: Manifest | Index = msgspec.json.decode(raw, type=Index) if listed else msgspec.json.decode(raw, type=Manifest)
+        document: Manifest | Index = typed.json(raw, type=Index) if listed else typed.json(raw, type=Manifest)
     except UNREADABLE as error:
         raise InvalidDocument(f"not a manifest: {error}") from error
     if document.schema_version != 2:

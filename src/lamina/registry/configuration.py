@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.registry.errors import RegistryError
 
 _HOST = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9][A-Za-z0-9.-]*)(?::[0-9]{1,5})?")
@@ -46,7 +47,7 @@ def read_settings(file: Path) -> RegistrySettings:
     import tomllib
 
     try:
-        found = msgspec.convert(tomllib.loads(raw.decode()), RegistrySettings)
+        found = typed.convert(tomllib.loads(raw.decode()), RegistrySettings)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise BadRegistrySettings(
             f"{file}: {error}", hint="known: mirrors, insecure, foreign-layers (docs/how-to/registries.md)"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.oci import typed
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import OCI_INDEX, Descriptor, Index, encode_manifest
 from lamina.oci.reference import Reference
@@ -34,7 +35,7 @@ def tags(session: Session, reference: Reference, *, page: int = 1000) -> tuple[s
     found: list[str] = []
     for raw in _pages(session, reference, f"tags/list?n={page}", "list of tags"):
         try:
-            found.extend(msgspec.json.decode(raw, type=_Tags).tags or ())
+            found.extend(typed.json(raw, type=_Tags).tags or ())
         except UNREADABLE as error:
             raise RegistryProtocolError(f"{reference.name}: the list of tags cannot be read") from error
     return tuple(dict.fromkeys(found))

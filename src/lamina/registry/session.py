@@ -13,6 +13,7 @@ from urllib.parse import urljoin
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.oci.reference import Reference
 from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.auth import LOGIN_HINT, WRITE_HINT, Anonymous, Authenticator, CredentialSource, Scopes, scope
@@ -199,7 +200,7 @@ def expect(answer: Response, reference: Reference, what: str, *wanted: int, writ
 def _said(answer: Response) -> str:
     """The registry's errors in words, short and printable; empty where it gives none."""
     try:
-        found = msgspec.json.decode(answer.read(_ERROR_LIMIT), type=_Errors).errors
+        found = typed.json(answer.read(_ERROR_LIMIT), type=_Errors).errors
     except (*UNREADABLE, RegistryError):
         return ""
     words = [f"{each.message or each.code}" for each in found[:3]]

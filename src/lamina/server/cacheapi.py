@@ -26,6 +26,7 @@ from lamina.cache.remote.mounts import unseal_mount
 from lamina.cache.remote.names import checked, checked_prefix, digest_of_blob, kind_of, scope_of
 from lamina.cache.remote.protocols import SMALL, Body, ObjectStore
 from lamina.diagnostics.errors import LaminaError
+from lamina.oci import typed
 
 _DOCUMENT = 8 << 20  # bytes of a JSON request
 _ANSWER = 32 << 20  # bytes of records in one answer
@@ -57,7 +58,7 @@ def read_access(path: Path) -> Access:
     import tomllib
 
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Access)
+        return typed.convert(tomllib.loads(path.read_text(encoding="utf-8")), Access)
     except OSError as error:
         raise BadCacheSpec(f"{path} cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
@@ -299,7 +300,7 @@ def _document(request: CacheRequest, kind: type[_D]) -> _D:
     if request.length is None or not 0 <= request.length <= _DOCUMENT:
         raise _Refused(413, "a shorter document is needed")
     try:
-        return msgspec.json.decode(b"".join(request.body()), type=kind)
+        return typed.json(b"".join(request.body()), type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise _Refused(400, f"not the document that is needed: {error}") from error
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.server.addresses import asked_for, free_pool
 from lamina.server.clock import rfc3339
 from lamina.server.errors import ApiError, BadRequest, Conflict, NotFound
@@ -61,7 +62,7 @@ class Networks:
         self._wiring = wiring
         self._lock = threading.RLock()
         try:
-            kept = msgspec.json.decode(self._file.read_bytes(), type=list[Network])
+            kept = typed.json(self._file.read_bytes(), type=list[Network])
         except (FileNotFoundError, msgspec.MsgspecError):
             kept = []
         self._networks = {

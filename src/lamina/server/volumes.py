@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.server.clock import rfc3339
 from lamina.server.errors import BadRequest, Conflict, NotFound
 from lamina.server.events import Events
@@ -63,7 +64,7 @@ class Volumes:
     def find(self, name: str) -> Volume:
         try:
             if _NAME.fullmatch(name):
-                return msgspec.json.decode((self._folder / name / "volume.json").read_bytes(), type=Volume)
+                return typed.json((self._folder / name / "volume.json").read_bytes(), type=Volume)
         except (FileNotFoundError, msgspec.MsgspecError):
             pass
         raise NotFound(f"get {name}: no such volume")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.store.database import Database
 from lamina.store.standing import KEPT
 
@@ -59,4 +60,4 @@ class Builds:
 
 
 def _decode(doc: bytes) -> BuildLog:
-    return msgspec.json.decode(doc, type=BuildLog)
+    return typed.json(doc, type=BuildLog)

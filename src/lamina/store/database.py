@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.store.errors import border, of_sqlite
 from lamina.store.layout import FORMAT, Layout
 
@@ -100,13 +101,14 @@ class Database:
         """All rows of a query."""
         with self._lock, border(self._layout.root):
             found = self._current().execute(sql, values).fetchall()
+        typed.ready(row)
         return [msgspec.convert(one, row) for one in found]
 
     def first(self, row: type[_Row], sql: str, values: Sequence[Value] = ()) -> _Row | None:
         """The first row of a query, or None."""
         with self._lock, border(self._layout.root):
             found = self._current().execute(sql, values).fetchone()
-        return None if found is None else msgspec.convert(found, row)
+        return None if found is None else typed.convert(found, row)
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
@@ -167,9 +169,10 @@ class Transaction:
 
     def first(self, row: type[_Row], sql: str, values: Sequence[Value] = ()) -> _Row | None:
         found = self._connection.execute(sql, values).fetchone()
-        return None if found is None else msgspec.convert(found, row)
+        return None if found is None else typed.convert(found, row)
 
     def all(self, row: type[_Row], sql: str, values: Sequence[Value] = ()) -> list[_Row]:
+        typed.ready(row)
         return [msgspec.convert(one, row) for one in self._connection.execute(sql, values).fetchall()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.oci.digest import DiffId, Digest, LayerId
 from lamina.oci.unreadable import UNREADABLE
 from lamina.store.database import Database
@@ -49,7 +50,7 @@ class RecordRow(msgspec.Struct, array_like=True):
     def document(self) -> RecordDocument | None:
         """None when it cannot be read."""
         try:
-            return msgspec.json.decode(self.doc, type=RecordDocument)
+            return typed.json(self.doc, type=RecordDocument)
         except UNREADABLE:
             return None
 
@@ -62,10 +63,10 @@ class ImageRow(msgspec.Struct, array_like=True):
     last_used: float
 
     def layer_ids(self) -> tuple[LayerId, ...]:
-        return msgspec.json.decode(self.layers, type=tuple[LayerId, ...])
+        return typed.json(self.layers, type=tuple[LayerId, ...])
 
     def blob_digests(self) -> tuple[Digest, ...]:
-        return msgspec.json.decode(self.blobs, type=tuple[Digest, ...])
+        return typed.json(self.blobs, type=tuple[Digest, ...])
 
 
 class _Named(msgspec.Struct):
@@ -169,7 +170,7 @@ def _manifest(layout: Layout, digest: Digest, by_diff_id: dict[str, LayerId], ou
     if raw is None or depth > 2:
         return set()
     try:
-        manifest = msgspec.json.decode(raw, type=_Manifest)
+        manifest = typed.json(raw, type=_Manifest)
     except UNREADABLE:
         return set()
     layers: set[LayerId] = set()
@@ -186,7 +187,7 @@ def _manifest(layout: Layout, digest: Digest, by_diff_id: dict[str, LayerId], ou
 def config_layers(config: bytes | None, by_diff_id: dict[str, LayerId]) -> set[LayerId]:
     """Names under which the layers of an image config may be here."""
     try:
-        diff_ids = msgspec.json.decode(config or b"{}", type=_Config).rootfs.diff_ids
+        diff_ids = typed.json(config or b"{}", type=_Config).rootfs.diff_ids
     except UNREADABLE:
         return set()
     return {LayerId(diff_id) for diff_id in diff_ids} | {by_diff_id[diff_id] for diff_id in diff_ids if diff_id in by_diff_id}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 import msgspec
 
 from lamina.diagnostics.errors import nearest
+from lamina.oci import typed
 from lamina.oci.digest import Digest, LayerId
 from lamina.oci.unreadable import UNREADABLE
 from lamina.store.blobs import LocalBlobs
@@ -281,12 +282,12 @@ class _Typed(msgspec.Struct):
 
 def _media_type(manifest: bytes) -> str:
     try:
-        return msgspec.json.decode(manifest, type=_Typed).mediaType
+        return typed.json(manifest, type=_Typed).mediaType
     except UNREADABLE:
         return _Typed().mediaType
 
 
 def _image(row: _Row, names: tuple[str, ...]) -> Image:
-    layers = msgspec.json.decode(row.layers, type=tuple[LayerId, ...])
-    blobs = msgspec.json.decode(row.blobs, type=tuple[Digest, ...])
+    layers = typed.json(row.layers, type=tuple[LayerId, ...])
+    blobs = typed.json(row.blobs, type=tuple[Digest, ...])
     return Image(row.id, row.manifest, row.platform, row.created, row.size, layers, blobs, names)

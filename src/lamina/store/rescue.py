@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lamina.layer.flavour import Flavour
+from lamina.oci import typed
 from lamina.oci.digest import DiffId, Digest, LayerId
 from lamina.oci.unreadable import UNREADABLE
 from lamina.store.database import Database
@@ -88,7 +89,7 @@ def rescue(root: Path, flavour: Flavour, *, now: Callable[[], float]) -> tuple[s
 
 def _listed(layout: Layout) -> tuple[_Entry, ...]:
     try:
-        return msgspec.json.decode(layout.index.read_bytes(), type=_Index).manifests
+        return typed.json(layout.index.read_bytes(), type=_Index).manifests
     except (FileNotFoundError, *UNREADABLE):
         return ()
 
@@ -96,8 +97,8 @@ def _listed(layout: Layout) -> tuple[_Entry, ...]:
 def _image(store: LocalStore, entry: _Entry) -> Image | None:
     """None when a blob is not here or not what it should be."""
     try:
-        manifest = msgspec.json.decode(store.blobs.read(entry.digest), type=_Manifest)
-        config = msgspec.json.decode(store.blobs.read(manifest.config.digest), type=_Config)
+        manifest = typed.json(store.blobs.read(entry.digest), type=_Manifest)
+        config = typed.json(store.blobs.read(manifest.config.digest), type=_Config)
     except (StoreError, *UNREADABLE):
         return None
     platform = "/".join(part for part in (entry.platform.os, entry.platform.architecture, entry.platform.variant) if part)

@@ -132,7 +132,7 @@ def test_a_field_of_another_type_is_refused_at_the_door(body: dict[str, object])
 
 
 def test_what_clients_send_passes() -> None:
-    body = {
+    body: dict[str, object] = {
         "Entrypoint": None, "Cmd": "x", "Shell": None, "ExposedPorts": {"80/tcp": {}}, "Volumes": {"/v": None}, "Unknown": [1],
         "HostConfig": {"MemorySwappiness": -1, "OomKillDisable": False, "PortBindings": {"80/tcp": None}, "ConsoleSize": [0, 0], "Binds": None},
     }  # fmt: skip

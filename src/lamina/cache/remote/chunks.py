@@ -17,6 +17,7 @@ import msgspec
 
 from lamina.cache.remote.errors import CacheError
 from lamina.cache.remote.names import chunk_name
+from lamina.oci import typed
 from lamina.oci.digest import Digest
 from lamina.oci.unreadable import UNREADABLE
 
@@ -110,7 +111,7 @@ def dump(document: object) -> bytes:
 def load(stored: bytes, kind: type[_T]) -> _T:
     """BadChunk."""
     try:
-        return msgspec.json.decode(unpack(stored, DOCUMENT), type=kind)
+        return typed.json(unpack(stored, DOCUMENT), type=kind)
     except UNREADABLE as error:
         raise BadChunk(f"a list of chunks cannot be read: {error}") from error
 

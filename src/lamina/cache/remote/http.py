@@ -14,6 +14,7 @@ import msgspec
 from lamina.cache.remote.errors import CacheDenied, CacheError, CacheFull, CacheUnavailable, ObjectGone
 from lamina.cache.remote.names import checked, checked_prefix, known
 from lamina.cache.remote.protocols import SMALL, Body, Entry, Stat
+from lamina.oci import typed
 from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.errors import RegistryError, RegistryUnreachable, shown
 from lamina.registry.transport import Body as Sent
@@ -179,7 +180,7 @@ class HttpObjects:
 
         raw = self._whole("POST", f"{self._base}/{what}", read, msgspec.json.encode(document), headers)
         try:
-            return msgspec.json.decode(raw, type=kind)
+            return typed.json(raw, type=kind)
         except UNREADABLE as error:
             raise CacheError(f"{self.where}: the answer cannot be read; is it a lamina cache?") from error
 
@@ -240,7 +241,7 @@ class HttpObjects:
 
     def _said(self, answer: Response) -> str:
         try:
-            message = msgspec.json.decode(answer.read(64 << 10), type=_Said).message
+            message = typed.json(answer.read(64 << 10), type=_Said).message
         except (*UNREADABLE, RegistryError):
             return ""
         return "".join(sign for sign in message if sign.isprintable())[:200]

@@ -16,6 +16,7 @@ from lamina.cache.remote.chunks import DOCUMENT, BadChunk, Chunk, check_chunks, 
 from lamina.cache.remote.envelope import BadEnvelope, Signature
 from lamina.cache.remote.errors import CacheError
 from lamina.cache.remote.names import checked, mount_name
+from lamina.oci import typed
 from lamina.oci.canonical import canonical
 from lamina.oci.digest import Digest
 from lamina.oci.unreadable import UNREADABLE
@@ -109,10 +110,10 @@ def unseal_mount(name: str, data: bytes) -> MountEnvelope:
         raise BadEnvelope(f"the version {digest[:12]} of a cache mount was altered: its bytes do not have that digest")
     line, _, body = data.partition(b"\n")
     try:
-        header = msgspec.json.decode(line, type=_Header)
+        header = typed.json(line, type=_Header)
         if header.format != FORMAT:
             raise BadEnvelope(f"the version {digest[:12]} of a cache mount has the format {header.format}; {FORMAT} is known")
-        statement = msgspec.json.decode(body, type=MountStatement)
+        statement = typed.json(body, type=MountStatement)
         elsewhere = mount_name(statement.identifier, statement.scope, data) != name
     except UNREADABLE as error:
         raise BadEnvelope(f"the version {digest[:12]} of a cache mount cannot be read: {error}") from error
@@ -138,7 +139,7 @@ def dump_listing(listing: MountListing) -> bytes:
 def load_listing(stored: bytes) -> MountListing:
     """BadChunk for what is none, whose paths lead anywhere, or whose lengths do not fit each other."""
     try:
-        listing = msgspec.msgpack.decode(unpack(stored, DOCUMENT), type=MountListing)
+        listing = typed.msgpack(unpack(stored, DOCUMENT), type=MountListing)
     except UNREADABLE as error:
         raise BadChunk(f"the listing of a cache mount cannot be read: {error}") from error
     if listing.format != FORMAT:

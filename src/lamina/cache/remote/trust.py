@@ -25,6 +25,7 @@ import msgspec
 
 from lamina.cache.remote.envelope import CONTEXT, Envelope, Signature
 from lamina.cache.remote.errors import BadCacheSpec
+from lamina.oci import typed
 
 _SHORTEST = 16  # bytes of a MAC's key
 
@@ -204,7 +205,7 @@ def read_policy(path: Path, scope: str, *, environment: Mapping[str, str], signe
     import tomllib
 
     try:
-        policy = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Policy)
+        policy = typed.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Policy)
     except OSError as error:
         raise BadCacheSpec(f"the cache policy {path} cannot be read: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:

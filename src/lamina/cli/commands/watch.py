@@ -17,6 +17,7 @@ from lamina.cli.commands.given_options import given, given_options, handed_on
 from lamina.cli.commands.registry_options import registry_options
 from lamina.cli.settings import Settings
 from lamina.diagnostics.errors import LaminaError
+from lamina.oci import typed
 
 if TYPE_CHECKING:
     from lamina.engine.freshness.watching import Looked, Pushed, Round
@@ -118,7 +119,7 @@ class _Looking:
             out, _ = child.communicate()
             self._child = None
         try:
-            return msgspec.json.decode(out, type=Looked)
+            return typed.json(out, type=Looked)
         except msgspec.DecodeError:
             raise RoundFailed(f"lamina outdated ended with {child.returncode}") from None
 

@@ -14,6 +14,7 @@ from lamina.engine.freshness.origins import BaseUse, GitUse, UrlUse, bases_of, g
 from lamina.engine.freshness.recipe import plain_url
 from lamina.graph.ops import GitOp, HttpOp
 from lamina.graph.vertex import walk
+from lamina.oci import typed
 from lamina.oci.digest import Digest, InvalidDigest, parse_digest
 from lamina.oci.unreadable import UNREADABLE
 from lamina.store.local import LocalStore
@@ -110,7 +111,7 @@ def read_lock(path: Path) -> Lock:
     except OSError as error:
         raise BadLock(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        lock = msgspec.json.decode(raw, type=Lock)
+        lock = typed.json(raw, type=Lock)
         for digest in lock.images.values():
             parse_digest(digest)
     except (*UNREADABLE, InvalidDigest) as error:

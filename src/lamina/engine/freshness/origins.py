@@ -14,6 +14,7 @@ from lamina.engine.freshness.recipe import Recipe, plain_url, recipe_of
 from lamina.engine.freshness.remotes import name_of
 from lamina.graph.ops import ContextOp, GitOp, HttpOp, ImageOp
 from lamina.graph.vertex import Vertex, walk
+from lamina.oci import typed
 from lamina.oci.canonical import canonical
 from lamina.oci.config import ImageConfig
 from lamina.oci.digest import Digest
@@ -128,7 +129,7 @@ def read(doc: bytes | None) -> Origin | None:
     if doc is None:
         return None
     try:
-        found = msgspec.json.decode(doc, type=Origin)
+        found = typed.json(doc, type=Origin)
     except UNREADABLE:
         return None
     return found if found.schema == SCHEMA else None

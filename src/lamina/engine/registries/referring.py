@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from lamina.engine.images.layout import Layout, descriptor_names
+from lamina.oci import typed
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Index
 from lamina.oci.reference import Reference
@@ -63,7 +64,7 @@ def in_layout(layout: Layout, subject: Digest) -> Iterator[Referring]:
 def described(document: Document) -> Descriptor:
     """With a type, as the specification makes it: where none is stated, the config's."""
     try:
-        stated = msgspec.json.decode(document.raw, type=_Subject).artifact_type
+        stated = typed.json(document.raw, type=_Subject).artifact_type
     except UNREADABLE:
         stated = ""
     other = document.media_type if isinstance(document.value, Index) else document.value.config.media_type
@@ -74,7 +75,7 @@ def described(document: Document) -> Descriptor:
 
 def _names(raw: bytes, subject: Digest) -> bool:
     try:
-        found = msgspec.json.decode(raw, type=_Subject).subject
+        found = typed.json(raw, type=_Subject).subject
     except UNREADABLE:
         return False
     return found is not None and found.digest == subject

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.oci import typed
 from lamina.pipelines.caches.keeping import WEEK, Identity, Say, age, megabytes
 from lamina.pipelines.run.files import Tree, walk
 
@@ -126,7 +127,7 @@ class SlotCaches:
         found = []
         for path in sorted(self._root.glob("*.json")):
             try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=Slot))
+                found.append(typed.json(path.read_bytes(), type=Slot))
             except (FileNotFoundError, msgspec.MsgspecError):
                 continue
         return found

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.pipelines.caches.keeping import WEEK, Identity, Say, age, changed_files, megabytes
 from lamina.pipelines.run.files import Tree, copy_bytes, walk
 
@@ -409,6 +410,6 @@ def _core(entry: Entry) -> tuple[str, int, str, str]:
 
 def _load(path: Path) -> Version | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Version)
+        return typed.json(path.read_bytes(), type=Version)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None

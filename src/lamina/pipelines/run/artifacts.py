@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.pipelines.globs import Glob, GlobError, compile_glob
 from lamina.pipelines.model import Artifacts, Text
 from lamina.pipelines.run.files import Tree, walk
@@ -39,7 +40,7 @@ class ArtifactStore:
         self._kept: list[Kept] = []
         index = folder / "index.json"
         if index.exists():
-            self._kept = msgspec.json.decode(index.read_bytes(), type=list[Kept])
+            self._kept = typed.json(index.read_bytes(), type=list[Kept])
 
     def forget(self, steps: Sequence[int]) -> None:
         """Of steps that run again."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.oci import typed
 from lamina.pipelines.run.around import StepResult
 from lamina.pipelines.run.record import Outlined
 from lamina.store.removal import remove
@@ -130,7 +131,7 @@ class Project:
 
     def read(self, number: int) -> RunRecord | None:
         try:
-            return msgspec.json.decode((self.place(number) / "run.json").read_bytes(), type=RunRecord)
+            return typed.json((self.place(number) / "run.json").read_bytes(), type=RunRecord)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
 

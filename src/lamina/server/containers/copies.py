@@ -13,6 +13,7 @@ import msgspec
 
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.view import LayerView
+from lamina.oci import typed
 from lamina.oci.digest import LayerId
 from lamina.sandbox.containers import CopyRefused
 from lamina.sandbox.protocols import Overlay, SandboxSpec
@@ -187,7 +188,7 @@ def commit(
         own = container.record.config
         document = {**own, **{name: value for name, value in config.items() if value}}
         known = {name: document[name] for name in _CONFIG if document.get(name) not in (None, "", [], {})}
-        made = msgspec.convert(known, ContainerConfig, strict=False)
+        made = typed.convert(known, ContainerConfig, strict=False)
         made = apply_changes(made, changes)
         created = daemon.rfc3339()
         entry = History(

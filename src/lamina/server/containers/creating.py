@@ -299,10 +299,11 @@ def allowed(path: str, rules: Rules) -> Path:
     if not path.startswith("/"):
         raise BadRequest(f"invalid mount path: '{path}' must be absolute")
     try:
-        if b"\0" in os.fsencode(path):
-            raise ValueError
-    except ValueError:
-        raise BadRequest(f"invalid mount path: {path!a}") from None
+        impossible = any(letter < " " for letter in os.fsencode(path).decode("latin-1"))
+    except UnicodeEncodeError:
+        impossible = True
+    if impossible:
+        raise BadRequest(f"invalid mount path: {path!a}")
     path = posixpath.normpath(path)
     for seen, root in rules.mapped:
         if path == seen or path.startswith(seen + "/"):

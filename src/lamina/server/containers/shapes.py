@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.server.errors import BadRequest
 
 _T = TypeVar("_T", bound=Mapping[str, Any])
@@ -111,7 +112,7 @@ class _Body(msgspec.Struct):
 def checked_body(body: _T) -> _T:
     """`body` of POST /containers/create. BadRequest."""
     try:
-        msgspec.convert(body, _Body)
+        typed.convert(body, _Body)
     except msgspec.ValidationError as error:
         raise BadRequest(f"invalid JSON: {error}") from None
     return body

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.sandbox import groups
 from lamina.server.containers import creating
 from lamina.server.containers.container import Container, MountPoint, Record
@@ -75,7 +76,7 @@ class Table:
 
         for folder in sorted(self._folder.iterdir()):
             try:
-                record = msgspec.json.decode((folder / "container.json").read_bytes(), type=Record)
+                record = typed.json((folder / "container.json").read_bytes(), type=Record)
             except (OSError, msgspec.MsgspecError):
                 remove(folder)  # of an engine that was killed while it made or removed it
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from lamina.oci import typed
 from lamina.oci.config import ImageConfig
 from lamina.server import metrics as figures
 from lamina.server.daemon import Daemon
@@ -100,7 +101,7 @@ def _created(store: LocalStore, image: Image) -> float:
     import msgspec
 
     try:
-        config = msgspec.json.decode(store.blobs.read(image.id), type=ImageConfig)
+        config = typed.json(store.blobs.read(image.id), type=ImageConfig)
         return datetime.fromisoformat(config.created).timestamp() if config.created else 0.0
     except (msgspec.DecodeError, ValueError, OverflowError):
         return 0.0

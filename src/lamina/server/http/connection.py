@@ -369,7 +369,7 @@ def _request(event: h11.Request, headers: dict[str, str], body: BinaryIO) -> Req
     path, _, query = event.target.decode("latin-1").partition("?")
     wants = "upgrade" in headers.get("connection", "").lower()
     upgrade = headers.get("upgrade", "") if wants else ""
-    if not upgrade.replace(".", "").replace("/", "").isalnum():
+    if not (upgrade.isascii() and upgrade.replace(".", "").replace("/", "").isalnum()):
         upgrade = ""
     try:
         asked = Query(query)

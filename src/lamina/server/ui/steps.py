@@ -6,6 +6,7 @@ import re
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.store.builds import BuildLog
 
 _FROM = re.compile(r"FROM\s+(?:--\S+\s+)*(\S+)", re.IGNORECASE)
@@ -41,7 +42,7 @@ class Step(msgspec.Struct, frozen=True):
 def steps_of(log: BuildLog) -> list[Step]:
     """Empty where another version wrote them in another shape."""
     try:
-        return msgspec.json.decode(log.steps, type=list[Step])
+        return typed.json(log.steps, type=list[Step])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return []
 
