@@ -97,7 +97,7 @@ def _context(session: Session, place: str, dockerfile: str) -> _Context:
             name = _STDIN
     here = _inside(session.clone, os.path.normpath(call.absolute(place)))
     if here is not None:
-        return _Context(_pack(here, name, extra), name)
+        return _Context(_gathered(_pack(here, name, extra)), name)
     told = call.folder(place)
     if told is None:
         raise Usage(f"unable to prepare context: path {place!r} not found, or the image has no tar to pack it")
@@ -113,6 +113,17 @@ def _is_tar(data: bytes) -> bool:
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Headers and small files together: each piece is a chunk of the request."""
+    held = bytearray()
+    for piece in pieces:
+        held += piece
+        if len(held) >= PIECE:
+            yield bytes(held)
+            held.clear()
+    yield bytes(held)
 
 
 def _inside(clone: Path, place: str) -> int | None:
