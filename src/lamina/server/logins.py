@@ -6,12 +6,14 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from lamina.registry.auth import Credentials
 from lamina.server.errors import BadRequest
 
-Given = Mapping[str, Credentials]
+if TYPE_CHECKING:
+    from lamina.registry.auth import Credentials
+
+Given: TypeAlias = "Mapping[str, Credentials]"
 
 
 def host_of(address: str) -> str:
@@ -54,6 +56,8 @@ def _credentials(entry: Mapping[str, Any]) -> Credentials | None:
     token = str(entry.get("identitytoken") or "")
     if not (username or token):
         return None
+    from lamina.registry.auth import Credentials
+
     return Credentials(username, password, token)
 
 
