@@ -163,7 +163,7 @@ def test_what_cannot_be_built_is_one_line(daemon: Daemon, tmp_path: Path, docker
         rows, _ = build(daemon, query)
     assert message in str(rows[-1]["error"])
     assert "\n" not in str(rows[-1]["error"])
-    assert not list((daemon.engine.store.layout.root / "engines").rglob("once-*"))
+    assert not list(daemon.folder.glob("contexts/[og]*/*"))
 
 
 def test_a_build_without_its_session_is_refused(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,12 +84,36 @@ def test_folders_are_kept_one_user_at_a_time(tmp_path: Path) -> None:
 
 
 def test_folders_of_an_engine_that_was_killed_go(tmp_path: Path) -> None:
-    (tmp_path / "contexts" / "once-1").mkdir(parents=True)
+    for name in ("once/1/files/d", "going/2/x"):
+        (tmp_path / "contexts" / name).mkdir(parents=True)
     folders = KeptFolders(tmp_path / "contexts")
     with folders.borrow("a"):
         pass
-    assert not (tmp_path / "contexts" / "once-1").exists()
+    assert [path.name for path in (tmp_path / "contexts").iterdir()] == ["kept"]
     assert len(folders.sizes()) == 1
+
+
+def test_many_builds_of_one_folder_at_a_time(tmp_path: Path) -> None:
+    folders = KeptFolders(tmp_path / "contexts")
+    failed: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            for _ in range(20):
+                with folders.borrow("a") as place:
+                    (place / "files" / "one" / "two").mkdir(parents=True, exist_ok=True)
+                    (place / "incoming" / "x").mkdir(parents=True, exist_ok=True)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == []
+    assert len(folders.sizes()) == 1
+    assert not list((tmp_path / "contexts" / "going").iterdir())
 
 
 def test_only_some_folders_are_kept(tmp_path: Path) -> None:

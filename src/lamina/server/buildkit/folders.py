@@ -13,36 +13,39 @@ _MOST = 16  # folders; the longest unused go
 
 
 class KeptFolders:
-    """Below one folder of the engine's own. Thread-safe: a folder that one build uses is not there for another, which gets an empty one."""
+    """Below one folder of the engine's own. Thread-safe: a folder that one build uses is not there for another, which gets an empty one.
+
+    What goes is moved to a place of its own first: removing a tree puts folders beside it.
+    """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._kept, self._once, self._going = (root / name for name in ("kept", "once", "going"))
         self._lock = threading.Lock()
         self._used: set[str] = set()
+        self._swept = False
 
     @contextlib.contextmanager
     def borrow(self, key: str) -> Iterator[Path]:
         """`key` names a client's folder; "" for one that is not to be kept."""
-        from lamina.store.removal import remove
-
+        self._sweep()
         name = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[:32] if key else ""
         with self._lock:
-            if not name or name in self._used:
-                name = f"once-{os.urandom(8).hex()}"
-            self._used.add(name)
-        place = self._root / name
+            mine = bool(name) and name not in self._used
+            if mine:
+                self._used.add(name)
+        place = self._kept / name if mine else self._once / os.urandom(8).hex()
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             yield place
         finally:
-            if name.startswith("once-"):
-                remove(place)
+            if not mine:
+                self._remove(place)
             else:
                 with contextlib.suppress(OSError):
                     os.utime(place)
-            with self._lock:
-                self._used.discard(name)
-            self._thin_out(_MOST)
+                with self._lock:
+                    self._used.discard(name)
+                self._thin_out(_MOST)
 
     def clear(self) -> int:
         """Remove all that no build uses; bytes freed."""
@@ -59,28 +62,43 @@ class KeptFolders:
         return found
 
     def _places(self) -> list[Path]:
-        return list(self._root.iterdir()) if self._root.is_dir() else []
+        return list(self._kept.iterdir()) if self._kept.is_dir() else []
 
-    def _thin_out(self, keep: int) -> int:
+    def _sweep(self) -> None:
+        """What an engine at this place left that was killed."""
         from lamina.store.removal import remove
 
         with self._lock:
-            idle = [place for place in self._places() if place.name not in self._used]
-            lost = [place for place in idle if place.name.startswith("once-")]  # of an engine that was killed
-            kept = sorted(set(idle).difference(lost), key=lambda place: place.stat().st_mtime, reverse=True)
-            going = lost + kept[keep:]
-            self._used.update(place.name for place in going)
-        freed = 0
-        try:
-            for place in going:
-                size = _size(place)
-                with contextlib.suppress(OSError):  # a later one takes it
+            if self._swept:
+                return
+            self._swept = True
+            for place in (self._once, self._going):
+                if place.exists():
                     remove(place)
-                    freed += size
-        finally:
-            with self._lock:
-                self._used.difference_update(place.name for place in going)
+
+    def _thin_out(self, keep: int) -> int:
+        """Bytes freed."""
+        with self._lock:
+            idle = [place for place in self._places() if place.name not in self._used]
+            idle.sort(key=lambda place: place.stat().st_mtime, reverse=True)
+            moved = [self._moved(place) for place in idle[keep:]]
+        freed = 0
+        for place in moved:
+            freed += _size(place)
+            self._remove(place)
         return freed
+
+    def _moved(self, place: Path) -> Path:
+        self._going.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return place.rename(self._going / os.urandom(8).hex())
+
+    def _remove(self, place: Path) -> None:
+        from lamina.store.removal import remove
+
+        if place.parent != self._going:
+            place = self._moved(place)
+        with contextlib.suppress(OSError):  # the next engine at this place takes it
+            remove(place)
 
 
 def _size(place: Path) -> int:
