@@ -34,7 +34,7 @@ class RemoteRecords:
 
     def publish(self, record: Record) -> None:
         if record not in self._forgotten:
-            self._cache.publish([Publication(record)], MemoryBlobs())
+            self._cache.publish([Publication(record)], MemoryBlobs(), places=True)
 
     def neighbours(self, place: Place, limit: int = 8) -> Sequence[Record]:
         """By place and by text, as SharedCache.neighbours."""

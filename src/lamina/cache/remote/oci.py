@@ -120,7 +120,9 @@ class RegistryObjects:
             for attempt in range(_ATTEMPTS):
                 try:
                     if content.size:
-                        self._publisher.push_blob(self._at, content, pieces)
+                        # What stands in its own manifest, which is not there, is hardly there without it.
+                        embedded = data is not None and len(data) <= _EMBEDDED
+                        self._publisher.push_blob(self._at, content, pieces, known_absent=embedded and not attempt)
                     self._send_config()
                     raw = self._manifest(name, content, data)
                     self._publisher.put_manifest(there, raw, OCI_MANIFEST)

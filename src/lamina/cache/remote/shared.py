@@ -198,13 +198,20 @@ class SharedCache:
         return Fetched(good, frozenset(results) - good, sum(moved for moved in results.values() if moved is not None))
 
     def publish(
-        self, publications: Sequence[Publication], source: BlobSource, *, parallel: int = 4, on_bytes: OnBytes | None = None
+        self,
+        publications: Sequence[Publication],
+        source: BlobSource,
+        *,
+        parallel: int = 4,
+        on_bytes: OnBytes | None = None,
+        places: bool = False,
     ) -> Published:
         """Blobs first, then the records that need them; nothing that is there is sent again.
 
         Killed at any instruction it leaves whole blobs without records, never the opposite. Blobs with a recipe were sent before (`send` of
         chunked.py). A blob that the source does not have
-        (its BlobNotFound) ends it before any record is published.
+        (its BlobNotFound) ends it before any record is published. `places`: whatever the backend; where names can be guessed only
+        `neighbours` that are not `quick` need them, and each costs as much as a record's own name.
         """
         blobs = list({blob.digest: blob for one in publications for blob in one.blobs if blob.recipe is None}.values())
         names = {blob_name(blob.digest): blob for blob in blobs}
@@ -213,8 +220,9 @@ class SharedCache:
         sent = each(lambda blob: self._send(blob, source, on_bytes), absent, parallel)
         sealed = [(one, *self._seal(one)) for one in publications]
         new = each(lambda one: self.objects.put(one[1], whole(one[2])), sealed)
-        places = [name for one in publications for name in place_names(one.record)]
-        each(lambda name: self.objects.put(name, whole(b"")), list(dict.fromkeys(places)))
+        if places or not isinstance(self.objects, Pointed):
+            named = [name for one in publications for name in place_names(one.record)]
+            each(lambda name: self.objects.put(name, whole(b"")), list(dict.fromkeys(named)))
         with self._lock:
             for one in publications:
                 self._answers.pop(one.record.key, None)

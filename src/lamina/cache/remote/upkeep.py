@@ -106,7 +106,8 @@ class Inventory:
     def __init__(self, store: ObjectStore, *, forgotten_before: float = 0.0) -> None:
         self.store = store
         self.objects: dict[str, Entry] = {}
-        for kind in KINDS:
+        # What needs others before them: what is published meanwhile is not taken for damaged.
+        for kind in sorted(KINDS, key=lambda kind: kind not in ("records", "mounts")):
             self.objects.update({entry.name: entry for entry in _complete(store, store.list(f"{kind}/"))})
         self.used: dict[str, float] = {}
         self._parts: dict[str, tuple[str, ...]] = {}  # names of chunks, by the name of the blob that lists them

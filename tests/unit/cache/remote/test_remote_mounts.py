@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from lamina.cache.remote.mounts import (
     state_of,
     unseal_mount,
 )
-from lamina.cache.remote.protocols import whole
+from lamina.cache.remote.protocols import Entry, whole
 from lamina.cache.remote.shared import SharedCache
 from lamina.cache.remote.trust import MacKey, Trust
 from lamina.cache.remote.upkeep import Inventory, prune, usage, verify
@@ -181,6 +182,22 @@ def test_altered_and_copied_versions_are_refused(world: World) -> None:
     newer = data.replace(b'"format":1', b'"format":2', 1)
     with pytest.raises(BadEnvelope, match="format 2"):
         unseal_mount(name.rpartition("/")[0] + "/" + hashlib.sha256(newer).hexdigest(), newer)
+
+
+def test_a_version_that_is_published_during_the_look_is_no_damage(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks and lists come first, the version last: whoever looks at versions first sees all that they need."""
+    listed = world.objects.list
+
+    def busy(prefix: str) -> Iterator[Entry]:
+        found = list(listed(prefix))
+        if prefix == "chunks/":
+            monkeypatch.undo()
+            world.put(b"late")
+        return iter(found)
+
+    monkeypatch.setattr(world.objects, "list", busy)
+    assert verify(world.objects) == []
+    assert list(world.objects.list("mounts/")), "it is there now"
 
 
 def test_upkeep(world: World) -> None:

@@ -192,6 +192,19 @@ def test_neighbours_without_a_list(registry: FakeRegistry) -> None:
     assert lists(registry) == 0
 
 
+def test_a_new_record_costs_no_more_than_its_tags(registry: FakeRegistry) -> None:
+    """Each manifest is several files, made durable, in Debian's registry: two places of a record were a quarter of them."""
+    publish(registry.host, named(1, "a"))
+    registry.asked.clear()
+    publish(registry.host, named(2, "b"))
+    put = sorted(asked.path.rpartition("/")[2][:2] for asked in registry.asked if asked.method == "PUT" and "/manifests/" in asked.path)
+    assert put == ["k.", "l.", "n.", "n.", "r."]
+    assert registry.count("HEAD", "/blobs/") == 1, "of the two bytes that all manifests have; the record's own are not looked for"
+    with cache_at(registry.host) as cache:
+        cache.publish([Publication(named(3, "c"))], MemoryBlobs(), places=True)
+    assert len([tag for tag in registry.tags["team/cache"] if tag.startswith("p.")]) == 2
+
+
 @pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
 def test_on_debians_registry(tmp_path: Path) -> None:
     with docker_registry(tmp_path) as host:
