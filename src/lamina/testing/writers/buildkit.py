@@ -42,6 +42,7 @@ class Comparison:
     together: Seen
     whole: int  # images of which every step was found
     writers: int
+    failures: tuple[str, ...] = ()  # of builds that ended with an error: the last line of what each said
 
 
 class _Builder(Protocol):
@@ -50,8 +51,8 @@ class _Builder(Protocol):
     daemon: Daemon
     hit: re.Pattern[str]  # line of a step that was found in a cache
 
-    def write(self, image: Image, cache: str) -> None:
-        """Build with what is in the cache of that name, and hand over what the build has."""
+    def write(self, image: Image, cache: str) -> str:
+        """Build with what is in the cache of that name, and hand over what the build has. What was said when it failed, else nothing."""
         ...
 
     def read(self, image: Image, cache: str) -> str:
@@ -86,14 +87,16 @@ def compare(folder: Path, way: Way, writers: int = 32, machines: int = 4) -> Com
         many[0].daemon.docker("import", str(bases.busybox_tar(folder / "base.tar")), base)
         many[0].daemon.docker("push", base)
         made = images(folder / "images", writers, base=base)
-        many[0].write(made[0], "alone")
+        failed = many[0].write(made[0], "alone")
+        assert not failed, failed
         alone = _read(clean, made[0], "alone")
         many[0].daemon.docker("system", "prune", "--all", "--force")
         with ThreadPoolExecutor(len(made)) as pool:
-            list(pool.map(lambda image: many[image.number % len(many)].write(image, "cache"), made))
+            ends = list(pool.map(lambda image: many[image.number % len(many)].write(image, "cache"), made))
         seen = [_read(clean, image, "cache") for image in made]
     whole = sum(not one.missed for one in seen)
-    return Comparison(alone, Seen(sum(one.found for one in seen), sum(one.missed for one in seen)), whole, writers)
+    together = Seen(sum(one.found for one in seen), sum(one.missed for one in seen))
+    return Comparison(alone, together, whole, writers, tuple(said.strip().splitlines()[-1] for said in ends if said))
 
 
 def _read(builder: _Builder, image: Image, cache: str) -> Seen:
@@ -117,7 +120,7 @@ class _Docker:
         # Writers of one machine have one daemon, in which the name is one too: each pushes before the next gives it away.
         self._lock = threading.Lock()
 
-    def write(self, image: Image, cache: str) -> None:
+    def write(self, image: Image, cache: str) -> str:
         own, name = f"own{image.number}:1", f"{self._host}/team/app:{cache}"
         self.daemon.docker(
             "build", "--network=host", "--cache-from", name, "--build-arg", "BUILDKIT_INLINE_CACHE=1", "-t", own, str(image.context)
@@ -125,6 +128,7 @@ class _Docker:
         with self._lock:
             self.daemon.docker("tag", own, name)
             self.daemon.docker("push", name)
+        return ""
 
     def read(self, image: Image, cache: str) -> str:
         name = f"{self._host}/team/app:{cache}"
@@ -141,25 +145,26 @@ class _Buildx:
         self._way, self._host, self._folder = way, host, folder
         self._client = buildx.Client("buildx", f"unix://{daemon.socket}", folder / f"home{number}")
 
-    def write(self, image: Image, cache: str) -> None:
+    def write(self, image: Image, cache: str) -> str:
         name = f"{self._host}/team/app:{cache}"
         to = {
             "inline": ("--cache-to", "type=inline", "--output", f"type=image,name={name},push=true"),
             "registry": ("--cache-to", f"type=registry,ref={name},mode=max"),
             "local": ("--cache-to", f"type=local,dest={self._folder / cache},mode=max"),
         }[self._way]
-        self._build(image, cache, *to)
+        good, said = self._build(image, cache, *to)
+        return "" if good else said or "it said nothing"
 
     def read(self, image: Image, cache: str) -> str:
-        return self._build(image, cache)
+        good, said = self._build(image, cache)
+        assert good, said
+        return said
 
-    def _build(self, image: Image, cache: str, *more: str) -> str:
+    def _build(self, image: Image, cache: str, *more: str) -> tuple[bool, str]:
         where = f"type=local,src={self._folder / cache}" if self._way == "local" else f"type=registry,ref={self._host}/team/app:{cache}"
         words = ["build", "--network=host", "--provenance=false", "--cache-from", where, *more, "."]
         done = self._client.run(words, cwd=image.context, timeout=_PATIENCE)
-        said = (done.stdout + done.stderr).decode(errors="replace")
-        assert done.returncode == 0, f"buildx {' '.join(words)} failed with {done.returncode}:\n{said[-2000:]}"
-        return said
+        return done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")
 
 
 def reports(found: dict[Way, Comparison]) -> Sequence[str]:
@@ -168,4 +173,5 @@ def reports(found: dict[Way, Comparison]) -> Sequence[str]:
     for way, one in found.items():
         lines.append(f"buildkit {way}, one writer of the name: {one.alone}")
         lines.append(f"buildkit {way}, {one.writers} writers of the name: {one.together}; {one.whole} of {one.writers} images found whole")
+        lines += [f"buildkit {way}, builds that failed: {len(one.failures)}; the first: {one.failures[0]}"] if one.failures else []
     return lines
