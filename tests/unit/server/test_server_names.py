@@ -123,3 +123,23 @@ def test_other_names_are_asked_of_the_next_server_when_one_is_silent(
         finally:
             server.leave(door)
             server.close()
+
+
+def test_questions_over_tcp_are_answered_one_after_the_other() -> None:
+    server = Names(lookup, reverse, lambda asker: ())
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname(), 10) as client:
+        ours, _ = listener.accept()
+        with ours:
+            for number in (1, 2):
+                data = message("web" if number == 1 else "elsewhere.example", number=number)
+                client.sendall(struct.pack(">H", len(data)) + data)
+            client.sendall(b"\x00\x05rubbi")
+            client.shutdown(socket.SHUT_WR)
+            server.by_tcp(ours)
+        data = b""
+        while piece := client.recv(4096):
+            data += piece
+    server.close()
+    first = struct.unpack_from(">H", data)[0]
+    assert struct.unpack_from(">HH", data, 2) == (1, 0x8180)
+    assert struct.unpack_from(">HH", data, 4 + first) == (2, 0x8182)

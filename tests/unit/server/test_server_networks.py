@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,17 @@ def test_a_connection_out_is_made_again_from_here(daemon: Daemon, machine: int, 
     monkeypatch.setattr(wiring.Wiring, "where", where)
     assert ask(daemon, "wget -qO- http://198.51.100.7:8080/") == (0, "machine\n")
     assert asked == [("198.51.100.7", 8080)]
+
+
+def test_the_machine_s_loopback_and_other_containers_are_no_way_out(daemon: Daemon) -> None:
+    document(daemon, "POST", "/networks/create", {"Name": "front"}, 201)
+    web = serve(daemon, "hello", name="web", network="front")
+    plug = daemon.containers.find(web).plugs["front"]
+    for address in ("127.0.0.1", "127.0.0.53", "0.0.0.0", "224.0.0.1", plug.address):
+        assert daemon.wiring.where(IPv4Address(address), 80) is None
+    assert daemon.wiring.where(IPv4Address("198.51.100.1"), 80) == ("198.51.100.1", 80)
+    gateway = daemon.wiring.where(IPv4Address(plug.gateway), 80)
+    assert gateway is None or (isinstance(gateway, tuple) and not gateway[0].startswith("127."))
 
 
 def test_udp_ports_are_published_too(daemon: Daemon) -> None:
