@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -212,26 +212,33 @@ class GitTree:
 
     def digest(self, path: bytes) -> bytes:
         """The Merkle digest of a whole folder, as Selection.digest of it; remembered for each git tree."""
-        return self._digest(path, self._folder(path) or {}, "" if not path else (self._item(path) or Item(0, "")).oid)
+        known = self._repository.digests
+        oid = "" if not path else (self._item(path) or Item(0, "")).oid
+        todo = [(path, self._key(path, oid))]  # a folder stands above those in it: any depth, no stack
+        while todo:
+            here, key = todo[-1]
+            base = here + b"/" if here else b""
+            items = (self._folder(here) or {}) if key not in known else {}
+            folders = {name: self._key(base + name, item.oid) for name, item in items.items() if item.mode in (_TREE, _MODULE)}
+            missing = [(base + name, below) for name, below in folders.items() if below not in known]
+            if missing:
+                todo += missing
+                continue
+            todo.pop()
+            if key not in known:
+                leaves = [(name, self._leaf(base + name, item)) for name, item in items.items() if name not in folders]
+                head = merkle.header(b"d", 0o755, 0, 0, ())
+                below = [(name, known[one]) for name, one in folders.items()]
+                known[key] = merkle.folder_digest(head, merkle.leaves_digest(leaves), below)
+        return known[self._key(path, oid)]
 
-    def _digest(self, path: bytes, items: dict[bytes, Item], oid: str) -> bytes:
-        key = (oid or self._root, path if self._ignore is not None else b"", self._rules_text)
-        found = self._repository.digests.get(key)
-        if found is not None:
-            return found
-        leaves: list[tuple[bytes, bytes]] = []
-        folders: list[tuple[bytes, bytes]] = []
-        base = path + b"/" if path else b""
-        for name, item in items.items():
-            if item.mode in (_TREE, _MODULE):
-                folders.append((name, self._digest(base + name, self._folder(base + name) or {}, item.oid)))
-            else:
-                entry = self._entry(base + name, item)
-                content = "" if entry.kind is Kind.SYMLINK else self._repository.content(item.oid)[0]
-                leaves.append((name, merkle.leaf(entry, entry.mode, 0, 0, content)))
-        head = merkle.header(b"d", 0o755, 0, 0, ())
-        found = self._repository.digests[key] = merkle.folder_digest(head, merkle.leaves_digest(leaves), folders)
-        return found
+    def _key(self, path: bytes, oid: str) -> tuple[str, bytes, str]:
+        return oid or self._root, path if self._ignore is not None else b"", self._rules_text
+
+    def _leaf(self, path: bytes, item: Item) -> bytes:
+        entry = self._entry(path, item)
+        content = "" if entry.kind is Kind.SYMLINK else self._repository.content(item.oid)[0]
+        return merkle.leaf(entry, entry.mode, 0, 0, content)
 
     def _lookup(self, path: bytes) -> Entry | None:
         if not path:
@@ -253,18 +260,16 @@ class GitTree:
 
     def _folder(self, path: bytes) -> dict[bytes, Item] | None:
         """The visible names of a folder, None for what is none."""
-        found = self._shown.get(path)
+        found = self._shown.get(b"")
         if found is None:
-            oid: str | None = self._root
-            if path:
-                item = self._item(path)
-                oid = item.oid if item is not None and item.mode == _TREE else None
-                if item is not None and item.mode == _MODULE:
-                    return {}
-            if oid is None:
-                return None
-            found = self._shown[path] = self._filtered(path, self._repository.children(oid))
-        return found
+            found = self._shown[b""] = self._filtered(b"", self._repository.children(self._root))
+        for here in _ways(path, self._shown):
+            parent, _, name = here.rpartition(b"/")
+            item = self._shown[parent].get(name)
+            if item is None or item.mode != _TREE:
+                return {} if item is not None and item.mode == _MODULE and here == path else None
+            self._shown[here] = self._filtered(here, self._repository.children(item.oid))
+        return self._shown[path]
 
     def _filtered(self, path: bytes, items: dict[bytes, Item]) -> dict[bytes, Item]:
         """As ContextTree: an ignored folder with something visible below it is there all the same."""
@@ -282,16 +287,43 @@ class GitTree:
                     shown[name] = item
                 continue
             below = self._rules[base + name] = rules.directory(_decoded(name))
-            if not below.ignored or (not below.skip and self._filtered(base + name, self._repository.children(item.oid))):
+            if not below.ignored or self._any_visible(base + name, item.oid):
                 shown[name] = item
         return shown
 
+    def _any_visible(self, path: bytes, tree: str) -> bool:
+        """Whether anything below an ignored folder is there all the same."""
+        todo = [(path, tree)]
+        while todo:
+            path, tree = todo.pop()
+            rules = self._rules_of(path)
+            if rules.skip:
+                continue
+            items = self._repository.children(tree)
+            if any(rules.kept([_decoded(name) for name, item in items.items() if item.mode != _TREE])):
+                return True
+            for name, item in items.items():
+                if item.mode == _TREE:
+                    below = self._rules[path + b"/" + name] = rules.directory(_decoded(name))
+                    if not below.ignored:
+                        return True
+                    todo.append((path + b"/" + name, item.oid))
+        return False
+
     def _rules_of(self, path: bytes) -> IgnoreFolder:
-        rules = self._rules.get(path)
-        if rules is None:
-            parent, _, name = path.rpartition(b"/")
-            rules = self._rules[path] = self._rules_of(parent).directory(_decoded(name))
-        return rules
+        for here in _ways(path, self._rules):
+            parent, _, name = here.rpartition(b"/")
+            self._rules[here] = self._rules[parent].directory(_decoded(name))
+        return self._rules[path]
+
+
+def _ways(path: bytes, known: Container[bytes]) -> list[bytes]:
+    """The folders on the way to `path` and itself, from the first that is not known; "" always is."""
+    found = []
+    while path and path not in known:
+        found.append(path)
+        path = path.rpartition(b"/")[0]
+    return found[::-1]
 
 
 def _decoded(name: bytes) -> str:

@@ -27,10 +27,21 @@ class LayerFault(LaminaError):
     default_exit = 74
 
 
+class PathTooLong(LayerFault):
+    """A destination, a working directory or a name in an archive that no file system takes."""
+
+    code = "layer/path-too-long"
+    default_exit = 65
+
+
 def fault(doing: str, path: bytes, error: OSError) -> LayerFault:
     """One line for an OSError. `doing` is "write", "read" ..."""
     import errno
 
+    if error.errno == errno.ENAMETOOLONG:
+        longest = max(map(len, path.split(b"/")))
+        what = f"a name of {longest} bytes: 255 are possible" if longest > 255 else f"{len(path)} bytes: {MAX_PATH} are possible"
+        return PathTooLong(f"the path {show(path)[:100]}… has {what}")
     hint = None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space, for example with lamina cache prune"

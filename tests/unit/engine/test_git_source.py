@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lamina.engine.runners.git import CommitMismatch, GitFailed, GitUrl, InvalidGitUrl, checkout, parse_git_url, resolve
+from lamina.store.removal import remove
 
 
 @pytest.mark.parametrize(
@@ -167,3 +168,21 @@ def test_submodules(repository: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "with/inner/.git").exists()
     checkout(url, resolve(url), tmp_path / "without", submodules=False)
     assert not (tmp_path / "without/inner/a").exists()
+
+
+def _deep(repository: Path, levels: int) -> None:
+    """A commit with folders in folders, made from git's objects."""
+    head = "commit refs/heads/deep\ncommitter t <t@t> 0 +0000\ndata 4\ndeep\n"
+    stream = f"{head}M 100644 inline {'d/' * levels}file\ndata 4\ntext\nM 100644 inline .git.1\ndata 4\nkept\n"
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=repository, input=stream.encode(), check=True)
+
+
+def test_a_deep_repository_is_checked_out_and_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+    levels = 1200  # more than there may be Python frames
+    _deep(repository, levels)
+    url = GitUrl(f"file://{repository}", "deep")
+    checkout(url, resolve(url), tmp_path / "out")
+    assert (tmp_path / "out" / Path(*["d"] * levels) / "file").read_text() == "text"
+    assert (tmp_path / "out" / ".git.1").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("git-")] == []
+    remove(tmp_path / "out")

@@ -92,6 +92,24 @@ def test_a_commit_has_the_digests_of_its_checkout(project: Path, commit: Commit,
             assert tree.digest(b"").hex() == digest(real)
 
 
+@pytest.mark.parametrize("ignore", ["", "d\n!**/file\n", "d\n"])
+def test_folders_in_folders_by_the_thousand(project: Path, ignore: str) -> None:
+    """No Python frame for each: 1500 levels, looked at whole, below an ignored folder, and from the deepest one up."""
+    git(project, "commit", "-q", "--allow-empty", "-m", "first")
+    inside = b"d/" * 1500
+    head = b"commit refs/heads/deep\ncommitter t <t@t> 0 +0000\ndata 4\ndeep\nM 100644 inline "
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=project, input=head + inside + b"file\ndata 4\ntext\n", check=True)
+    with Repository(project, ENVIRONMENT) as repository:
+        (commit,) = repository.commits(1, "deep")
+        root = repository.root(commit.id)
+        assert root is not None
+        seen = ignore != "d\n"
+        rules = IgnoreRules.parse(ignore) if ignore else None
+        assert (GitTree(repository, root, rules, ignore).entry(inside + b"file") is not None) == seen
+        whole = GitTree(repository, root, rules, ignore).digest(b"")
+        assert (whole == GitTree(repository, root, IgnoreRules.parse("*"), "*").digest(b"")) == (not seen)
+
+
 def test_hits_and_misses(project: Path, commit: Commit) -> None:
     commit({"Dockerfile": "FROM a:1\nCOPY src /src\nRUN make\nCOPY docs /docs\n", "src/a": "1", "docs/x": "1"})
     commit({"docs/x": "2"}, "docs")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.layer.paths import Folders, fault, join, show, split
+from lamina.layer.paths import Folders, PathTooLong, fault, join, show, split
 
 NO_FOLDER = r"Not a directory|Too many levels"
 
@@ -70,3 +70,11 @@ def test_a_full_disk_comes_with_a_way_out() -> None:
     assert error.hint is not None
     assert "prune" in error.hint
     assert fault("read", b"a", OSError(errno.EIO, "Input/output error")).hint is None
+
+
+@pytest.mark.parametrize(("path", "said"), [(b"d/" * 3000, "6000 bytes: 4095 are"), (b"a/" + b"d" * 300, "a name of 300 bytes: 255 are")])
+def test_a_path_that_is_too_long_is_said_to_be(path: bytes, said: str) -> None:
+    error = fault("read", path, OSError(errno.ENAMETOOLONG, "File name too long"))
+    assert isinstance(error, PathTooLong)
+    assert said in error.message
+    assert len(error.message) < 200

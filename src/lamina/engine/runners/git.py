@@ -6,10 +6,10 @@ a repository is somebody else's input.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.store.removal import remove
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 _SCP = re.compile(r"(?P<user>[A-Za-z0-9._-]+)@(?P<host>[A-Za-z0-9._-]+):(?P<path>[^#?]+)\Z")
@@ -134,7 +135,8 @@ def checkout(
     except OSError as error:
         raise GitFailed(f"cannot check out {_plain(url.remote)}: {error.strerror or error}") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(work)
     into.chmod(0o755)
 
 
@@ -238,13 +240,19 @@ def verify(commit: str, checksum: str | None, url: GitUrl) -> None:
 
 
 def _drop_git(work: Path) -> None:
-    shutil.rmtree(work / ".git")
-    for folder, folders, files in os.walk(work):
-        for name in [*folders, *files]:
-            if name == ".git":
-                path = Path(folder, name)
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        folders[:] = [name for name in folders if name != ".git"]
+    """Also those of submodules. Each goes to a name of ours first: what is beside it in the tree stays."""
+    grave = work.with_name(f"{work.name}-old")
+    todo = [os.fsencode(work)]
+    while todo:
+        folder = todo.pop()
+        with os.scandir(folder) as found:
+            items = [(item.name, item.is_dir(follow_symlinks=False)) for item in found]
+        for name, is_folder in items:
+            if name == b".git":
+                os.rename(os.path.join(folder, name), grave)
+                remove(grave)
+            elif is_folder:
+                todo.append(os.path.join(folder, name))
 
 
 def _inside(work: Path, subdir: str, url: GitUrl) -> Path:
