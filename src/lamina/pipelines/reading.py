@@ -32,7 +32,8 @@ class Reader:
         mark = (code, message, span.line, span.column)
         if mark not in self._seen and len(self.found) < MAX_FINDINGS:
             self._seen.add(mark)
-            self.found.append(Diagnostic(severity, code, f"{path}: {message}" if path else message, span, hint))
+            told = _line(f"{path}: {message}" if path else message)
+            self.found.append(Diagnostic(severity, code, told, span, None if hint is None else _line(hint)))
 
     def error(self, path: str, message: str, span: Span, hint: str | None = None, code: str = "pipeline/invalid") -> None:
         self.add("error", code, path, message, span, hint)
@@ -187,3 +188,10 @@ def each(node: Node, path: str, reader: Reader, read: Callable[[Entry, str], T |
         return []
     results = (read(entry, f"{path}.{entry.key}") for entry in found)
     return [result for result in results if result is not None]
+
+
+def _line(text: str) -> str:
+    """What a file's text is part of, as one line that a terminal only shows."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
