@@ -10,6 +10,8 @@ and B gets the image, once where B has the version before ("update") and once wh
     save | load               A: docker build; then docker save on A into docker load on B
     registry cache            A: docker build with BuildKit's inline cache, docker push; B: docker build --cache-from, then
                               B has the image as `docker pull` would have it
+    type=registry             the same with the cache that a newer BuildKit (dockerd 26, docker-buildx) exports of its own, mode=max; left
+                              out where they are not here
 
 Both machines are two LAMINA_ROOTs and two dockerds with their own state; the registry is docker-registry on loopback. Told are seconds of A
 (build and hand over) and of B, the bytes that came to lie in the cache, and the bytes that `lamina plan` predicts and B fetches. Every run
@@ -34,7 +36,7 @@ from pathlib import Path
 
 import msgspec
 
-from lamina.testing import dockerd
+from lamina.testing import buildx, dockerd
 from lamina.testing.registry import docker_registry
 
 _SHARES = (0.5, 0.3, 0.2)
@@ -206,9 +208,39 @@ class RegistryCache:
         return Run(a, b, stored, -1)
 
 
+class NewerCache:
+    """dockerd 26 and buildx on both machines, with images in containerd: only so does its BuildKit export such a cache."""
+
+    name = "type=registry"
+
+    def __init__(self, stack: ExitStack, state: Path, tar: Path, host: str, lies: Path) -> None:
+        self._a, self._b = (stack.enter_context(dockerd.newer(state, parent=state)) for _ in range(2))
+        self._a.docker("import", str(tar), _BASE)
+        self._b.docker("load", stdin=self._a.docker("save", _BASE).stdout)
+        self._name, self._lies = f"{host}/newer:cache", lies
+        self._clients = [buildx.Client("buildx", f"unix://{one.socket}", state / f"home{n}") for n, one in enumerate((self._a, self._b))]
+
+    def run(self, context: Path, *, empty: bool) -> Run:
+        if empty:
+            self._b.docker("rmi", "-f", "app:1", check=False)
+            self._b.docker("image", "prune", "-f")
+            self._b.docker("builder", "prune", "-af")
+        before = size_of(self._lies)
+        a = timed(lambda: self._build(0, context, "--cache-to", f"type=registry,ref={self._name},mode=max"))
+        stored = size_of(self._lies) - before
+        b = timed(lambda: self._build(1, context, "--cache-from", f"type=registry,ref={self._name}"))
+        return Run(a, b, stored, -1)
+
+    def _build(self, machine: int, context: Path, *more: str) -> None:
+        words = ["build", "--network=host", "--provenance=false", "-t", "app:1", *more, "."]
+        done = self._clients[machine].run(words, cwd=context, timeout=600)
+        if done.returncode:
+            raise RuntimeError(f"buildx {' '.join(words)} failed:\n{(done.stdout + done.stderr)[-2000:].decode(errors='replace')}")
+
+
 def show(runs: dict[str, list[Run]], title: str) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    peers = [SaveLoad.name, RegistryCache.name]
+    peers = [name for name in (SaveLoad.name, RegistryCache.name, NewerCache.name) if name in runs]
     print(f"\n{title}\n{'':16}{'A':>9}{'B':>9}{'A + B':>9}{'stored':>11}{'fetched':>11}   A + B (B alone) of it against", flush=True)
     for name, each in runs.items():
         a, b, whole = (statistics.median(part) for part in ([one.a for one in each], [one.b for one in each], [one.whole for one in each]))
@@ -246,12 +278,16 @@ def main() -> None:
             lies = state / "registry" / "registry"
             host = stack.enter_context(docker_registry(state / "registry"))
             docker = Docker(stack, state, tar, host, lies)
-            ways: Sequence[Lamina | SaveLoad | RegistryCache] = (
+            missing = dockerd.why_not_newer() or (None if buildx.buildx() else "docker-buildx is not here (make test-deps)")
+            if missing:
+                print(f"{NewerCache.name}: left out, {missing}", file=sys.stderr)
+            ways: Sequence[Lamina | SaveLoad | RegistryCache | NewerCache] = (
                 Lamina("lamina oci", state, tar, f"oci://{host}/cache", lies),
                 Lamina("oci, no chunks", state, tar, f"oci://{host}/plain,chunks=false", lies),
                 Lamina("lamina dir", state, tar, f"dir:{state / 'shared'}", state / "shared"),
                 SaveLoad(docker),
                 RegistryCache(docker),
+                *(() if missing else (NewerCache(stack, state, tar, host, lies),)),
             )
             results: dict[str, dict[str, list[Run]]] = {"first": {}, "update": {}, "empty": {}}
             number = 0
