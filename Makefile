@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv check test demo bench bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak soak-faults
+.PHONY: venv check test demo bench bench-archives bench-growth bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak soak-faults
 
 venv: $(VENV)/.made
 
@@ -44,6 +44,12 @@ bench: venv
 # What each of them measures: bench/README.md.
 bench-lookups: venv
 	$(BIN)/python bench/lookups.py
+
+bench-archives: venv
+	$(BIN)/python bench/archives.py
+
+bench-growth: venv
+	$(BIN)/python bench/growth.py --svg docs/reference/growth.svg
 
 bench-transfer: venv
 	$(BIN)/python bench/transfer.py

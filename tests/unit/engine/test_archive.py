@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.engine.exporters.place import replacing
 from lamina.engine.images.errors import BadArchive, ImageNotFound, LayerMismatch, UnsupportedImage
 from lamina.engine.images.exporting import outgoing
 from lamina.engine.images.importing import load, record_built
-from lamina.engine.images.layers import PackLayer
+from lamina.engine.images.layers import PackLayer, pack_layer
 from lamina.engine.images.outgoing import Sink, write_docker, write_oci, write_oci_folder
 from lamina.layer.flavour import Flavour, IdMap
 from lamina.layer.pack import diff_id
@@ -192,6 +193,27 @@ def test_a_layer_directory_that_was_changed(store: LocalStore) -> None:
     (path / "f").write_bytes(b"evil!")
     with pytest.raises(LayerMismatch):
         outgoing(store, image, "plain")
+
+
+def test_a_layer_directory_that_was_changed_and_whose_size_is_known(store: LocalStore, tmp_path: Path) -> None:
+    image = built(store)
+    path = store.layers.path(image.layers[0])
+    assert path is not None
+    found, size = diff_id(path.parent, FLAVOUR)
+    store.layers.set_diff_id(image.layers[0], found, size)
+    calls: list[int] = []
+
+    def counted(store: LocalStore, layer: LayerId, sink: Sink, /) -> None:
+        calls.append(1)
+        pack_layer(store, layer, sink)
+
+    write_docker([outgoing(store, image, "plain", pack=counted)], io.BytesIO())
+    assert len(calls) == 1  # packed once
+    (path / "f").write_bytes(b"evil!")
+    target = tmp_path / "app.tar"
+    with pytest.raises(LayerMismatch), replacing(target) as file:
+        write_docker([outgoing(store, image, "plain")], file)
+    assert list(tmp_path.glob("*app*")) == []
 
 
 def test_a_layer_that_grows_while_it_is_written(store: LocalStore) -> None:

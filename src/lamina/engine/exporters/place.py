@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.store.files import Writeback
 from lamina.store.removal import remove
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 
 class CannotWrite(LaminaError):
@@ -34,7 +39,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         mode = 0o666 & ~_umask()
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
         try:
-            with os.fdopen(handle, "wb") as out:
+            with io.BufferedWriter(_Begun(handle, "wb"), 1 << 20) as out:
                 yield out
                 out.flush()
                 os.fchmod(out.fileno(), mode)
@@ -43,6 +48,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+class _Begun(io.FileIO):
+    """A file that is on its way to the disk while it is written, so that its fsync waits for the end of it."""
+
+    def __init__(self, handle: int, mode: str) -> None:
+        super().__init__(handle, mode)
+        self._writeback = Writeback(handle)
+
+    def write(self, data: Buffer, /) -> int:
+        count = super().write(data)
+        self._writeback.wrote(count)
+        return count
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ from lamina.engine.images.incoming import CHUNK, IncomingImage, ingest_bytes
 from lamina.engine.images.layout import DOCUMENT_LIMIT, Layout, check_layers, checked_config, descriptor_names
 from lamina.engine.images.streamed import StreamedFiles
 from lamina.engine.images.tar import TarIndex
+from lamina.engine.images.turns import Turn, in_turns
 from lamina.engine.images.unpacked import plain_stream
 from lamina.layer.compress import sniff
 from lamina.oci.digest import DiffId, Digest, sha256
@@ -165,7 +167,9 @@ def _load_saved(
     members = saved.Layers or []
     if len(members) != len(diff_ids):
         raise BadArchive(f"{files.label}: manifest.json has {len(members)} layers, the config {len(diff_ids)}")
-    layers = tuple(_load_layer(files, name, diff_id, blobs) for name, diff_id in zip(members, diff_ids))
+    wanted = list(zip(members, diff_ids))
+    taken = dict(zip(dict.fromkeys(wanted), in_turns([partial(_load_layer, files, *each, blobs) for each in dict.fromkeys(wanted)])))
+    layers = tuple(taken[each] for each in wanted)
     config_digest = ingest_bytes(blobs, config)
     manifest = Manifest(
         schema_version=2,
@@ -177,20 +181,23 @@ def _load_saved(
     return IncomingImage(raw, ingest_bytes(blobs, raw), OCI_MANIFEST, config, config_digest, layers, names)
 
 
-def _load_layer(files: Files, name: str, diff_id: DiffId, blobs: BlobStore) -> Descriptor:
+def _load_layer(files: Files, name: str, diff_id: DiffId, blobs: BlobStore, turn: Turn) -> Descriptor:
     """A layer of docker's archive, plain or compressed; kept uncompressed, so its digest is its diffID, which is verified."""
     digest = Digest(diff_id)
     held = files.blob(name)
     if held is not None and held[0] == digest:
         return Descriptor(media_type=OCI_LAYER, digest=digest, size=held[1])
-    found = files.open(name)
-    if found is None:
-        raise BadArchive(f"{files.label}: the layer {name!r} is missing")
-    file, _ = found
-    with file, plain_stream(file, f"{files.label}: {name}") as plain, blobs.ingest() as writer:
+    with blobs.ingest() as writer:
         size = 0
-        while piece := plain.read(CHUNK):
-            size += writer.write(piece)
+        with turn:
+            found = files.open(name)
+            if found is None:
+                raise BadArchive(f"{files.label}: the layer {name!r} is missing")
+            file, _ = found
+            with file, plain_stream(file, f"{files.label}: {name}") as plain:
+                while piece := plain.read(CHUNK):
+                    turn.go_on()
+                    size += writer.write(piece)
         if writer.commit() != digest:
             # The blob is under its true name, where nothing refers to it.
             raise BadArchive(f"{files.label}: layer {name} is not what the config says ({diff_id})")

@@ -17,9 +17,9 @@ from lamina.cache.record import CacheKey, KeyParts, LayerRef, Record
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.images.exporting import layer_out
 from lamina.engine.images.files import Files
-from lamina.engine.images.incoming import CHUNK, IncomingImage, ingest_exactly
+from lamina.engine.images.incoming import CHUNK, IncomingImage
 from lamina.engine.images.layers import ensure_built_layer
-from lamina.engine.images.layout import checked_config
+from lamina.engine.images.layout import blob_name, checked_config, take_blobs
 from lamina.engine.images.outgoing import OutgoingLayer, Sink
 from lamina.oci.digest import DiffId, Digest, LayerId
 from lamina.oci.unreadable import UNREADABLE
@@ -115,12 +115,13 @@ def take_layers(files: Files, store: LocalStore, carried: Carried) -> None:
     """The layers that only the records have, and the listings, into the blobs, each verified."""
     wanted = {Digest(layer.diff_id) for layer in _built(carried) if layer.diff_id is not None and store.layers.path(layer.id) is None}
     wanted |= {part.listing for record in carried.records for part in record.parts.inputs if part.listing is not None}
+    here: list[tuple[Digest, int, str]] = []
     for digest in sorted(store.blobs.missing(wanted)):
-        opened = files.open("blobs/" + digest.replace(":", "/", 1))
+        opened = files.open(blob_name(digest))
         if opened is not None:
-            file, size = opened
-            with file:
-                ingest_exactly(store.blobs, file, digest, size, f"{files.label}: blob {digest}")
+            opened[0].close()
+            here.append((digest, opened[1], f"blob {digest}"))
+    take_blobs(files, store.blobs, here)
 
 
 def adopt(store: LocalStore, records: LocalRecords, carried: Carried, images: Sequence[IncomingImage]) -> tuple[int, tuple[str, ...]]:

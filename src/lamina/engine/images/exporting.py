@@ -1,7 +1,7 @@
 """Images of the store on their way out: layers from their blobs where they have one, else packed from their directories.
 
-A layer's size stands in front of its bytes, so a layer that must be packed or decompressed is read twice: once to be measured
-and proved against its diffID, once to be written.
+A layer's size stands in front of its bytes. The store knows it of a layer that was built here, which is then proved against its diffID while
+it is written; another one that must be packed or decompressed is read twice: once to be measured and proved, once to be written.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def outgoing(
     """What the writers of `outgoing.py` need. `names`: full references that it carries; None for all of its own.
 
     The manifest is the image's own when its layers leave in the form that it names, else a new one over the same config. Raises
-    ImageNotFound when a layer is neither here as a blob nor as a directory, LayerMismatch when one is not what the config says.
+    ImageNotFound when a layer is neither here as a blob nor as a directory; LayerMismatch, here or from a layer's `copy` when all its
+    bytes are written, when one is not what the config says.
     """
     config = _read(store, image.id)
     raw = _read(store, image.manifest)
@@ -54,12 +55,7 @@ def outgoing(
 
 def layer_out(store: LocalStore, layer: LayerId, diff_id: DiffId, pack: PackLayer = pack_layer) -> OutgoingLayer:
     """A layer as a plain tar, from its directory or a blob. Errors as `outgoing`."""
-    copy_plain = _plain_copier(store, layer, diff_id, None, pack)
-    tally = Tally()
-    copy_plain(tally)
-    if tally.digest() != Digest(diff_id):
-        raise LayerMismatch(f"layer {layer} packs to {tally.digest()}, not to {diff_id}", hint="`lamina check` examines the store")
-    return OutgoingLayer(Digest(diff_id), tally.size, OCI_LAYER, copy_plain)
+    return _plain(store, layer, diff_id, None, pack)
 
 
 def _layer(store: LocalStore, layer: LayerId, diff_id: DiffId, stored: Descriptor, form: Form, pack: PackLayer) -> OutgoingLayer:
@@ -72,15 +68,32 @@ def _layer(store: LocalStore, layer: LayerId, diff_id: DiffId, stored: Descripto
                 _pour(blob, sink)
 
         return OutgoingLayer(stored.digest, stored.size, kind, copy)
-    copy_plain = _plain_copier(store, layer, diff_id, stored.digest if here else None, pack)
+    return _plain(store, layer, diff_id, stored.digest if here else None, pack)
+
+
+def _plain(store: LocalStore, layer: LayerId, diff_id: DiffId, blob: Digest | None, pack: PackLayer) -> OutgoingLayer:
+    copy_plain = _plain_copier(store, layer, diff_id, blob, pack)
+
+    def proved(sink: Sink) -> None:
+        tally = Tally(sink.write)
+        copy_plain(tally)
+        _prove(layer, diff_id, tally)
+
+    row = store.layers.row(layer)
+    if row is not None and row.diff_id == diff_id and row.packed:
+        return OutgoingLayer(Digest(diff_id), row.packed, OCI_LAYER, proved)
     tally = Tally()
     copy_plain(tally)
+    _prove(layer, diff_id, tally)
+    return OutgoingLayer(Digest(diff_id), tally.size, OCI_LAYER, proved)
+
+
+def _prove(layer: LayerId, diff_id: DiffId, tally: Tally) -> None:
     if tally.digest() != Digest(diff_id):
         raise LayerMismatch(
             f"layer {layer} packs to {tally.digest()}; the image's config says {diff_id}",
             hint="`lamina check` examines the store",
         )
-    return OutgoingLayer(Digest(diff_id), tally.size, OCI_LAYER, copy_plain)
 
 
 def _plain_copier(store: LocalStore, layer: LayerId, diff_id: DiffId, blob: Digest | None, pack: PackLayer) -> Callable[[Sink], None]:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 import msgspec
 
 from lamina.engine.images.errors import BadArchive
+from lamina.engine.images.turns import Turn
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import Descriptor
 from lamina.store.protocols import BlobStore, DigestMismatch
@@ -35,15 +36,21 @@ def ingest_bytes(blobs: BlobStore, data: bytes, expect: Digest | None = None) ->
         return writer.commit()
 
 
-def ingest_exactly(blobs: BlobStore, source: BinaryIO, expect: Digest, size: int, what: str) -> None:
-    """`source` must have exactly `size` bytes with this digest; BadArchive otherwise, and nothing is kept."""
+def ingest_exactly(blobs: BlobStore, read: Callable[[], BinaryIO | None], expect: Digest, size: int, what: str, turn: Turn) -> None:
+    """`read` opens the source (None: it is missing) in `turn`, which is left before the bytes go to the disk. The source must have exactly `size` bytes with this digest; BadArchive otherwise, and nothing is kept."""
     with blobs.ingest(expect) as writer:
         left = size
-        while piece := source.read(min(CHUNK, left + 1)):
-            left -= len(piece)
-            if left < 0:
-                raise BadArchive(f"{what} is longer than the {size} bytes that are stated for it")
-            writer.write(piece)
+        with turn:
+            source = read()
+            if source is None:
+                raise BadArchive(f"{what} is missing")
+            with source:
+                while piece := source.read(min(CHUNK, left + 1)):
+                    turn.go_on()
+                    left -= len(piece)
+                    if left < 0:
+                        raise BadArchive(f"{what} is longer than the {size} bytes that are stated for it")
+                    writer.write(piece)
         if left:
             raise BadArchive(f"{what} is shorter than the {size} bytes that are stated for it")
         try:

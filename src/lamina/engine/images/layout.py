@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from functools import partial
+from typing import BinaryIO
 
 from lamina.engine.images.errors import BadArchive, ImageNotFound, UnsupportedImage
 from lamina.engine.images.files import Files
 from lamina.engine.images.incoming import IncomingImage, ingest_bytes, ingest_exactly
+from lamina.engine.images.turns import Turn, in_turns
 from lamina.oci.config import ImageConfig, parse_config
 from lamina.oci.digest import Digest, InvalidDigest, parse_digest
 from lamina.oci.manifest import OCI_MANIFEST, Descriptor, Index, InvalidDocument, Manifest
@@ -99,13 +103,7 @@ class Layout:
         diff_ids = checked_config(config, self.files.label).diff_ids
         if len(diff_ids) != len(manifest.layers):
             raise BadArchive(f"{self.files.label}: the manifest has {len(manifest.layers)} layers, its config {len(diff_ids)}")
-        for layer in manifest.layers:
-            if blobs.missing([layer.digest]):
-                opened = self.files.open(blob_name(layer.digest))
-                if opened is None:
-                    raise BadArchive(f"{self.files.label}: layer {layer.digest} is missing")
-                with opened[0] as file:
-                    ingest_exactly(blobs, file, layer.digest, layer.size, f"{self.files.label}: layer {layer.digest}")
+        take_blobs(self.files, blobs, [(layer.digest, layer.size, f"layer {layer.digest}") for layer in manifest.layers])
         config_digest = ingest_bytes(blobs, config)
         ingest_bytes(blobs, raw)
         return IncomingImage(raw, digest, manifest.media_type or OCI_MANIFEST, config, config_digest, tuple(manifest.layers), names)
@@ -116,6 +114,21 @@ class Layout:
             return True
         opened[0].close()
         return False
+
+
+def take_blobs(files: Files, blobs: BlobStore, wanted: Iterable[tuple[Digest, int, str]]) -> None:
+    """Those of (digest, size, what it is called) that the store lacks, each verified. BadArchive."""
+
+    def take(digest: Digest, size: int, what: str, turn: Turn) -> None:
+        def read() -> BinaryIO | None:
+            found = files.open(blob_name(digest))
+            return None if found is None else found[0]
+
+        ingest_exactly(blobs, read, digest, size, f"{files.label}: {what}", turn)
+
+    listed = {each[0]: each for each in wanted}
+    missing = blobs.missing(listed.keys())
+    in_turns([partial(take, *each) for digest, each in listed.items() if digest in missing])
 
 
 def blob_name(digest: Digest) -> str:
