@@ -16,10 +16,10 @@ from urllib.parse import quote
 import pytest
 
 from lamina.server.buildkit import messages as m
-from lamina.server.buildkit.building import _Logins
 from lamina.server.buildkit.control import methods
 from lamina.server.buildkit.grpc import ClientCall, Method, RpcError, acceptor, call
 from lamina.server.buildkit.http2 import Http2
+from lamina.server.buildkit.logins import SessionLogins
 from lamina.server.buildkit.sessions import Session
 from lamina.server.buildkit.wire import decode
 from lamina.server.daemon import Daemon
@@ -219,7 +219,7 @@ def test_a_context_that_comes_in_a_request_of_its_own(daemon: Daemon, tmp_path: 
 def test_logins_are_the_clients(tmp_path: Path) -> None:
     offer = Offer({}, logins={"registry-1.docker.io": ("me", "word"), "host:5": ("", "token")})
     with connected(offer.methods()) as connection:
-        logins = _Logins(Session("s", "", offer.methods(), connection))
+        logins = SessionLogins(Session("s", "", offer.methods(), connection))
         assert logins
         found = logins["docker.io"]
         assert (found.username, found.password) == ("me", "word")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.registry.auth import Credentials
 from lamina.server import dockerfiles
 from lamina.server.buildkit import asked as asking
 from lamina.server.buildkit.agents import forwarded
 from lamina.server.buildkit.grpc import CANCELED, ClientCall, RpcError
+from lamina.server.buildkit.logins import SessionLogins
 from lamina.server.buildkit.progress import run_failed
 from lamina.server.buildkit.receiving import fetch
 from lamina.server.buildkit.sessions import UPLOAD
@@ -67,7 +67,7 @@ class Work:
         try:
             with contextlib.ExitStack() as stack:
                 request = self._request(stack)
-                with self._daemon.builder(_Logins(self._session)) as engine:
+                with self._daemon.builder(SessionLogins(self._session)) as engine:
                     engine.open_cache = self._open_cache
                     result = self._build(engine, request)
                 return Built(result, request)
@@ -284,7 +284,7 @@ class Work:
 
         if not text.startswith("type=registry,"):
             return self._daemon.engine.open_cache(text)
-        logins = _Logins(self._session)
+        logins = SessionLogins(self._session)
         return open_cache(text, now=self._daemon.now, environment={}, registry=lambda seconds: self._daemon.registry_for(logins))
 
     # After it
@@ -303,7 +303,7 @@ class Work:
 
         task.doing("pushing layers")
         wanted = msgspec.structs.replace(request, outputs=(output,))
-        with self._daemon.builder(_Logins(self._session)) as engine:
+        with self._daemon.builder(SessionLogins(self._session)) as engine:
             for name, digest in engine.export(
                 images,
                 wanted,
@@ -373,26 +373,6 @@ class _Counter:
 
     def end(self) -> None:
         self._task.doing(self._what, self._count, done=True)
-
-
-class _Logins(Mapping[str, Credentials]):
-    """The client's logins, asked for when a registry wants one."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __getitem__(self, host: str) -> Credentials:
-        found = self._session.credentials("registry-1.docker.io" if host == "docker.io" else host)
-        if found is None:
-            raise KeyError(host)
-        user, secret = found
-        return Credentials(user, secret) if user else Credentials("", "", secret)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 1  # there may be some
 
 
 def _full(name: str) -> str:
