@@ -106,8 +106,16 @@ def open_in_root(root, path, flags):
     return call(OPENAT2, root, ctypes.c_char_p(_bytes(path)), ctypes.byref(how), ctypes.sizeof(how))
 
 
+MOST_LOWERS = 500  # OVL_MAX_STACK; one of ours is the stub with mount points
+
+
 def overlay(target, lowers, upper, work, userxattr):
     """Mount an overlay (lowers top first) at `target`, nodev. With the new API paths of any length and up to 500 lowers work."""
+    if len(lowers) > MOST_LOWERS:
+        raise OSError(
+            7,
+            f"overlay: {len(lowers) - 1} layers lie below this step, the kernel takes {MOST_LOWERS - 1}: join steps, or begin a new stage and COPY --from",
+        )
     # With userxattr the kernel refuses redirect_dir=off and follows no redirect of its own accord.
     options = [("index", "off")] if userxattr else [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")]
     try:
