@@ -34,6 +34,17 @@ def pipelines(project: Project, text: str) -> None:
     project.write({"bitbucket-pipelines.yml": "image: base:1\n" + textwrap.dedent(text)})
 
 
+def patched(project: Project, change: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """A run with other limits: `change` is a statement that sets them."""
+    program = f"import sys; import lamina.pipelines.run.steps as s, lamina.pipelines.run.diskroom as d; {change}; "
+    program += "from lamina.cli.main import main; sys.exit(main())"
+    environment = {"PATH": os.environ["PATH"], "LAMINA_ROOT": str(project.root)}
+    return subprocess.run(
+        [sys.executable, "-c", program, "pipeline", "run", "--branch", "main", *options],
+        cwd=project.folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
 def left(word: str) -> list[str]:
     """Processes with this word in their command line, when none has gone for a while."""
     deadline = time.monotonic() + 20
@@ -58,12 +69,7 @@ def test_max_time_ends_daemons_too(repository: Project) -> None:
                 after-script: [echo after]
             - step: {script: [echo never]}
     """)  # fmt: skip
-    program = "import sys; import lamina.pipelines.run.steps as s; s.MINUTE = 0.1; from lamina.cli.main import main; sys.exit(main())"
-    environment = {"PATH": os.environ["PATH"], "LAMINA_ROOT": str(repository.root)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, "pipeline", "run", "--branch", "main"],
-        cwd=repository.folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = patched(repository, "s.MINUTE = 0.1")
     assert done.returncode == 1, done.stderr
     assert "exceeded the maximum time of 10 minutes" in done.stdout
     assert "] never" not in done.stdout
@@ -75,7 +81,6 @@ def test_forks_without_end_stay_in_their_step(repository: Project) -> None:
 
     if "pids" not in groups.possible():
         pytest.skip("no control group can be made here")
-    program = "import sys; import lamina.pipelines.run.steps as s; s._PIDS = 100; from lamina.cli.main import main; sys.exit(main())"
     pipelines(repository, """
         pipelines:
           default:
@@ -83,11 +88,7 @@ def test_forks_without_end_stay_in_their_step(repository: Project) -> None:
                 script: ['i=0; while [ $i -lt 300 ]; do sleep 8765432 & i=$((i+1)); done; echo "made $i"']
             - step: {script: [echo later]}
     """)  # fmt: skip
-    environment = {"PATH": os.environ["PATH"], "LAMINA_ROOT": str(repository.root)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, "pipeline", "run", "--branch", "main"],
-        cwd=repository.folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = patched(repository, "s._PIDS = 100")
     assert "] made 300" not in done.stdout
     assert "fork" in done.stdout
     assert not left("sleep 8765432")
@@ -114,12 +115,12 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_to_its_end(repository: Proj
                 caches: [deps]
                 script:
                   - dd if=/dev/zero of=/big bs=1M || dd if=/dev/zero of=/more bs=1k || true
-                  - seq 3000; echo "the end"
+                  - seq 100000; echo "the end"
                   - rm /big /more; head -c 16000000 /dev/urandom > deps/a; head -c 16000000 /dev/urandom > deps/b
             - step: {script: [echo fine]}
     """)  # fmt: skip
-    done = project.run("pipeline", "run", "--branch", "main")
-    said = done.stdout.decode() + done.stderr.decode()
+    done = patched(project, "d.FLOOR = 0")
+    said = done.stdout + done.stderr
     assert "Traceback" not in said
     assert "] the end" in said
     assert "lines are missing in the log file: No space left on device" in said
@@ -128,6 +129,45 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_to_its_end(repository: Proj
     assert done.returncode == 0
     assert project.run("check").returncode == 0
     assert project.run("pipeline", "logs", "--list").stdout.startswith(b"1  passed in ")
+
+
+def test_a_step_that_fills_the_disk_is_ended_before_it_is_full(repository: Project, small_disk: Path) -> None:
+    shutil.copytree(repository.root, small_disk / "store", symlinks=True)
+    pipelines(repository, """
+        pipelines:
+          default:
+            - parallel:
+              - step: {name: greedy, script: ['while :; do head -c 200000 /dev/zero >> /big || exit 9; sleep 0.02; done']}
+              - step: {name: modest, script: [sleep 0.1, echo good]}
+    """)  # fmt: skip
+    # A floor and a size that fit the small disk: what is left when the step is ended is what others live on.
+    small = Project(repository.folder, small_disk / "store")
+    done = patched(small, "d.FLOOR, d.SHARE, d.LEAST = 24 << 20, 1, 1 << 20")
+    assert done.returncode == 1, done.stderr
+    assert "1. greedy: failed in" in done.stdout
+    assert "(it was ended because the disk is full: it has written " in done.stdout
+    assert "2. modest: passed in" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_tree_deeper_than_a_path_can_say(repository: Project) -> None:
+    pipelines(repository, """
+        definitions: {caches: {deps: deps}}
+        pipelines:
+          default:
+            - step:
+                caches: [deps]
+                script:
+                  - name=$(printf '%0250d' 0)
+                  - cd deps; echo x > top; for i in $(seq 16); do mkdir $name; cd $name; echo x > f; done
+                artifacts: ["deps/**"]
+            - step: {script: [cat deps/top]}
+    """)  # fmt: skip
+    done = repository.run("pipeline", "run", "--branch", "main")
+    said = done.stdout.decode() + done.stderr.decode()
+    assert "Traceback" not in said
+    assert done.returncode == 0, said
+    assert 'Cache "deps: deps": saved' in said
 
 
 def test_parts_of_secrets_on_both_streams_and_in_reports(repository: Project, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from lamina.pipelines.plan import Plan
 from lamina.pipelines.run.around import Around, StepResult
 from lamina.pipelines.run.artifacts import ArtifactStore
 from lamina.pipelines.run.checkout import Checkouts, Wanted
+from lamina.pipelines.run.diskroom import DiskRoom
 from lamina.pipelines.run.files import clone_tree
 from lamina.pipelines.run.history import Project, RunRecord
 from lamina.pipelines.run.images import Images
@@ -140,6 +141,7 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         terminal=terminal,
         folder=folder,
         scratch=scratch,
+        room=DiskRoom(scratch),
         now=time.time,
         docker_cache=OneTar(slots) if work.bitbucket_caches else SharedBuildCache(),
         docker=services.start if services is not None else None,

@@ -14,6 +14,7 @@ from lamina.pipelines.caches.dockercache import DockerCache
 from lamina.pipelines.caches.keeping import CacheKeeper, CacheUse
 from lamina.pipelines.run.artifacts import ArtifactStore
 from lamina.pipelines.run.checkout import Checkouts
+from lamina.pipelines.run.diskroom import DiskRoom
 from lamina.pipelines.run.images import Images
 from lamina.pipelines.run.log import Terminal
 from lamina.pipelines.run.testreports import Tests
@@ -61,6 +62,7 @@ class Around(msgspec.Struct, frozen=True):
     terminal: Terminal
     folder: Path
     scratch: Path
+    room: DiskRoom
     now: Callable[[], float]
     docker_cache: DockerCache
     docker: StartDocker | None = None

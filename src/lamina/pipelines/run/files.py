@@ -35,18 +35,22 @@ def clone_tree(source: Path, target: Path) -> None:
 
 
 def walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Files and links below `root` as relative paths with their lstat, in no order. Folders that are links are not entered; other kinds are left out."""
+    """Files and links below `root` as relative paths with their lstat, in no order. Folders that are links are not entered; other kinds are left out,
+    and what lies deeper than 200 folders or than a path can say."""
     queue = [("", 0)]
     while queue:
         folder, level = queue.pop()
         try:
             entries = os.scandir(root / folder)
-        except (NotADirectoryError, FileNotFoundError, PermissionError):
+        except OSError:  # gone meanwhile, not ours to read, a path longer than a path can be
             continue
         with entries:
             for entry in entries:
                 path = f"{folder}/{entry.name}" if folder else entry.name
-                found = entry.stat(follow_symlinks=False)
+                try:
+                    found = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
                 if stat.S_ISDIR(found.st_mode):
                     if level < _MOST_LEVELS:
                         queue.append((path, level + 1))

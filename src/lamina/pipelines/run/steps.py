@@ -70,6 +70,7 @@ class StepRun:
         self._service: DockerService | None = None
         self._caches: list[Told] = []
         self._image = ""
+        self._filled = ""  # why it was ended, when it filled the disk
         self._tests: Tests | None = None
         self.log = StepLog(
             around.terminal, prefix, around.folder / "logs" / f"{planned.number}.log", self._variables.secrets(), planned.number
@@ -292,7 +293,17 @@ class StepRun:
             timeout=self._planned.minutes * MINUTE,
         )
         self.log.say("Build")
-        return self._around.sandbox().run(spec, self.log.output, self._cancel)
+        token = self._cancel.child()
+
+        def full(told: str) -> None:
+            self._filled = told
+            token.cancel()
+
+        try:
+            with self._around.room.watch(self._scratch, full):
+                return self._around.sandbox().run(spec, self.log.output, token)
+        finally:
+            token.close()
 
     # Afterwards
 
@@ -304,7 +315,9 @@ class StepRun:
         code, reason = report.exit_code, ""
         if self._cancel.cancelled():
             return "stopped", code or 130, "stopped", ()
-        if report.oom:
+        if self._filled:
+            code, reason = code or 137, self._filled
+        elif report.oom:
             reason = "Container 'Build' exceeded memory limit."
         elif report.timed_out:
             code = code or 143
