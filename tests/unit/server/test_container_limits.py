@@ -105,6 +105,11 @@ def test_where_no_group_can_be_made_a_container_runs_and_says_that_it_is_not_lim
     body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Memory": 64 << 20, "PidsLimit": 5}}
     warnings = document(daemon, "POST", "/containers/create", body, 201)["Warnings"]
     assert [warning.partition(" is ")[0] for warning in warnings] == ["memory", "the number of processes"]
+    identifier = create(daemon, "sleep", "1000")
+    start(daemon, identifier)
+    answer = document(daemon, "POST", f"/containers/{identifier}/update", {"NanoCpus": 10**9})
+    assert answer["Warnings"] == ["CPU is not limited: no control group for it can be made here"]
+    assert daemon.containers.find(identifier).made_groups == ()
 
 
 @pytest.mark.parametrize("host", [{"Memory": 1 << 20}, {"NanoCpus": 10**12}, {"NanoCpus": 10**8, "CpuQuota": 1000}])

@@ -222,6 +222,20 @@ def test_udp_ports_are_published_too(daemon: Daemon) -> None:
         assert (one.recv(64), other.recv(64)) == (b"to 1", b"to 2")
 
 
+def test_where_nothing_can_lead_out_containers_still_reach_each_other_and_the_engine_says_so(
+    daemon: Daemon, machine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(rules: object) -> None:
+        raise OSError(93, "Protocol not supported")
+
+    monkeypatch.setattr("lamina.sandbox.netlink.lead_in", refuse)
+    document(daemon, "POST", "/networks/create", {"Name": "front"}, 201)
+    serve(daemon, "hello", name="web", network="front")
+    assert ask(daemon, "wget -qO- http://web/i", network="front") == (0, "hello\n")
+    assert ask(daemon, f"wget -qO- http://machine:{machine}/", network="front", ExtraHosts=["machine:host-gateway"])[0] != 0
+    assert [line for line in document(daemon, "GET", "/info")["Warnings"] if "nf_tables" in line]
+
+
 def test_where_no_network_can_be_made_the_predefined_one_is_loopback_and_others_are_refused(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,10 +293,12 @@ def number_of(text: str | int, default: int = signal.SIGKILL) -> int:
 
 
 def limit(container: Container, wanted: Limits) -> None:
-    """Change the limits of a container, at once when it runs. ApiError."""
+    """Change the limits of a container, at once when it runs; those that nothing can hold here are passed over. ApiError."""
     process = container.process
     if process is None or not container.running or wanted == Limits():
         return
+    held = groups.possible()
+    wanted = Limits(*(getattr(wanted, name) if name in held else 0 for name in ("memory", "cpus", "pids")))
     try:
         container.made_groups += groups.change((*process.groups, *container.made_groups), wanted, pids(process.pid))
     except OSError as error:

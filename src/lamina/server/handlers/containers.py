@@ -284,7 +284,7 @@ def wait(daemon: Daemon, request: Request, name: str) -> Reply:
         raise BadRequest(f'invalid condition: "{condition}"')
     with container.changed:
         run = container.run if container.running else container.run + 1
-        finished = condition == "not-running" and not container.running
+        finished = condition == "not-running" and not container.running and container.state.status != "restarting"
 
     def write(out: Outlet) -> None:
         gone: list[bool] = []

@@ -69,6 +69,8 @@ def info(daemon: Daemon, request: Request) -> Reply:
     words = {"memory": "memory", "cpus": "CPU", "pids": "process"}
     warnings = [f"WARNING: No {word} limit support: no control group can be made" for name, word in words.items() if name not in held]
     memory, cpus, pids = (name in held for name in words)
+    if daemon.wiring.why_closed():
+        warnings.append(f"WARNING: {daemon.wiring.why_closed()}")
     return answer(
         {
             "ID": daemon.id, "Containers": len(containers), "ContainersRunning": states.count("running"), "ContainersPaused": states.count("paused"),
