@@ -77,6 +77,9 @@ class LocalStore:
                 version = _create(layout, flavour)
             _check_version(layout.root, version, flavour)
             _check_owner(layout.root)
+            for folder in layout.folders():
+                if not os.path.isdir(folder):  # somebody tidied up: what was in it is missing, and made again
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if making_room:
                 layout.ballast.unlink(missing_ok=True)
         store = cls(layout, flavour, now)

@@ -187,3 +187,11 @@ def test_paths_with_letters_beyond_ascii_are_told_encoded(tmp_path: Path) -> Non
     _fetch(note, tmp_path / "place", ("käse", "a b"))
     assert seen["followpaths"] == ["k%C3%A4se", "a+b"]
     assert seen["followpaths-encoded"] == ["1"]
+
+
+def test_a_folder_of_the_earlier_transfer_becomes_a_link(tmp_path: Path) -> None:
+    """The removal of the old folder closes descriptors: what comes in its place is still made in the right folder."""
+    (tmp_path / "place" / "files" / "sub" / "a" / "deep").mkdir(parents=True)
+    method = _sending((m.Stat(b"sub", _DIR), b""), (m.Stat(b"sub/a", _LINK, linkname=b"target"), b""))
+    got = _fetch(method, tmp_path / "place")
+    assert os.readlink(got / "sub" / "a") == "target"

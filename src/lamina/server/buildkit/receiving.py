@@ -147,6 +147,7 @@ class _Target:
         if old is not None and (stat.S_IFMT(old.st_mode) != kind or kind in (stat.S_IFLNK, stat.S_IFIFO)):
             self._remove(path, parent, name, old)
             old = None
+            parent = self._folders.fd(folder)  # a removed folder has closed all of them
         if kind == stat.S_IFDIR:
             if old is None:
                 os.mkdir(name, 0o700, dir_fd=parent)

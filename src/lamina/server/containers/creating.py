@@ -237,7 +237,7 @@ def mounts(
     def add(mount: MountPoint) -> None:
         target = re.sub("/+", "/", mount.target).rstrip("/")
         if not target.startswith("/"):
-            raise BadRequest(f"invalid mount config: invalid mount path: '{mount.target}' mount path must be absolute and not '/'")
+            raise BadRequest(f"invalid mount config: invalid mount path: {mount.target!r} mount path must be absolute and not '/'")
         found[target] = msgspec.structs.replace(mount, target=target)
 
     for text in host.get("Binds") or ():
@@ -257,7 +257,7 @@ def _bind(text: str, rules: Rules, volume: Callable[[str], str]) -> MountPoint:
     if len(parts) == 1:
         return MountPoint("volume", parts[0], name=volume(""), anonymous=True)
     if len(parts) > 3 or not all(parts[:2]):
-        raise BadRequest(f"invalid volume specification: '{text}'")
+        raise BadRequest(f"invalid volume specification: {text!r}")
     readonly = len(parts) == 3 and "ro" in parts[2].split(",")
     if not parts[0].startswith("/"):
         return MountPoint("volume", parts[1], name=volume(parts[0]), readonly=readonly)
