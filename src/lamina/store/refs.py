@@ -240,7 +240,7 @@ class Images:
         manifests = []
         for image in sorted(self.all(), key=lambda image: image.id):
             path = self._layout.blob(image.manifest)
-            if not all(os.path.exists(self._layout.blob(digest)) for digest in (image.manifest, image.id, *image.blobs)):
+            if not all(os.path.isfile(self._layout.blob(digest)) for digest in (image.manifest, image.id, *image.blobs)):
                 continue
             raw = path.read_bytes()
             system, _, rest = image.platform.partition("/")
