@@ -28,6 +28,7 @@ from lamina.server.errors import ApiError, NotFound
 from lamina.server.events import Events
 from lamina.server.metrics import Requests
 from lamina.server.networks import Networks
+from lamina.server.running import Journal
 from lamina.server.seen import SeenSteps
 from lamina.server.volumes import Volumes
 from lamina.server.wiring import Wiring
@@ -73,6 +74,7 @@ class Daemon:
         self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
         self.seen_steps = SeenSteps(self.folder / "steps")
         self.events = Events(now_nano)
+        self.journal = Journal(self.now)
         self.buildkit = BuildKit(self.folder, now_nano)
         self.keeper = Containers(userxattr=flavour.whiteouts == "user")
         self.execs = Execs(self)

@@ -11,6 +11,7 @@ ROUTES = (
     Route("GET", "/_ping", system.ping),
     Route("GET", "/ui", ui.builds, page=True),
     Route("GET", "/ui/builds/{name}", ui.build, page=True),
+    Route("GET", "/ui/live/{name}", ui.live, page=True),
     Route("GET", "/ui/pipelines", ui.pipelines, page=True),
     Route("GET", "/ui/pipelines/{project}/{number}", ui.pipeline, page=True),
     Route("GET", "/ui/pipelines/{project}/{number}/{step}", ui.pipeline_step, page=True),

@@ -184,7 +184,7 @@ def _run(daemon: Daemon, build: Any, out: Outlet, given: logins.Given, unused: l
         with daemon.builder(given) as engine:
             engine.on_steps = transcript.listed
             try:
-                result = engine.build(build, transcript.report, cancel)
+                result = daemon.journal.build(engine, build, transcript.report, cancel, "docker build, classic")
             finally:
                 transcript.close()
                 daemon.seen_steps.add(transcript.made)

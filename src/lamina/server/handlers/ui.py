@@ -10,7 +10,7 @@ from lamina.oci.config import ImageConfig
 from lamina.server import metrics as figures
 from lamina.server.daemon import Daemon
 from lamina.server.http.messages import Answer, Reply, Request
-from lamina.server.ui import pages, runpages
+from lamina.server.ui import livepages, pages, runpages
 from lamina.server.ui.access import refusal
 from lamina.server.ui.assets import SCRIPT, STYLE
 from lamina.server.ui.runs import Run
@@ -39,7 +39,7 @@ def _guarded(daemon: Daemon, request: Request, make: Callable[[], tuple[int, byt
 def builds(daemon: Daemon, request: Request) -> Reply:
     def make() -> tuple[int, bytes]:
         with daemon.store() as store:
-            return 200, pages.builds(store.builds.last(), daemon.now())
+            return 200, pages.builds(store.builds.last(), daemon.now(), daemon.journal.running())
 
     return _guarded(daemon, request, make)
 
@@ -53,6 +53,20 @@ def build(daemon: Daemon, request: Request, name: str) -> Reply:
         return 200, pages.build(log, daemon.now())
 
     return _guarded(daemon, request, make)
+
+
+def live(daemon: Daemon, request: Request, name: str) -> Reply:
+    """A build that runs; from its end on its address leads to what is kept of it."""
+    refused = refusal(request, daemon.place, daemon.folder)
+    if refused is not None:
+        return refused
+    found = daemon.journal.get(name)
+    if found is not None and found.kept:
+        return Answer(303, b"", "", (("Location", f"/ui/builds/{found.kept}"), *_HEADERS))
+    if found is None:
+        body = pages.missing("No such build runs, and it is not among the last that ended.")
+        return Answer(404, body, "text/html; charset=utf-8", _HEADERS)
+    return Answer(200, livepages.build(found, daemon.now()), "text/html; charset=utf-8", _HEADERS)
 
 
 def cache(daemon: Daemon, request: Request) -> Reply:

@@ -1,4 +1,5 @@
-"""The style sheet and the script of the pages. The pages work without the script: it only fetches a page again while it is looked at."""
+"""The style sheet and the script of the pages. The pages work without the script: it only fetches a page again while it is looked at,
+and keeps the focus, what is opened, and where one has scrolled to."""
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1c2024;--dim:#5a6370;--line:#d6dae0;--soft:#f4f6f8;--link:#0b57b0;
@@ -10,8 +11,8 @@ body{margin:0;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-
 header{border-bottom:1px solid var(--line);background:var(--soft);padding:.6rem 1rem;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;align-items:baseline}
 header strong{font-size:1.1rem}
 main{padding:1rem;max-width:76rem;margin:0 auto}
-h1{font-size:1.4rem;margin:.2rem 0 .6rem}h2{font-size:1.1rem;margin:1.6rem 0 .5rem}
-a{color:var(--link)}a:focus-visible,[tabindex]:focus-visible{outline:3px solid var(--link);outline-offset:2px}
+h1{font-size:1.4rem;margin:.2rem 0 .6rem}h2{font-size:1.1rem;margin:1.6rem 0 .5rem}h3{font-size:1rem;margin:1rem 0 .3rem}
+a{color:var(--link)}a:focus-visible,[tabindex]:focus-visible,summary:focus-visible{outline:3px solid var(--link);outline-offset:2px}
 a[aria-current]{color:var(--fg);font-weight:600;text-decoration:none}
 .skip{position:absolute;left:-99rem}.skip:focus{position:static}
 .scroll{overflow-x:auto;max-width:100%;border:1px solid var(--line);border-radius:6px}
@@ -38,17 +39,29 @@ SCRIPT = """
 const main = document.querySelector("main[data-again]");
 if (main) for (const log of main.querySelectorAll("pre.log")) log.scrollTop = log.scrollHeight;
 const again = main && setInterval(async () => {
-  if (document.hidden || main.contains(document.activeElement)) return;
+  const chosen = getSelection();
+  if (document.hidden || (!chosen.isCollapsed && main.contains(chosen.anchorNode))) return;
   try {
     const reply = await fetch(location.href, {credentials: "same-origin"});
+    if (reply.redirected) { location.replace(reply.url); return; }
     if (!reply.ok) return;
     const page = new DOMParser().parseFromString(await reply.text(), "text/html");
     const fresh = page.querySelector("main");
     if (!fresh || fresh.innerHTML === main.innerHTML) return;
     const ends = [...main.querySelectorAll("pre.log")].map(log => log.scrollTop + log.clientHeight > log.scrollHeight - 8 ? -1 : log.scrollTop);
+    const name = one => one.id || one.getAttribute("href") || one.getAttribute("aria-label") || one.textContent;
+    const opened = [...main.querySelectorAll("details")].map(one => one.open);
+    const focused = main.contains(document.activeElement) ? name(document.activeElement) : null;
+    const places = new Map([...main.querySelectorAll(".scroll")].map(one => [name(one), one.scrollLeft]));
     main.replaceChildren(...fresh.childNodes);
+    main.querySelectorAll("details").forEach((one, n) => { one.open = opened[n] || false; });
+    main.querySelectorAll(".scroll").forEach(one => { one.scrollLeft = places.get(name(one)) || 0; });
+    if (focused !== null) {
+      const again = [...main.querySelectorAll("a,summary,[tabindex]")].find(one => name(one) === focused);
+      if (again) again.focus({preventScroll: true});
+    }
     main.querySelectorAll("pre.log").forEach((log, n) => { log.scrollTop = ends[n] === undefined || ends[n] < 0 ? log.scrollHeight : ends[n]; });
     if (!page.querySelector("main[data-again]")) clearInterval(again);
   } catch { /* the engine is away: the page stays as it is */ }
-}, 3000);
+}, 1000 * Number(main.dataset.again || 3));
 """

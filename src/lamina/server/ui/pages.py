@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from lamina.server.clock import rfc3339
-from lamina.server.ui import drawing
+from lamina.server.running import LiveBuild
+from lamina.server.ui import drawing, livepages
 from lamina.server.ui.html import Markup, el, join
 from lamina.server.ui.parts import cell, facts, page, table, tag, when
 from lamina.server.ui.steps import Step, steps_of
@@ -43,9 +44,11 @@ class ImageRow(msgspec.Struct, frozen=True):
     bases: tuple[Base, ...] = ()
 
 
-def builds(logs: Sequence[BuildLog], now: float) -> bytes:
+def builds(logs: Sequence[BuildLog], now: float, running: Sequence[LiveBuild] = ()) -> bytes:
+    every = 1 if running else 3
+    live = livepages.running(running, now)
     if not logs:
-        return page("Builds", "/ui", [el("p", "Nothing was built yet. Builds appear here when they end.")], again=True)
+        return page("Builds", "/ui", [*live, el("p", "Nothing was built yet." if not live else "None yet.")], again=True, every=every)
     rows = []
     for log in logs:
         steps = steps_of(log)
@@ -65,7 +68,7 @@ def builds(logs: Sequence[BuildLog], now: float) -> bytes:
             ]
         )
     heads = ("Build", "Outcome", "When", "Hits", "Ran", "Took", "Saved")
-    return page("Builds", "/ui", [table("Builds, newest first", heads, rows, numbers=(3, 4, 5, 6))], again=True)
+    return page("Builds", "/ui", [*live, table("Builds, newest first", heads, rows, numbers=(3, 4, 5, 6))], again=True, every=every)
 
 
 def build(log: BuildLog, now: float) -> bytes:

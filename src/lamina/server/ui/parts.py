@@ -11,8 +11,9 @@ from lamina.server.ui.words import age
 _MENU = (("/ui", "Builds"), ("/ui/pipelines", "Pipelines"), ("/ui/cache", "Cache"), ("/ui/images", "Images"))
 
 
-def page(title: str, here: str, body: Sequence[Markup], *, again: bool = False) -> bytes:
-    """`here`: the entry of the menu that it belongs to. `again`: the script fetches it again while it is looked at."""
+def page(title: str, here: str, body: Sequence[Markup], *, again: bool = False, every: int = 3) -> bytes:
+    """`here`: the entry of the menu that it belongs to. `again`: fetched again every so many seconds while it is looked at, by the script; without one the
+    browser loads it again, less often."""
     links = [el("a", name, href=path, aria_current="page" if path == here else None) for path, name in _MENU]
     head = el(
         "head",
@@ -21,12 +22,13 @@ def page(title: str, here: str, body: Sequence[Markup], *, again: bool = False) 
         el("title", f"{title} – lamina"),
         el("link", rel="stylesheet", href="/ui/style.css"),
         el("script", src="/ui/script.js", defer=True),
+        el("noscript", el("meta", http_equiv="refresh", content=str(5 * every))) if again else None,
     )
     content = el(
         "body",
         el("a", "Skip to the content", href="#content", class_="skip"),
         el("header", el("strong", "lamina"), el("nav", [join(link, " \u2003") for link in links], aria_label="Pages")),
-        el("main", el("h1", title), list(body), id="content", data_again=again),
+        el("main", el("h1", title), list(body), id="content", data_again=str(every) if again else None),
     )
     return ("<!doctype html>" + el("html", head, content, lang="en")).encode("utf-8", "replace")
 
@@ -48,7 +50,7 @@ def tag(verdict: str, shown: str) -> Markup:
     return el("span", shown, class_=f"tag {verdict}")
 
 
-def facts(*pairs: tuple[str, str]) -> Markup:
+def facts(*pairs: tuple[str, Child]) -> Markup:
     return el("dl", [el("div", el("dt", name), el("dd", value)) for name, value in pairs], class_="facts")
 
 
