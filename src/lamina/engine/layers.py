@@ -92,8 +92,9 @@ class LayerKeeper:
 
     def lowers(self, filesystem: Filesystem) -> list[Path]:
         """The `diff` folders for an overlay, bottom first, each once: a layer that stands twice shows its upper place."""
-        folders = [folder / "diff" for folder in self.folders(filesystem.layers)]
-        return [folder for index, folder in enumerate(folders) if folder not in folders[index + 1 :]]
+        wanted = list(dict.fromkeys(layer.id for layer in reversed(filesystem.layers)))
+        paths = self._store.layers.present(wanted)
+        return [paths[layer] for layer in reversed(wanted)]
 
     def view(self, layers: Sequence[LayerRef]) -> LayerView:
         return LayerView(self.folders(layers), self._store.flavour)

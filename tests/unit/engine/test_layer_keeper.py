@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from lamina.cache.record import LayerRef
+from lamina.engine.layers import LayerKeeper
+from lamina.engine.results import Filesystem
+from lamina.layer.flavour import Flavour
+from lamina.oci.digest import LayerId, StateId
+from lamina.sandbox.protocols import CancelToken
+from lamina.store.layers import LayerFacts
+from lamina.store.local import LocalStore
+
+
+def fetch(layer: LayerRef, cancel: CancelToken) -> bool:
+    return False
+
+
+def test_lower_folders_stand_once_at_their_upper_place(tmp_path: Path) -> None:
+    with LocalStore.open(tmp_path / "root", Flavour("trusted"), now=lambda: 1.0) as store:
+        names = [LayerId("diff:" + digit * 64) for digit in "123"]
+        paths = {name: store.layers.commit(store.layers.begin(), name, LayerFacts()) for name in names}
+        one, two, three = names
+        layers = tuple(LayerRef(id=name) for name in (one, two, one, three, two))
+        found = LayerKeeper(store, fetch).lowers(Filesystem(StateId("state"), "state", layers))
+        assert found == [paths[one], paths[three], paths[two]]
+        assert LayerKeeper(store, fetch).lowers(Filesystem(StateId("state"), "state", ())) == []
