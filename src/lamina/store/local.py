@@ -72,7 +72,7 @@ class LocalStore:
         layout = Layout(Path(os.path.abspath(root)))
         with border(layout.root):
             try:
-                version = layout.version.read_text(encoding="utf-8")
+                version = layout.version.read_text(encoding="utf-8", errors="replace")
             except (FileNotFoundError, NotADirectoryError):
                 version = _create(layout, flavour)
             _check_version(layout.root, version, flavour)
@@ -165,7 +165,7 @@ def _create(layout: Layout, flavour: Flavour) -> str:
                 temporary = layout.root / "VERSION.new"
                 temporary.unlink(missing_ok=True)  # of a process that was killed here
                 replace(path, data, temporary)
-    return layout.version.read_text(encoding="utf-8")
+    return layout.version.read_text(encoding="utf-8", errors="replace")
 
 
 def _check_version(root: Path, text: str, flavour: Flavour) -> None:
