@@ -41,6 +41,7 @@ class LayerKeeper:
         self._store = store
         self._fetch = fetch
         self._lock = threading.Lock()
+        self._here: set[LayerId] = set()  # were found; the store's lease keeps them, and each step of many names all those below it
         self.fetch_blobs: Callable[[Sequence[LayerRef]], None] | None = (
             None  # of layers that other machines built; set where a cache is shared
         )
@@ -53,8 +54,10 @@ class LayerKeeper:
         return self._store.flavour
 
     def all_present(self, layers: Sequence[LayerRef]) -> bool:
-        wanted = {layer.id for layer in layers}
-        return wanted <= self._store.layers.present(wanted).keys()
+        wanted = {layer.id for layer in layers} - self._here
+        found = self._store.layers.present(wanted) if wanted else {}
+        self._here |= found.keys()
+        return len(found) == len(wanted)
 
     def make_present(self, layers: Sequence[LayerRef], cancel: CancelToken) -> bool:
         """Fetch what is a base image's and not here; False when a layer built here is gone."""

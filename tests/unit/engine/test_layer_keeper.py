@@ -25,3 +25,14 @@ def test_lower_folders_stand_once_at_their_upper_place(tmp_path: Path) -> None:
         found = LayerKeeper(store, fetch).lowers(Filesystem(StateId("state"), "state", layers))
         assert found == [paths[one], paths[three], paths[two]]
         assert LayerKeeper(store, fetch).lowers(Filesystem(StateId("state"), "state", ())) == []
+
+
+def test_only_layers_that_were_found_are_present(tmp_path: Path) -> None:
+    with LocalStore.open(tmp_path / "root", Flavour("trusted"), now=lambda: 1.0) as store:
+        one, two = (LayerId("diff:" + digit * 64) for digit in "12")
+        store.layers.commit(store.layers.begin(), one, LayerFacts())
+        keeper = LayerKeeper(store, fetch)
+        assert keeper.all_present((LayerRef(id=one),))
+        assert not keeper.all_present((LayerRef(id=one), LayerRef(id=two)))
+        store.layers.commit(store.layers.begin(), two, LayerFacts())
+        assert keeper.all_present((LayerRef(id=two), LayerRef(id=one)))
