@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.oci import typed
 from lamina.sandbox.groups import document as document_of_limits
 from lamina.sandbox.limits import Limits
 from lamina.sandbox.protocols import SandboxSetupFailed, SandboxSpec
@@ -91,7 +92,7 @@ class Process:
         line = self._rest or _line(self._connection)[0]
         self._connection.close()
         try:
-            return msgspec.json.decode(line, type=Ended)
+            return typed.json(line, type=Ended)
         except msgspec.DecodeError:
             return Ended(137, 9)
 

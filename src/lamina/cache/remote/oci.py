@@ -25,6 +25,7 @@ from lamina.cache.remote.names import KINDS, checked, checked_prefix, digest_of_
 from lamina.cache.remote.parallel import each, small
 from lamina.cache.remote.pointers import Found, Pointers, own_tag, short_scope
 from lamina.cache.remote.protocols import SMALL, Body, Enough, Entry, Stat
+from lamina.oci import typed
 from lamina.oci.canonical import canonical
 from lamina.oci.digest import Digest, InvalidDigest, parse_digest, sha256
 from lamina.oci.manifest import OCI_MANIFEST, Descriptor
@@ -342,7 +343,7 @@ class RegistryObjects:
 
     def _understood(self, raw: bytes, fits: Callable[[str], bool]) -> _Object | None:
         try:
-            manifest = msgspec.json.decode(raw, type=_Manifest)
+            manifest = typed.json(raw, type=_Manifest)
             name = manifest.annotations.get(NAME, "")
             if not known(name) or not fits(name) or len(manifest.layers) != 1:
                 return None
@@ -416,7 +417,7 @@ class RegistryObjects:
         raw, link = self._client.session.transport.whole(ask)
         following = _NEXT.search(link)
         try:
-            tags = msgspec.json.decode(raw, type=_Tags).tags or []
+            tags = typed.json(raw, type=_Tags).tags or []
         except UNREADABLE as error:
             raise CacheError(f"{self.where}: the list of tags cannot be read") from error
         query = following[1].partition("?")[2] if following else ""

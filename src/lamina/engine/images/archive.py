@@ -25,6 +25,7 @@ from lamina.engine.images.tar import TarIndex
 from lamina.engine.images.turns import Turn, in_turns
 from lamina.engine.images.unpacked import plain_stream
 from lamina.layer.compress import sniff
+from lamina.oci import typed
 from lamina.oci.digest import DiffId, Digest, sha256
 from lamina.oci.manifest import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor, Manifest, encode_manifest
 from lamina.oci.platform import Platform
@@ -123,7 +124,7 @@ def _indexed(file: BinaryIO, label: str) -> TarIndex:
 def _load_docker(files: Files, blobs: BlobStore, platform: Platform) -> tuple[IncomingImage, ...]:
     raw = files.read("manifest.json", DOCUMENT_LIMIT) or b""
     try:
-        saved = msgspec.json.decode(raw, type=list[_Saved])
+        saved = typed.json(raw, type=list[_Saved])
     except UNREADABLE as error:
         raise BadArchive(f"{files.label}: manifest.json: {error}") from error
     if not saved:

@@ -21,6 +21,7 @@ from lamina.engine.images.incoming import CHUNK, IncomingImage
 from lamina.engine.images.layers import ensure_built_layer
 from lamina.engine.images.layout import blob_name, checked_config, take_blobs
 from lamina.engine.images.outgoing import OutgoingLayer, Sink
+from lamina.oci import typed
 from lamina.oci.digest import DiffId, Digest, LayerId
 from lamina.oci.unreadable import UNREADABLE
 from lamina.store.local import LocalStore
@@ -53,7 +54,7 @@ def pack_records(store: LocalStore, records: LocalRecords, images: Sequence[Imag
     """The records of the builds that made `images`, as far as their layers are here; None when there are none."""
     ids = {image.id for image in images}
     logs = [log for log in store.builds.last() if ids & set(log.images)]
-    keys = list(dict.fromkeys(step.key for log in logs for step in msgspec.json.decode(log.steps, type=list[_Step]) if step.key))
+    keys = list(dict.fromkeys(step.key for log in logs for step in typed.json(log.steps, type=list[_Step]) if step.key))
     found = [newest[0] for newest in records.lookup(keys).values()]
     rows = {row.id: row for row in store.layers.rows({layer.id for record in found for layer in record.layers})}
     here = store.layers.present(rows)
@@ -105,7 +106,7 @@ def read_carried(files: Files) -> Carried | None:
     if raw is None:
         return None
     try:
-        found = msgspec.json.decode(raw, type=Carried)
+        found = typed.json(raw, type=Carried)
     except UNREADABLE:
         return None
     return found if found.schema == SCHEMA else None
