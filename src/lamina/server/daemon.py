@@ -34,6 +34,7 @@ from lamina.server.volumes import Volumes
 from lamina.server.wiring import Wiring
 
 if TYPE_CHECKING:
+    from lamina.engine.tracing.tracer import Tracer
     from lamina.registry.client import RegistryClient
     from lamina.server.logins import Given
     from lamina.server.ui.runs import Runs
@@ -57,6 +58,7 @@ class Daemon:
         rules: Rules,
         registry_for: RegistryFor,
         runs: Runs | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.engine = engine
         self.rung = rung
@@ -74,7 +76,7 @@ class Daemon:
         self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
         self.seen_steps = SeenSteps(self.folder / "steps")
         self.events = Events(now_nano)
-        self.journal = Journal(self.now)
+        self.journal = Journal(self.now, tracer)
         self.buildkit = BuildKit(self.folder, now_nano)
         self.keeper = Containers(userxattr=flavour.whiteouts == "user")
         self.execs = Execs(self)

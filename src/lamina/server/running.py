@@ -8,6 +8,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,7 @@ from lamina.engine.request import ListedStep, Notice, ProgressEvent, StepEnded, 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
     from lamina.engine.request import BuildRequest, BuildResult
+    from lamina.engine.tracing.tracer import Tracer
     from lamina.solver.cancel import CancelToken
 
 LOG_LIMIT = 32 << 10  # bytes kept of a step's output: the last ones
@@ -140,8 +142,9 @@ class Running:
 class Journal:
     """Thread-safe: the builds of one engine that run, and where the last ended ones are kept."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float], tracer: Tracer | None = None) -> None:
         self._now = now
+        self._tracer = tracer
         self._lock = threading.Lock()
         self._running: dict[str, Running] = {}
         self._ended: OrderedDict[str, Running] = OrderedDict()
@@ -195,7 +198,8 @@ class Journal:
 
             engine.on_steps = listed
             try:
-                result = engine.build(request, seen, cancel)
+                begin = engine.build if self._tracer is None else partial(self._tracer.build, engine)
+                result = begin(request, seen, cancel)
             except BaseException as error:
                 kept = engine.failed.build_id if engine.failed is not None else ""
                 one.end(kept, message_of(error) if isinstance(error, Exception) else "cancelled")

@@ -22,6 +22,7 @@ from lamina.server.ui.runs import Runs
 
 if TYPE_CHECKING:
     from lamina.engine.engine import Engine
+    from lamina.engine.tracing.tracer import Tracer
     from lamina.registry.client import RegistryClient
 
 
@@ -66,7 +67,16 @@ def serve(
         return RegistryClient(own.session.transport, GivenLogins(given)) if given else own
 
     place = ",".join(options.hosts) or "activated"
-    daemon = Daemon(engine, rung, place=place, now_nano=time.time_ns, rules=options.rules, registry_for=registry_for, runs=options.runs)
+    daemon = Daemon(
+        engine,
+        rung,
+        place=place,
+        now_nano=time.time_ns,
+        rules=options.rules,
+        registry_for=registry_for,
+        runs=options.runs,
+        tracer=_tracer(environment),
+    )
     from lamina.server.routes import ROUTER
 
     def answer(request: Request) -> Reply:
@@ -97,6 +107,20 @@ def serve(
             file.unlink(missing_ok=True)
         for client in clients:
             client.session.transport.close()
+
+
+def _tracer(environment: Mapping[str, str]) -> Tracer | None:
+    """Each build is a trace of its own: that of who started the engine is not the parent of them all."""
+    if not any(name.startswith("OTEL_") for name in environment):
+        return None
+    import sys
+
+    from lamina.engine.tracing.tracer import tracer
+
+    def warn(text: str) -> None:
+        print(f"lamina serve: {text}", file=sys.stderr, flush=True)
+
+    return tracer({name: value for name, value in environment.items() if name not in ("TRACEPARENT", "TRACESTATE")}, warn, wait=False)
 
 
 def _few_arenas() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from lamina.cli.settings import Settings
 if TYPE_CHECKING:
     from lamina.engine.receipt import Receipt
     from lamina.engine.request import BuildResult, Output, ProgressEvent
+    from lamina.engine.tracing.tracer import Tracer
 
 
 @click.command(cls=WithCacheMounts, short_help="Build an image from a Dockerfile")
@@ -112,15 +114,17 @@ def command(
             notices.append(event.text)
         view.report(event)
 
+    tracer = _tracer(settings, lambda text: seen(Notice("warning", text, "trace")))
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries, running=True) as engine:
         if (
-            request.incoming is None
+            tracer is None
+            and request.incoming is None
             and request.epoch is None
             and _short(settings, mode, options, quiet=quiet, files=(report, iidfile, metadata_file), as_json=as_json)
         ):
             engine.on_receipt = receipts.append
         try:
-            result = engine.build(request, seen)
+            result = engine.build(request, seen) if tracer is None else tracer.build(engine, request, seen)
         except BaseException:
             view.close()
             if report is not None and engine.failed is not None:
@@ -161,6 +165,14 @@ def command(
         silent, names = quiet or mode == "quiet", result.images[0].tags
         write(receipts[0], request, options["file"], settings.arguments, settings.environment, quiet=silent, notices=notices, tags=names)
     return 0
+
+
+def _tracer(settings: Settings, warn: Callable[[str], None]) -> Tracer | None:
+    if not any(name.startswith("OTEL_") for name in settings.environment):
+        return None
+    from lamina.engine.tracing.tracer import tracer
+
+    return tracer(settings.environment, warn)
 
 
 def _short(settings: Settings, mode: str, options: dict[str, Any], *, quiet: bool, files: tuple[Path | None, ...], as_json: bool) -> bool:

@@ -1,0 +1,116 @@
+"""Traces of real builds: of the command line, and of a client at the engine."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamina.engine.tracing.tracer import tracer
+from lamina.server.running import Journal
+from lamina.testing.collector import Collector, collecting
+from lamina.testing.engineapi import daemon_at, rows
+from lamina.testing.project import Project
+
+SECRET = "hunter2-of-the-build"
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+FILE = "FROM scratch\nARG TOKEN\nARG DIR=/a\nCOPY a $DIR/$TOKEN/\nWORKDIR $DIR/$TOKEN\n"
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="the stores of these tests have root's layers")]
+
+
+def wanted(collector: Collector, **more: str) -> dict[str, str]:
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json", **more}
+
+
+def spans(body: bytes) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(body)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    return found
+
+
+def value(span: dict[str, Any], name: str) -> object:
+    return next(next(iter(pair["value"].values())) for pair in span["attributes"] if pair["key"] == name)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    made = Project(tmp_path / "context", tmp_path / "store")
+    made.write({"Dockerfile": FILE, "a": "a"})
+    return made
+
+
+def test_builds_of_the_command_line(project: Project) -> None:
+    options = ("build", "--build-arg", f"TOKEN={SECRET}", ".")
+    with collecting() as collector:
+        project.environment = wanted(collector, TRACEPARENT=PARENT)
+        for _ in range(3):  # the last would be answered from a receipt
+            done = project.run(*options)
+            assert done.returncode == 0, done.stderr
+        bodies = [body for _, _, body in collector.got]
+    assert len(bodies) == 3
+    assert all(SECRET.encode() not in body for body in bodies)
+    first, last = spans(bodies[0]), spans(bodies[2])
+    assert [span["name"] for span in first] == ["build", "COPY a $DIR/$TOKEN/", "WORKDIR $DIR/$TOKEN"]
+    assert value(first[1], "lamina.step.verdict") == "ran"
+    assert {value(span, "lamina.step.verdict") for span in last[1:]} == {"hit"}
+    assert {span["traceId"] for span in [*first, *last]} == {"0af7651916cd43dd8448eb211c80319c"}
+    assert last[0]["parentSpanId"] == "b7ad6b7169203331"
+    assert not list((project.root / "context").glob("receipt-*"))
+
+
+def test_a_build_that_left_a_receipt_is_traced_all_the_same(project: Project) -> None:
+    os.utime(project.folder / "a", (1, 1))
+    for _ in range(2):
+        assert project.run("build", ".").returncode == 0
+    with collecting() as collector:
+        project.environment = wanted(collector)
+        assert project.run("build", ".").returncode == 0
+        assert len(collector.got) == 1
+
+
+def test_a_failed_build_is_an_error(project: Project) -> None:
+    project.write({"Dockerfile": "FROM scratch\nCOPY a /\nARG TOKEN\nCOPY $TOKEN /\n"})
+    with collecting() as collector:
+        project.environment = wanted(collector)
+        assert project.run("build", "--build-arg", f"TOKEN={SECRET}", ".").returncode != 0
+        (_, _, body), *more = collector.got
+    assert not more
+    assert SECRET.encode() not in body
+    assert spans(body)[0]["status"] == {"code": 2, "message": "copy/source-not-found"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, b"warning: the trace was not sent to 127.0.0.1:1: Connection refused"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, b"warning: no trace is sent: "),
+    ],
+)
+def test_what_goes_wrong_with_a_trace_is_one_line_and_no_failure(project: Project, given: dict[str, str], said: bytes) -> None:
+    project.environment = given
+    done = project.run("build", ".")
+    assert done.returncode == 0
+    assert sum(line.startswith(b"warning:") for line in done.stderr.splitlines()) == 1
+    assert said in done.stderr
+
+
+def test_builds_of_clients(tmp_path: Path) -> None:
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        for name, data in {"Dockerfile": FILE.encode(), "a": b"x"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    with collecting() as collector, daemon_at(tmp_path / "root") as daemon:
+        daemon.journal = Journal(daemon.now, tracer(wanted(collector), pytest.fail, wait=False))
+        answer = rows(daemon, "POST", f'/build?t=made:1&buildargs={{"TOKEN":"{SECRET}"}}', context.getvalue())
+        assert answer[-1]["stream"].startswith("Successfully tagged")
+        assert collector.came.acquire(timeout=30)
+        body = collector.got[0][2]
+    assert SECRET.encode() not in body
+    assert [span["name"] for span in spans(body)] == ["build", "COPY a $DIR/$TOKEN/", "WORKDIR $DIR/$TOKEN"]
+    assert value(spans(body)[0], "lamina.build.tags") == "docker.io/library/made:1"
