@@ -182,8 +182,9 @@ class Journal:
     ) -> BuildResult:
         """`engine.build`, shown while it runs. `engine.on_steps` and `report` are called as before."""
         from lamina.server.errors import message_of
+        from lamina.server.ui.words import familiar
 
-        title = ", ".join(request.tags) or request.target or request.dockerfile_name
+        title = ", ".join(familiar(tag) for tag in request.tags) or request.target or request.dockerfile_name
         told = engine.on_steps
         with self.entry(title, client) as one:
 

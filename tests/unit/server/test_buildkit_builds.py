@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import pytest
 
+from lamina.engine.engine import Engine
+from lamina.engine.request import BuildResult
 from lamina.server.buildkit import messages as m
 from lamina.server.buildkit.control import methods
 from lamina.server.buildkit.grpc import ClientCall, Method, RpcError, acceptor, call
@@ -25,6 +27,7 @@ from lamina.server.buildkit.wire import decode
 from lamina.server.daemon import Daemon
 from lamina.server.http.messages import Answer, Hijack, request
 from lamina.server.routes import ROUTER
+from lamina.server.running import LiveBuild
 from lamina.testing import engineapi
 from lamina.testing.buildkitclient import Offer, connected, ends
 
@@ -164,6 +167,23 @@ def test_what_cannot_be_built_is_one_line(daemon: Daemon, tmp_path: Path, docker
     assert message in str(rows[-1]["error"])
     assert "\n" not in str(rows[-1]["error"])
     assert not list(daemon.folder.glob("contexts/[og]*/*"))
+
+
+def test_a_build_is_on_the_dashboard_while_it_runs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Engine.build
+    seen: list[LiveBuild] = []
+
+    def watched(self: Engine, *arguments: object) -> BuildResult:
+        result = original(self, *arguments)  # type: ignore[arg-type]  # what it was given goes on as it came
+        seen.extend(daemon.journal.running())
+        return result
+
+    monkeypatch.setattr(Engine, "build", watched)
+    root = folder(tmp_path, "FROM scratch\nCOPY a /\n", a="alpha")
+    with session(daemon, Offer({"dockerfile": root, "context": root}).methods()):
+        build(daemon, "&t=one%3A1")
+    assert [(one.client, one.title, [step.state for step in one.steps]) for one in seen] == [("a BuildKit client", "one:1", ["ran"])]
+    assert daemon.journal.running() == []
 
 
 def test_a_build_without_its_session_is_refused(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from lamina.server.ui import drawing, livepages
 from lamina.server.ui.html import Markup, el, join
 from lamina.server.ui.parts import cell, facts, page, table, tag, when
 from lamina.server.ui.steps import Step, steps_of
-from lamina.server.ui.words import age, seconds, shorten, size
+from lamina.server.ui.words import age, familiar, seconds, shorten, size
 from lamina.store.builds import BuildLog
 
 
@@ -55,7 +55,7 @@ def builds(logs: Sequence[BuildLog], now: float, running: Sequence[LiveBuild] = 
         hits = sum(step.verdict == "hit" for step in steps)
         misses = sum(step.verdict in ("ran", "failed") for step in steps)
         verdict = ("failed", "failed") if log.error is not None else ("hit", "all found") if not misses else ("miss", "built")
-        name = ", ".join(_familiar(tag) for tag in log.tags) or log.target or log.dockerfile
+        name = ", ".join(familiar(tag) for tag in log.tags) or log.target or log.dockerfile
         rows.append(
             [
                 cell(el("a", name, href=f"/ui/builds/{log.id}"), class_="wrap"),
@@ -79,7 +79,7 @@ def build(log: BuildLog, now: float) -> bytes:
             ("When", rfc3339(log.created)[:19].replace("T", " ") + " UTC, " + age(now - log.created)),
             ("Took", seconds(log.seconds)),
             ("Saved", seconds(sum(step.saved for step in steps))),
-            ("Tags", ", ".join(_familiar(tag) for tag in log.tags) or "none"),
+            ("Tags", ", ".join(familiar(tag) for tag in log.tags) or "none"),
         )
     ]
     if log.error is not None:
@@ -97,7 +97,7 @@ def build(log: BuildLog, now: float) -> bytes:
         el("p", "A step is drawn where the steps it stands on end; the times at which steps began are not kept.", class_="dim"),
         drawing.timeline(steps),
     ]
-    return page("Build of " + (", ".join(_familiar(tag) for tag in log.tags) or log.dockerfile), "/ui", body)
+    return page("Build of " + (", ".join(familiar(tag) for tag in log.tags) or log.dockerfile), "/ui", body)
 
 
 def cache(layers: Sequence[LayerUse], blobs: int, now: float, saved: float) -> bytes:
@@ -139,10 +139,10 @@ def images(found: Sequence[ImageRow], now: float) -> bytes:
         return page("Images", "/ui/images", [el("p", "There are no images.")])
     rows = []
     for image in found:
-        bases = [el("div", _familiar(base.reference), " ", el("span", _base_age(base, now), class_="dim")) for base in image.bases]
+        bases = [el("div", familiar(base.reference), " ", el("span", _base_age(base, now), class_="dim")) for base in image.bases]
         rows.append(
             [
-                cell(", ".join(_familiar(name) for name in image.names) or "no name", class_="wrap"),
+                cell(", ".join(familiar(name) for name in image.names) or "no name", class_="wrap"),
                 cell(el("code", image.id.removeprefix("sha256:")[:12]), class_="nowrap"),
                 cell(image.platform, class_="nowrap"),
                 cell(when(image.created, now) if image.created > 0 else "", class_="nowrap"),
@@ -176,7 +176,3 @@ def _base_age(base: Base, now: float) -> str:
     if base.created is None:
         return "(not here any more)"
     return age(now - base.created) if base.created > 0 else "(without a date)"
-
-
-def _familiar(name: str) -> str:
-    return name.removeprefix("docker.io/library/").removeprefix("docker.io/")

@@ -30,3 +30,8 @@ def age(value: float) -> str:
 
 def shorten(value: str, width: int) -> str:
     return value if len(value) <= width else value[: width - 1] + "…"
+
+
+def familiar(name: str) -> str:
+    """An image's name as people write it."""
+    return name.removeprefix("docker.io/library/").removeprefix("docker.io/")
