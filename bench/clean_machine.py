@@ -297,8 +297,14 @@ def main() -> None:
                     for turn in range(len(ways)):
                         way = ways[(turn + number) % len(ways)]
                         (context / "src" / "f3").write_text(f"edited {number} for {way.name}\n")
-                        results[kind].setdefault(way.name, []).append(way.run(context, empty=kind == "empty"))
-                results[kind] = {way.name: results[kind][way.name] for way in ways}
+                        try:
+                            results[kind].setdefault(way.name, []).append(way.run(context, empty=kind == "empty"))
+                        except RuntimeError as error:
+                            if not isinstance(way, NewerCache):
+                                raise
+                            # its containerd collects what its BuildKit is unpacking, now and then
+                            print(f"{way.name}: a round is left out: {str(error).strip().splitlines()[-1][:200]}", file=sys.stderr)
+                results[kind] = {way.name: results[kind][way.name] for way in ways if results[kind].get(way.name)}
             print(f"{os.cpu_count()} cores, {options.mib} MiB, medians of {options.n}")
             titles = {
                 "update": "a small layer changed, B has the version before",
