@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from lamina.cache.reason import Reason
 from lamina.engine.engine import Engine
 from lamina.engine.request import BuildRequest, BuildResult, ListedStep, Notice, ProgressEvent, StepEnded, StepOutput, StepStarted
+from lamina.engine.tracing import sending
 from lamina.engine.tracing.asked import BadTracing, asked
 from lamina.engine.tracing.otlp import Span, as_json, as_protobuf
 from lamina.engine.tracing.tracer import Tracer, tracer
@@ -178,6 +180,30 @@ def test_a_collector_that_never_answers_holds_nobody() -> None:
         (said,) = traced(environment(collector, OTEL_EXPORTER_OTLP_TIMEOUT="50"))
         assert "no answer in 0.05 s" in said
         assert traced(environment(collector), wait=False) == []
+
+
+def test_a_machine_without_threads_builds_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with collecting() as collector:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            for _ in range(5):  # each gives its place back
+                assert traced(environment(collector)) == ["the trace was not sent: RuntimeError"]
+        assert traced(environment(collector)) == []
+
+
+def test_more_traces_than_may_be_on_their_way_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "_AT_ONCE", threading.BoundedSemaphore(4))  # those of other tests may still be on their way
+    with collecting() as collector:
+        collector.let_go.clear()
+        for _ in range(4):
+            assert traced(environment(collector), wait=False) == []
+        for _ in range(4):
+            assert collector.came.acquire(timeout=30)
+        (said,) = traced(environment(collector), wait=False)
+        assert said.endswith("others are still on their way")
 
 
 def test_a_redirect_is_not_followed() -> None:

@@ -15,7 +15,8 @@ _AT_ONCE = threading.BoundedSemaphore(4)  # of a server with many builds and a s
 def send(asked: Asked, body: bytes, warn: Callable[[str], None], *, wait: bool) -> None:
     """`wait`: return when it was sent, or `asked.seconds` later; else at once. `warn` gets one line when the collector has not taken it."""
     host = urlsplit(asked.endpoint).netloc
-    if not _AT_ONCE.acquire(blocking=False):
+    turns = _AT_ONCE
+    if not turns.acquire(blocking=False):
         warn(f"the trace was not sent to {host}: others are still on their way")
         return
     told: list[str] = []
@@ -24,14 +25,18 @@ def send(asked: Asked, body: bytes, warn: Callable[[str], None], *, wait: bool) 
         try:
             why = _post(asked, body)
         finally:
-            _AT_ONCE.release()
+            turns.release()
         if why and wait:
             told.append(why)
         elif why:
             warn(f"the trace was not sent to {host}: {why}")
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads
+        turns.release()
+        raise
     if wait:
         thread.join(asked.seconds)
         if thread.is_alive():

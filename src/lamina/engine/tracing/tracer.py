@@ -64,7 +64,10 @@ class Tracer(msgspec.Struct, frozen=True):
 
     def _send(self, trace: Trace) -> None:
         encode = as_json if self.asked.protocol == "http/json" else as_protobuf
-        send(self.asked, encode(self.asked.resource, trace.spans()), self.warn, wait=self.wait)
+        try:
+            send(self.asked, encode(self.asked.resource, trace.spans()), self.warn, wait=self.wait)
+        except Exception as error:  # a machine out of threads, a bug of ours: the build is more than its trace
+            self.warn(f"the trace was not sent: {type(error).__name__}")
 
 
 def tracer(environment: Mapping[str, str], warn: Callable[[str], None], *, wait: bool = True) -> Tracer | None:
