@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import io
 import json
 import os
+import socket
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -114,3 +119,35 @@ def test_builds_of_clients(tmp_path: Path) -> None:
     assert SECRET.encode() not in body
     assert [span["name"] for span in spans(body)] == ["build", "COPY a $DIR/$TOKEN/", "WORKDIR $DIR/$TOKEN"]
     assert value(spans(body)[0], "lamina.build.tags") == "docker.io/library/made:1"
+
+
+def test_an_engine_that_serves(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a"), io.BytesIO())
+        member = tarfile.TarInfo("Dockerfile")
+        member.size = len(FILE)
+        archive.addfile(member, io.BytesIO(FILE.encode()))
+    with collecting() as collector:
+        environment = {**os.environ, **wanted(collector, TRACEPARENT=PARENT)}
+        argv = [sys.executable, "-m", "lamina", "--root", str(tmp_path / "root"), "serve", "--host", f"tcp://{place}", "--insecure-tcp"]
+        with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=environment) as server:
+            try:
+                assert server.stderr is not None
+                assert "listening" in server.stderr.readline()
+                connection = http.client.HTTPConnection(place, timeout=60)
+                connection.request("POST", "/build", context.getvalue(), {"Content-Type": "application/x-tar"})
+                assert b"Successfully built" in connection.getresponse().read()
+                connection.close()
+                assert collector.came.acquire(timeout=30)
+            finally:
+                server.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    server.wait(20)
+                server.kill()
+        found = spans(collector.got[0][2])
+    assert [span["name"] for span in found] == ["build", "COPY a $DIR/$TOKEN/", "WORKDIR $DIR/$TOKEN"]
+    assert "parentSpanId" not in found[0]  # the trace of who started the engine is not that of its builds
