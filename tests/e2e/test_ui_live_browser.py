@@ -165,7 +165,7 @@ def test_a_build_goes_on_before_the_eyes(engine: str, gate: Gate, tab: Tab, tmp_
 def test_by_keyboard_alone(engine: str, gate: Gate, tab: Tab) -> None:
     with building(engine, gate):
         tab.open(f"http://{engine}/ui")
-        tab.until("document.querySelector('main a[href^=\"/ui/live/\"]')")
+        tab.until("document.readyState == 'complete' && document.querySelector('main a[href^=\"/ui/live/\"]')")
         visited = []
         for _ in range(12):
             tab.press("Tab")
@@ -181,7 +181,8 @@ def test_by_keyboard_alone(engine: str, gate: Gate, tab: Tab) -> None:
         tab.until("!document.querySelector('main [data-old]')")
         assert tab.value(_FOCUS)[1] == visited[-1]
         tab.press("Enter")
-        tab.until("location.pathname.startsWith('/ui/live/') && document.querySelector('pre.log')")
+        # complete: with its style sheet, without which the browser draws its own outline
+        tab.until("location.pathname.startsWith('/ui/live/') && document.readyState == 'complete' && document.querySelector('pre.log')")
         for _ in range(20):
             tab.press("Tab")
             tag, name, outline, width = tab.value(_FOCUS)
