@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from pathlib import Path
 
 import pytest
 
 from lamina.testing.project import Outcome, Project
+from lamina.testing.registry import free_port
 
 
 def errors(outcome: Outcome) -> str:
@@ -65,9 +65,7 @@ def test_no_dockerfile(project: Project) -> None:
 
 
 def test_unreachable_registry(project: Project) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     project.dockerfile(f"FROM 127.0.0.1:{port}/team/app:1\nRUN true\n")
     outcome = project.build(ok=False)
     said = errors(outcome)

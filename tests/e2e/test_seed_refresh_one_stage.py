@@ -15,6 +15,7 @@ import pytest
 
 from lamina.testing import bases
 from lamina.testing.project import Project
+from lamina.testing.registry import free_port
 
 pytestmark = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 
@@ -91,9 +92,7 @@ def url(tmp_path: Path) -> Iterator[str]:
         git(work, "add", ".")
         git(work, "commit", "-qm", "first")
         git(work, "clone", "-q", "--bare", str(work), str(served / f"{name}.git"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     daemon = subprocess.Popen(
         ["git", "daemon", "--reuseaddr", "--listen=127.0.0.1", f"--port={port}", "--export-all", f"--base-path={served}", str(served)],
         stdout=subprocess.DEVNULL,

@@ -7,7 +7,6 @@ import http.client
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ from lamina.server.running import Journal
 from lamina.testing.collector import Collector, collecting
 from lamina.testing.engineapi import daemon_at, rows
 from lamina.testing.project import Project
+from lamina.testing.registry import free_port
 
 SECRET = "hunter2-of-the-build"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -122,9 +122,7 @@ def test_builds_of_clients(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_serves(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    place = f"127.0.0.1:{free_port()}"
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:
         archive.addfile(tarfile.TarInfo("a"), io.BytesIO())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from lamina.pipelines.run.history import Project, RunRecord
 from lamina.pipelines.run.record import Outlined
 from lamina.store.builds import BuildLog
 from lamina.store.local import LocalStore
+from lamina.testing.registry import free_port
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -47,10 +47,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         project.write(RunRecord(number, "default", "", 100.0, (ended,), outline=outline, begun={1: 100.0}, passed=True, ended=104.0))
         (folder / "logs" / "1.log").write_text("<script>document.title='taken'</script>\n")
         store.builds.add(BuildLog("b1", time.time(), "Dockerfile", msgspec.Raw(msgspec.json.encode([step]))))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    place = f"127.0.0.1:{port}"
+    place = f"127.0.0.1:{free_port()}"
     argv = [sys.executable, "-m", "lamina", "--root", str(root), "serve", "--host", f"tcp://{place}", "--insecure-tcp"]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as server:
         try:

@@ -7,7 +7,6 @@ import http.client
 import io
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ import pytest
 
 from lamina.testing.chromium import Tab, browsing
 from lamina.testing.project import Project
+from lamina.testing.registry import free_port
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -74,9 +74,7 @@ def gate() -> Iterator[Gate]:
 
 @pytest.fixture
 def engine(project: Project) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{probe.getsockname()[1]}"
+    place = f"127.0.0.1:{free_port()}"
     argv = [sys.executable, "-m", "lamina", "--root", str(project.root), "serve", "--host", f"tcp://{place}", "--insecure-tcp"]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as server:
         try:

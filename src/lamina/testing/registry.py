@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import socket
 import subprocess
@@ -243,10 +244,15 @@ def _flipped(data: bytes) -> bytes:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port for a server that is started later: below those that the kernel gives to connections, so that none takes it meanwhile."""
+    for port in random.SystemRandom().sample(range(10_000, 32_000), 200):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port between 10000 and 32000")
 
 
 @contextmanager
