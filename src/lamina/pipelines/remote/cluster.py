@@ -44,7 +44,8 @@ class Running(Protocol):
     """A job that was submitted."""
 
     def result(self) -> bytes:
-        """The last framed message. Blocks. WorkerLost where the worker died; JobStopped after `cancel`; another LaminaError for anything else."""
+        """The last framed message (`Frames.last` over all that was printed). Blocks, and returns after `said` got every piece. WorkerLost where the worker died,
+        or the job by a signal that nobody here sent; JobStopped after `cancel`; another LaminaError for anything else."""
 
     def cancel(self) -> None:
         """Kill the job's processes on the worker. Idempotent; from any thread."""
