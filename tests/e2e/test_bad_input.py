@@ -128,3 +128,22 @@ def test_a_failing_step_keeps_what_was_done(project: Project) -> None:
     assert [r.verdict for r in first.rows if r.text.startswith("RUN")] == ["ran", "failed"]
     again = project.build(ok=False)
     assert [r.verdict for r in again.rows if r.text.startswith("RUN")] == ["hit", "failed"]
+
+
+def test_a_dockerfile_that_is_no_utf8(project: Project) -> None:
+    """Bytes of another encoding reach what a RUN writes as they are, and the config and the report as U+FFFD, as Go's JSON has them."""
+    name = "J\xfcrgen".encode("latin-1")
+    text = b"FROM base:1\n# @\nARG A=@\nENV B=@\nLABEL c=@\nRUN echo @ > /x\nCOPY Dockerfile /@.txt\nWORKDIR /@\nENTRYPOINT @\nONBUILD RUN @\n"
+    project.write({"Dockerfile": text.replace(b"@", name)})
+    out = project.root.parent / "out"
+    assert project.build("-t", "x:1").verdicts() == "xxx"
+    assert project.build("-t", "x:1", "-o", f"type=local,dest={out}").verdicts() == "CCC"
+    assert (out / "x").read_bytes() == name + b"\n"
+    assert os.path.exists(os.fsencode(out) + b"/" + name + b".txt")
+    for command in (["inspect", "x:1"], ["history", "--json", "x:1"], ["why", "x:1"], ["plan", "--json", "."], ["cache", "ls", "--json"]):
+        done = project.run(*command)
+        assert done.returncode == 0, done.stderr.decode()
+        done.stdout.decode()
+    for line in (b"ADD http://127.0.0.1:1/@ /", b"USER @\nRUN x", b"# lamina: watch=http://127.0.0.1:1/@\nRUN x", b'SHELL ["@"]\nRUN x'):
+        project.write({"Dockerfile": b"FROM base:1\n" + line.replace(b"@", name) + b"\n"})
+        errors(project.build(ok=False))

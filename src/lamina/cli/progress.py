@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Literal, Protocol, TextIO
 
-import msgspec
-
 from lamina.cli import words
 from lamina.engine.request import BuildResult, Notice, ProgressEvent, StepEnded, StepOutput, StepStarted
+from lamina.oci import typed
 
 Mode = Literal["auto", "plain", "tty", "json", "quiet"]
 
@@ -148,7 +147,7 @@ class JsonLines:
             case Notice():
                 document = {"event": "notice", "level": event.level, "code": event.code, "text": event.text}
         with self._lock:
-            self._stream.write(msgspec.json.encode(document).decode() + "\n")
+            self._stream.write(typed.encode_json(document).decode() + "\n")
             self._stream.flush()
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.cli.words import age, seconds, shorten, size, table
 from lamina.engine.engine import Engine
+from lamina.oci import typed
 
 if TYPE_CHECKING:
     from lamina.engine.mountsharing import Moved
@@ -41,7 +42,7 @@ def list_records(settings: Settings, place: str, *, as_json: bool, no_trunc: boo
     if as_json:
         import msgspec
 
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(records), indent=2) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.format(typed.encode_json(records), indent=2) + b"\n")
         return 0
     now = time.time()
     rows = [

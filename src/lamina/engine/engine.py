@@ -34,6 +34,7 @@ from lamina.engine.results import Filesystem, Result
 from lamina.engine.sources import Contexts
 from lamina.engine.surroundings import Surroundings
 from lamina.graph.vertex import Vertex, walk
+from lamina.oci import typed
 from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
@@ -357,7 +358,7 @@ class Engine:
                 id=result.build_id,
                 created=self.now(),
                 dockerfile=request.dockerfile_name,
-                steps=msgspec.Raw(msgspec.json.encode(step_documents(result.steps))),
+                steps=msgspec.Raw(typed.encode_json(step_documents(result.steps))),
                 target=request.target,
                 tags=tuple(tag for image in result.images for tag in image.tags),
                 images=tuple(image.id for image in result.images),

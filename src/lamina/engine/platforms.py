@@ -12,6 +12,7 @@ import msgspec
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.exporters.output import BadOutput
 from lamina.engine.request import BuildRequest, BuildResult, Notice, Output, PlanResult, Report
+from lamina.oci import typed
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.solver.cancel import CancelToken
@@ -109,7 +110,7 @@ def _remember_all(engine: Engine, images: Sequence[Image], request: BuildRequest
     for image in images:
         origin = read(engine.store.origins.of(image.id, names[0] if names else ""))
         if origin is not None:
-            engine.store.origins.put(image.id, names, msgspec.json.encode(msgspec.structs.replace(origin, recipe=recipe)))
+            engine.store.origins.put(image.id, names, typed.encode_json(msgspec.structs.replace(origin, recipe=recipe)))
 
 
 def plan_each(engine: Engine, request: BuildRequest, report: Report) -> PlanResult:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from lamina.engine.request import BuildResult, PlanResult, StepReport
+from lamina.oci import typed
 
 REPORT_SCHEMA = 1
 
@@ -68,7 +69,7 @@ def report_document(result: BuildResult) -> dict[str, Any]:
 
 
 def report_bytes(result: BuildResult) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(report_document(result)), indent=2)
+    return msgspec.json.format(typed.encode_json(report_document(result)), indent=2)
 
 
 def plan_bytes(plan: PlanResult) -> bytes:
@@ -81,7 +82,7 @@ def plan_bytes(plan: PlanResult) -> bytes:
         "steps": [_step(step) for step in plan.steps],
         "warnings": list(plan.warnings),
     }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2)
+    return msgspec.json.format(typed.encode_json(document), indent=2)
 
 
 def metadata_bytes(result: BuildResult) -> bytes:
@@ -94,7 +95,7 @@ def metadata_bytes(result: BuildResult) -> bytes:
     }
     if image.tags:
         document["image.name"] = ",".join(image.tags)
-    return msgspec.json.format(msgspec.json.encode(document), indent=2)
+    return msgspec.json.format(typed.encode_json(document), indent=2)
 
 
 def write_report(path: Path, result: BuildResult) -> None:

@@ -79,11 +79,11 @@ def parse_config(raw: bytes) -> ImageConfig:
 
 
 def encode_config(config: ImageConfig) -> bytes:
-    """The bytes whose sha256 is the image id. Lists and maps that are empty are left out, as Go's omitempty does."""
+    """The bytes whose sha256 is the image id. Lists and maps that are empty are left out, as Go's omitempty does; what is no UTF-8 is U+FFFD."""
     document = msgspec.to_builtins(config)
     document["config"] = {name: value for name, value in document.get("config", {}).items() if value not in ((), {})}
     document["rootfs"] = msgspec.to_builtins(config.rootfs)
-    return msgspec.json.encode(document)
+    return typed.encode_json(document)
 
 
 def _without_nulls(value: object) -> object:

@@ -6,6 +6,7 @@ time in two threads at once can die of SIGSEGV (msgspec 0.18 to 0.22, tests/unit
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import msgspec
 _T = TypeVar("_T")
 _lock = threading.Lock()
 _ready: set[Any] = set()
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def ready(type: type[_T]) -> None:
@@ -40,3 +42,22 @@ def convert(value: object, type: type[_T], *, strict: bool = True) -> _T:
     """As msgspec.convert."""
     ready(type)
     return msgspec.convert(value, type, strict=strict)
+
+
+def encode_json(document: object) -> bytes:
+    """As msgspec.json.encode, also of texts that are no Unicode: words of a Dockerfile, of argv, of names that are no UTF-8."""
+    try:
+        return msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(encodable(msgspec.to_builtins(document)))
+
+
+def encodable(value: object) -> object:
+    """`value` (of JSON's types) with U+FFFD for what UTF-8 cannot say: bytes that were no UTF-8, halves of surrogate pairs. As Go's JSON, both ways."""
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {encodable(name): encodable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encodable(item) for item in value]
+    return value

@@ -35,7 +35,7 @@ class Builds:
 
     def add(self, log: BuildLog) -> None:
         """Keep this build and the KEPT - 1 before it."""
-        doc = msgspec.json.encode(log)
+        doc = typed.encode_json(log)
         with self._database.write() as transaction:
             transaction.run("INSERT OR REPLACE INTO builds VALUES (?,?,?)", (log.id, log.created, doc))
             transaction.run("DELETE FROM builds WHERE id NOT IN (SELECT id FROM builds ORDER BY created DESC, rowid DESC LIMIT ?)", (KEPT,))

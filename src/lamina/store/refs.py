@@ -104,7 +104,7 @@ class Images:
             if self._blobs.changed:
                 self.write_index()
             return
-        layers, blobs = msgspec.json.encode(image.layers).decode(), msgspec.json.encode(image.blobs).decode()
+        layers, blobs = typed.encode_json(image.layers).decode(), typed.encode_json(image.blobs).decode()
         with self._database.write() as transaction:
             transaction.run(
                 "INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?)",
@@ -258,7 +258,7 @@ class Images:
             if not image.names:
                 manifests.append(entry)
         document = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}
-        return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+        return msgspec.json.format(typed.encode_json(document), indent=2) + b"\n"
 
     def _name(self, transaction: Transaction, image: Digest, platform: str, names: Sequence[str]) -> None:
         now = self._now()

@@ -22,6 +22,17 @@ def test_what_msgspec_reads() -> None:
         typed.convert({"a": "x"}, Small)
 
 
+def test_texts_that_are_no_unicode_are_written_as_go_writes_them() -> None:
+    class Words(msgspec.Struct, omit_defaults=True):
+        words: tuple[str, ...]
+        more: int = 0
+
+    latin = b"J\xfcrgen".decode("utf-8", "surrogateescape")
+    assert typed.encode_json(Words((latin, "\ud83d", "ü"))) == '{"words":["J\ufffdrgen","\ufffd","ü"]}'.encode()
+    assert typed.encode_json({latin: {"a": latin}}) == '{"J\ufffdrgen":{"a":"J\ufffdrgen"}}'.encode()
+    assert typed.encodable(("\udcfc", 1, None)) == ["\ufffd", 1, None]
+
+
 def test_the_first_use_in_many_threads_at_once() -> None:
     """Without the lock this ends with SIGSEGV nearly always: in a process of its own."""
     program = """

@@ -43,3 +43,9 @@ def test_no_body_and_null_are_an_empty_object() -> None:
 def test_a_huge_body_is_refused_without_reading_it_all() -> None:
     with pytest.raises(BadRequest, match="too large"):
         request("POST", "/x", b" " * (9 << 20)).json()
+
+
+def test_halves_of_surrogate_pairs_are_no_text() -> None:
+    """A container whose label held one could not be written to its record."""
+    assert request("POST", "/", b'{"a\\uD800": ["\\udfff", "\\ud83d\\ude00"]}').json() == {"a\ufffd": ["\ufffd", "\U0001f600"]}
+    assert Query("q=%7B%22a%22:%22%FF%22%7D").json("q", None) == {"a": "\ufffd"}

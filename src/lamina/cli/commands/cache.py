@@ -13,6 +13,7 @@ from lamina.cli.commands.mount_options import WithCacheMounts, mount_option
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.cli.words import age, seconds, shorten, size, table
+from lamina.oci import typed
 
 _WHERE = "name a shared cache: dir:PATH, oci://REGISTRY/REPOSITORY, s3://BUCKET/PREFIX or https://SERVER"
 _MEANING = (
@@ -55,7 +56,7 @@ def list_records(settings: Settings, /, as_json: bool, no_trunc: bool, place: st
     if as_json:
         import msgspec
 
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(records), indent=2) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.format(typed.encode_json(records), indent=2) + b"\n")
         return 0
     now = time.time()
     rows = [

@@ -13,6 +13,7 @@ from lamina.cli.commands.given_options import given, given_options
 from lamina.cli.commands.registry_options import registry_options
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
+from lamina.oci import typed
 
 if TYPE_CHECKING:
     from lamina.engine.freshness.outdated import Outdated
@@ -167,4 +168,4 @@ def print_json(found: Outdated, done: tuple[Rebuilt, ...]) -> None:
     document = {"schema": 1, **msgspec.to_builtins(found)}
     if done:
         document["rebuilt"] = msgspec.to_builtins(done)
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.write(msgspec.json.format(typed.encode_json(document), indent=2).decode() + "\n")

@@ -12,6 +12,7 @@ from lamina.cli import inputs
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.cli.words import seconds
+from lamina.oci import typed
 
 if TYPE_CHECKING:
     from lamina.engine.replay import Replay
@@ -86,7 +87,7 @@ def _json(result: Replay) -> str:
     document["hit_rate"] = result.hit_rate
     for row, step in zip(document["steps"], result.steps):
         row["lost"] = step.lost
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    return msgspec.json.format(typed.encode_json(document), indent=2).decode()
 
 
 def _show(result: Replay) -> None:

@@ -10,7 +10,7 @@ from lamina.diagnostics.errors import located
 from lamina.dockerfile.instructions import Copy, Heredoc
 from lamina.dockerfile.lower.giturl import GitSource, parse_git
 from lamina.dockerfile.lower.stage import Lowering, owner
-from lamina.dockerfile.lower.values import LoweringError
+from lamina.dockerfile.lower.values import LoweringError, ascii_url
 from lamina.dockerfile.words import Expander
 from lamina.graph.ops import CopyAction, FileOp, HttpOp, MergeOp, MkfileAction, Owner
 from lamina.graph.vertex import Freshness, Step, Vertex
@@ -115,7 +115,7 @@ class _Actions:
         )
 
     def _add_url(self, url: str, checksum: str) -> None:
-        filename = _filename(url)
+        filename, url = _filename(url), ascii_url(url)
         op = HttpOp(url, filename, parse_digest(checksum) if checksum else None)
         self._add_whole(self._stage.graph.add(op, name=f"ADD {url}"), f"/{filename}", unpack=self._copy.flags.unpack is True)
 

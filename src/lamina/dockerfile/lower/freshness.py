@@ -8,7 +8,7 @@ import msgspec
 
 from lamina.diagnostics.errors import nearest
 from lamina.diagnostics.span import Span
-from lamina.dockerfile.lower.values import LoweringError
+from lamina.dockerfile.lower.values import LoweringError, ascii_url
 
 _COMMENT = re.compile(r"\s*lamina:\s*(?P<name>[a-z-]+)\s*=\s*(?P<value>\S+)\s*\Z", re.IGNORECASE)
 _LOOKS_LIKE = re.compile(r"\s*lamina:", re.IGNORECASE)
@@ -37,7 +37,7 @@ def declared(comments: tuple[str, ...], span: Span) -> Declared:
         elif found and name == "watch":
             if not found["value"].startswith(("http://", "https://")):
                 raise LoweringError(f"# lamina: watch={found['value']} is not an http or https URL", spans=(span,))
-            watch.append(found["value"])
+            watch.append(ascii_url(found["value"]))
         else:
             near = nearest(name, ["max-age", "watch"])
             raise LoweringError(

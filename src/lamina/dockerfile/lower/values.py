@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -28,6 +29,11 @@ class ResolvedBase(msgspec.Struct, frozen=True):
     reference: str
     digest: Digest
     config: ImageConfig
+
+
+def ascii_url(url: str) -> str:
+    """Bytes that are no UTF-8 as %XX: no database, no request takes them otherwise."""
+    return url if url.isascii() else re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", url)
 
 
 BaseKey = tuple[str, Platform]

@@ -129,7 +129,7 @@ def write_lock(path: Path, lock: Lock) -> bool:
         "version": lock.version,
         **{name: dict(sorted(getattr(lock, name).items())) for name in ("images", "git", "urls")},
     }
-    data = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    data = msgspec.json.format(typed.encode_json(document), indent=2) + b"\n"
     try:
         if path.read_bytes() == data:
             return False

@@ -120,7 +120,7 @@ def remember(
         stages=stages_of(lowered),
         steps=tuple(StepUse(step.stage_name or str(step.stage), step.text, step.key) for step in steps if step.key),
     )
-    store.origins.put(image.id, names, msgspec.json.encode(found))
+    store.origins.put(image.id, names, typed.encode_json(found))
     return found
 
 

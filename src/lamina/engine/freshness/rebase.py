@@ -19,6 +19,7 @@ from lamina.engine.images.layers import Fetch, ensure_layers
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.scan import entries
 from lamina.layer.view import LayerView
+from lamina.oci import typed
 from lamina.oci.config import ContainerConfig, History, ImageConfig, RootFs, encode_config, parse_config
 from lamina.oci.digest import Digest
 from lamina.oci.manifest import Descriptor
@@ -79,7 +80,7 @@ def rebase(engine: Engine, image: Image, names: Sequence[str], *, onto: str | No
     bases = tuple(target if each == use else each for each in origin.bases)
     if content_of(new) == content_of(old):
         store.images.tag(image.id, names)
-        store.origins.put(image.id, names, msgspec.json.encode(msgspec.structs.replace(origin, bases=bases)))
+        store.origins.put(image.id, names, typed.encode_json(msgspec.structs.replace(origin, bases=bases)))
         return Rebased(image, target.reference, use.manifest, target.manifest, unchanged=True)
     own = _own_history(config, old)
     runs = [entry for entry in own if not entry.empty_layer and entry.created_by.startswith("RUN ")]
@@ -99,7 +100,7 @@ def rebase(engine: Engine, image: Image, names: Sequence[str], *, onto: str | No
     stored = {**stored_layers(store, image), **stored_layers(store, _image(store, target.image))}
     layers = (*_image(store, target.image).layers, *image.layers[count:])
     made = record_built(store, encode_config(merged), list(zip(layers, merged.diff_ids)), names, stored=stored)
-    store.origins.put(made.id, names, msgspec.json.encode(msgspec.structs.replace(origin, bases=bases)))
+    store.origins.put(made.id, names, typed.encode_json(msgspec.structs.replace(origin, bases=bases)))
     return Rebased(made, target.reference, use.manifest, target.manifest, len(runs), others)
 
 

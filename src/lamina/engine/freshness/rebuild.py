@@ -13,6 +13,7 @@ from lamina.engine.freshness.origins import content_of, read
 from lamina.engine.freshness.outdated import ImageReport, Outdated
 from lamina.engine.freshness.recipe import NOTHING_GIVEN, Given, request_of
 from lamina.engine.request import BuildResult, Report
+from lamina.oci import typed
 from lamina.oci.config import parse_config
 from lamina.oci.digest import Digest
 from lamina.store.local import LocalStore
@@ -84,7 +85,7 @@ def _one(
     ):
         _settle(engine.store, image)
         return Rebuilt(image.names, "cut-off", image.image, why="what it stands on came out equal")
-    key = (msgspec.json.encode(origin.recipe), image.names)
+    key = (typed.encode_json(origin.recipe), image.names)
     if key in built:
         return _told(image, built[key])
     try:
@@ -116,7 +117,7 @@ def _settle(store: LocalStore, image: ImageReport) -> None:
             if here is not None and here.id != use.image and _as_before(store, use.reference, use.platform, use.content):
                 use = msgspec.structs.replace(use, image=here.id, manifest=here.manifest)
         bases.append(use)
-    store.origins.put(image.image, image.names, msgspec.json.encode(msgspec.structs.replace(origin, bases=tuple(bases))))
+    store.origins.put(image.image, image.names, typed.encode_json(msgspec.structs.replace(origin, bases=tuple(bases))))
 
 
 def _told(image: ImageReport, result: BuildResult) -> Rebuilt:

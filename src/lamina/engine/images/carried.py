@@ -78,7 +78,7 @@ def pack_records(store: LocalStore, records: LocalRecords, images: Sequence[Imag
     if not kept:
         return None
     listings = {part.listing for record in kept for part in record.parts.inputs if part.listing is not None}
-    entry = msgspec.json.encode(Carried(SCHEMA, tuple(kept)))
+    entry = typed.encode_json(Carried(SCHEMA, tuple(kept)))
     return Cargo(entry, (*more.values(), *(_blob_out(store, listing) for listing in sorted(listings))))
 
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
+from lamina.oci import typed
 from lamina.server.errors import BadRequest
 
 _FALSE = ("", "0", "no", "false", "none")
@@ -49,7 +50,7 @@ class Query:
         if not text:
             return default
         try:
-            return json.loads(text)
+            return _loads(text)
         except (ValueError, RecursionError):
             raise BadRequest(f"{name}: this is not JSON: {text[:80]}") from None
 
@@ -73,7 +74,7 @@ class Request(msgspec.Struct):
         if not data.strip():
             return {}
         try:
-            found = json.loads(data)
+            found = _loads(data)
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"invalid JSON: {error}") from None
         if found is None:
@@ -81,6 +82,12 @@ class Request(msgspec.Struct):
         if not isinstance(found, dict):
             raise BadRequest("invalid JSON: an object is expected")
         return found
+
+
+def _loads(text: str | bytes) -> Any:
+    """What a body says, with U+FFFD for halves of surrogate pairs: no text could be written or encoded with them."""
+    found = json.loads(text)
+    return typed.encodable(found) if isinstance(text, str) or b"\\ud" in text.lower() else found
 
 
 def request(
