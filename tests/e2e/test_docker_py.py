@@ -29,7 +29,7 @@ pytestmark = [
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("docker-py")
     with serving(folder / "root") as host:
-        client = docker.DockerClient(base_url=host, timeout=30)
+        client = docker.DockerClient(base_url=host, timeout=180)
         client.api.import_image_from_data(bases.busybox_tar(folder / "base.tar").read_bytes(), repository="busybox")
         yield client
         client.close()
@@ -188,7 +188,7 @@ def test_states(client: Any, sleeper: Any) -> None:
     waiter.start()
     sleeper.update(restart_policy={"Name": "no"})
     sleeper.kill("SIGKILL")
-    waiter.join(20)
+    waiter.join(90)
     assert waiting[0]["StatusCode"] == 137
     with pytest.raises(docker.errors.APIError) as caught:
         sleeper.kill()
@@ -230,10 +230,10 @@ def test_published_ports(client: Any) -> None:
     container = client.containers.run("busybox", "httpd -f -h /etc", detach=True, ports={"80/tcp": ("127.0.0.1", None)})
     container.reload()
     (binding,) = container.ports["80/tcp"]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{binding['HostPort']}/group", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{binding['HostPort']}/group", timeout=60) as answer:
                 assert answer.read().startswith(b"root:x:0:")
             return
         except OSError:  # it does not listen yet
@@ -269,7 +269,7 @@ def test_health_and_restarts(client: Any) -> None:
     for wanted, data in (("unhealthy", None), ("healthy", archive(ok=b""))):
         if data is not None:
             container.put_archive("/", data)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while container.health != wanted:
             assert time.monotonic() < deadline
             container.reload()

@@ -41,13 +41,13 @@ def patched(project: Project, change: str, *options: str) -> subprocess.Complete
     environment = {"PATH": os.environ["PATH"], "LAMINA_ROOT": str(project.root)}
     return subprocess.run(
         [sys.executable, "-c", program, "pipeline", "run", "--branch", "main", *options],
-        cwd=project.folder, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        cwd=project.folder, env=environment, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
 
 
 def left(word: str) -> list[str]:
     """Processes with this word in their command line, when none has gone for a while."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         found = subprocess.run(["pgrep", "-f", word], capture_output=True, text=True, check=False).stdout.split()
         if not found or time.monotonic() > deadline:

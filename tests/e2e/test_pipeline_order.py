@@ -117,7 +117,7 @@ def test_two_runs_of_one_project_at_once(repository: Project) -> None:
     environment = {"PATH": os.environ["PATH"], "LAMINA_ROOT": str(repository.root)}
     command = [sys.executable, "-m", "lamina", "pipeline", "run", "--branch", "main"]
     runs = [subprocess.Popen(command, cwd=repository.folder, env=environment, stdout=subprocess.PIPE) for _ in range(3)]
-    said = [one.communicate(timeout=60)[0].decode() for one in runs]
+    said = [one.communicate(timeout=180)[0].decode() for one in runs]
     assert [one.returncode for one in runs] == [0, 0, 0], said
     assert len({text.split(":")[0] for text in said}) == 3
     done = repository.run("pipeline", "caches", "ls", "--json")

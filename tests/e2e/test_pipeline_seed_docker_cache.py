@@ -145,7 +145,7 @@ def test_nothing_is_left_of_a_run_that_was_ended(project: Project, number: signa
     )
     wait_until(lambda: bool(processes("sleep 5555")))
     process.send_signal(number)
-    assert process.wait(30) == (130 if number == signal.SIGINT else -9)
+    assert process.wait(90) == (130 if number == signal.SIGINT else -9)
     wait_until(lambda: not processes("sleep 5555"))
     wait_until(lambda: not [pid for pid in of_run(temporary) if pid != process.pid])
     assert project.run("check").returncode == 0
@@ -168,7 +168,7 @@ def of_run(mark: Path) -> list[int]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)

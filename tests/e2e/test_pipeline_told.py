@@ -117,8 +117,8 @@ def test_logs_follow_a_run_to_its_end(repository: Project, tmp_path: Path) -> No
             (found,) = [path for path in (repository.root).rglob("cache0") if path.is_dir()]
             (found / "open").touch()
     run.stdout.read()
-    assert run.wait(30) == 0
-    assert follow.wait(30) == 0
+    assert run.wait(90) == 0
+    assert follow.wait(90) == 0
     assert seen[-1] == "run 1: passed\n"
     assert "[1. waits] gone on\n" in seen
 

@@ -57,7 +57,7 @@ def test_two_builds_of_the_same_thing_share_the_work(project: Project) -> None:
     reports = [project.root.parent / f"r{n}.json" for n in range(2)]
     builds = [start(project, "build", "--progress=plain", "--report", str(report), ".") for report in reports]
     for build in builds:
-        _, err = build.communicate(timeout=60)
+        _, err = build.communicate(timeout=180)
         assert build.returncode == 0, err.decode()
     documents = [json.loads(report.read_text()) for report in reports]
     ran = [sum(step["verdict"] == "ran" for step in document["steps"]) for document in documents]
@@ -119,7 +119,7 @@ def test_interrupted_in_the_middle(number: int, project: Project) -> None:
     build = start(project, "build", "--progress=plain", ".")
     wait_for(f"sleep {seconds}")
     build.send_signal(number)
-    _, err = build.communicate(timeout=30)
+    _, err = build.communicate(timeout=180)
     wait_for(f"sleep {seconds}", gone=True)
     if number == signal.SIGINT:
         assert build.returncode == 130

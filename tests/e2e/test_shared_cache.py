@@ -208,7 +208,7 @@ def test_a_cache_over_http_with_a_token(machines: list[Project], tmp_path: Path)
             assert token.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "srv").rglob("*") if path.is_file())
         finally:
             server.send_signal(signal.SIGTERM)
-            assert server.wait(20) == 0
+            assert server.wait(90) == 0
 
 
 def test_a_served_cache_needs_to_know_who_comes(project: Project, tmp_path: Path) -> None:

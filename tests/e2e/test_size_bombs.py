@@ -40,5 +40,5 @@ def test_a_repository_of_trees_that_name_each_other(project: Project, tmp_path: 
         made = git("mktree", stdin="".join(f"{mode} {kind} {made}\t{name}\n" for name in "abcdefghij"))
         kind, mode = "tree", "040000"
     git("update-ref", "refs/heads/main", git("commit-tree", "-m", "x", made))
-    done = project.run("build", "-q", f"file://{folder}#main", timeout=60)
+    done = project.run("build", "-q", f"file://{folder}#main", timeout=180)
     assert "is refused: at " in one_line(project, done)

@@ -78,7 +78,7 @@ def test_a_container_is_waited_for_and_talked_to_at_its_mapped_port(library: Any
 
     with web().waiting_for(HttpWaitStrategy(80, "/i").with_poll_interval(0.05)) as container:
         place = f"http://{container.get_container_host_ip()}:{container.get_exposed_port(80)}/i"
-        with urllib.request.urlopen(place, timeout=10) as answer:
+        with urllib.request.urlopen(place, timeout=60) as answer:
             assert answer.read() == b"hello\n"
         assert container.exec(["cat", "/tmp/i"]) == (0, b"hello\n")
         assert container.get_logs()[0] == b"ready\n"

@@ -114,7 +114,7 @@ def test_builds_of_clients(tmp_path: Path) -> None:
         daemon.journal = Journal(daemon.now, tracer(wanted(collector), pytest.fail, wait=False))
         answer = rows(daemon, "POST", f'/build?t=made:1&buildargs={{"TOKEN":"{SECRET}"}}', context.getvalue())
         assert answer[-1]["stream"].startswith("Successfully tagged")
-        assert collector.came.acquire(timeout=30)
+        assert collector.came.acquire(timeout=90)
         body = collector.got[0][2]
     assert SECRET.encode() not in body
     assert [span["name"] for span in spans(body)] == ["build", "COPY a $DIR/$TOKEN/", "WORKDIR $DIR/$TOKEN"]
@@ -136,15 +136,15 @@ def test_an_engine_that_serves(tmp_path: Path) -> None:
             try:
                 assert server.stderr is not None
                 assert "listening" in server.stderr.readline()
-                connection = http.client.HTTPConnection(place, timeout=60)
+                connection = http.client.HTTPConnection(place, timeout=180)
                 connection.request("POST", "/build", context.getvalue(), {"Content-Type": "application/x-tar"})
                 assert b"Successfully built" in connection.getresponse().read()
                 connection.close()
-                assert collector.came.acquire(timeout=30)
+                assert collector.came.acquire(timeout=90)
             finally:
                 server.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    server.wait(20)
+                    server.wait(90)
                 server.kill()
         found = spans(collector.got[0][2])
     assert [span["name"] for span in found] == ["build", "COPY a $DIR/$TOKEN/", "WORKDIR $DIR/$TOKEN"]

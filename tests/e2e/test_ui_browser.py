@@ -57,14 +57,14 @@ def address(tmp_path: Path) -> Iterator[str]:
         finally:
             server.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(20)
+                server.wait(90)
             server.kill()
 
 
 def browse(profile: Path, url: str, *flags: str) -> tuple[str, str]:
     assert CHROMIUM is not None
     done = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, url], capture_output=True, text=True, timeout=60, check=True
+        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, url], capture_output=True, text=True, timeout=180, check=True
     )
     return done.stdout, done.stderr
 

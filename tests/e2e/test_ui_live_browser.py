@@ -84,7 +84,7 @@ def engine(project: Project) -> Iterator[str]:
         finally:
             server.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(20)
+                server.wait(90)
             server.kill()
 
 

@@ -39,7 +39,7 @@ class Root:
         self.image = self.build().out.split()[-1]
         # Without times that are fixed there are receipts, once the files are older than a moment.
         self.plain = ""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while not list(self.root.glob("context/receipt-*")) and time.monotonic() < until:
             self.plain = self.short().out.split()[-1]
         shutil.copytree(self.root, self.sound, symlinks=True)

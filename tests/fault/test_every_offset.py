@@ -45,7 +45,7 @@ def registry() -> Iterator[FakeRegistry]:
 
 def fetched(way: BreakingWay, tag: str = "small") -> MemoryBlobs:
     """All of the image, by the calls that `pull` makes."""
-    transport = Transport(TransportSettings(connect_timeout=5, read_timeout=5), sleep=lambda _: None)
+    transport = Transport(TransportSettings(connect_timeout=60, read_timeout=60), sleep=lambda _: None)
     client = RegistryClient(transport, Given(way.host, Credentials("me", SECRET)))
     try:
         reference = Reference.parse(f"{way.host}/app:{tag}")

@@ -127,7 +127,7 @@ def test_killed_writers_leave_what_they_completed(tmp_path: Path) -> None:
     for writer in writers:
         time.sleep(dice.random() * 0.2)
         os.kill(writer.pid, signal.SIGKILL)
-    told = {line for writer in writers for line in writer.communicate(timeout=60)[0].decode().split()}
+    told = {line for writer in writers for line in writer.communicate(timeout=180)[0].decode().split()}
     objects = DirectoryObjects(tmp_path)
     assert _builds(f"dir:{tmp_path}") >= told
     assert verify(objects, bytes_too=True) == []

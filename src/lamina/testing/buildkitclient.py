@@ -74,8 +74,8 @@ def connected(methods: Mapping[str, Method]) -> Iterator[Http2]:
             client.close()
             here.close()
             there.close()
-            reader.join(10)
-            server.join(10)
+            reader.join(60)
+            server.join(60)
             assert not reader.is_alive()
             assert not server.is_alive()
 

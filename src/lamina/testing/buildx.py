@@ -73,7 +73,7 @@ class Client:
         stdin: bytes | None = None,
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        timeout: float = 40,
+        timeout: float = 150,
     ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [self._program(), *arguments],

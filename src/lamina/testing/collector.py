@@ -27,7 +27,7 @@ def collecting() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["content-length"]))
             collector.got.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
             collector.came.release()
-            collector.let_go.wait(30)
+            collector.let_go.wait(120)
             self.send_response(collector.answer)
             self.end_headers()
 

@@ -20,6 +20,8 @@ _REPOSITORY = Path(__file__).parents[3]
 # Debian's client has BuildKit built in; a newer one on PATH may need a plugin that is not there.
 CLIENT = "/usr/bin/docker" if os.path.exists("/usr/bin/docker") else "docker"
 
+_PATIENCE = 120.0  # seconds until it must answer: two on an idle machine
+
 
 def why_not() -> str | None:
     """The reason why no dockerd can be started here, or None."""
@@ -100,9 +102,10 @@ def daemon(
         stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
-        for _ in range(300):
-            if process.poll() is not None:
-                raise AssertionError("dockerd ended: " + (home / "log").read_text(errors="replace")[-2000:])
+        end = time.monotonic() + _PATIENCE
+        while True:
+            if process.poll() is not None or time.monotonic() > end:
+                raise AssertionError("dockerd does not answer: " + (home / "log").read_text(errors="replace")[-2000:])
             if (
                 socket.exists()
                 and subprocess.run([CLIENT, "-H", f"unix://{socket}", "version"], capture_output=True, check=False).returncode == 0
@@ -113,7 +116,7 @@ def daemon(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

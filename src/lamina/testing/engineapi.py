@@ -108,7 +108,7 @@ def stream(daemon: Daemon, method: str, target: str, body: object = None, client
     elif isinstance(reply, Rows):
         ended = threading.Event()
         withdraw = reply.subscribe(lambda row: client.got.extend(row), ended.set)
-        ended.wait(5)
+        assert ended.wait(60), "the rows have no end"
         withdraw()
     else:
         raise AssertionError(reply)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-_PATIENCE = 20.0  # seconds until it must listen
+_PATIENCE = 120.0  # seconds until it must listen: less than one on an idle machine
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def serving(root: Path, *options: str, environment: Sequence[tuple[str, str]] = 
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

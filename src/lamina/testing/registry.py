@@ -44,6 +44,11 @@ class Seen:
     headers: dict[str, str]
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # a busy machine takes connections late; with the default of 5 the sixth waits for seconds
+    daemon_threads = True
+
+
 class MemoryRegistry:
     """Serves on 127.0.0.1 inside `with`. `blobs` by digest; `manifests`: (repository, tag or digest) -> (media type, bytes)."""
 
@@ -57,8 +62,7 @@ class MemoryRegistry:
         class Handler(_Handler):
             owner = registry
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
 
     def put_blob(self, data: bytes) -> str:
@@ -243,16 +247,34 @@ def _flipped(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
 
 
+_claims: list[socket.socket] = []  # until this process ends
+
+
 def free_port() -> int:
-    """A port for a server that is started later: below those that the kernel gives to connections, so that none takes it meanwhile."""
-    for port in random.SystemRandom().sample(range(10_000, 32_000), 200):
-        with socket.socket() as listener:
-            try:
+    """A port for a server that is started later: below those that the kernel gives to connections, so that none takes it meanwhile.
+
+    No port is given twice: each is claimed by a name that other processes of the tests see too.
+    """
+    for port in random.SystemRandom().sample(_ports(), 200):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0lamina-tests-port-{port}")
+            with socket.socket() as listener:
                 listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free port between 10000 and 32000")
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise OSError("no free port below those that the kernel gives to connections")
+
+
+def _ports() -> range:
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError):
+        first = 32768
+    return range(10_000, first) if first > 11_000 else range(2_000, 65_000)
 
 
 @contextmanager
@@ -280,10 +302,14 @@ def docker_registry(root: Path, *, auth: str = "", tls: tuple[Path, Path] | None
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(10)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while True:
         try:

@@ -47,7 +47,7 @@ def registry() -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 def client() -> RegistryClient:
-    return RegistryClient(Transport(TransportSettings(connect_timeout=5, read_timeout=5), sleep=lambda _: None))
+    return RegistryClient(Transport(TransportSettings(connect_timeout=60, read_timeout=60), sleep=lambda _: None))
 
 
 class Copier:

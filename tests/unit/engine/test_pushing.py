@@ -52,7 +52,7 @@ def client() -> RegistryClient:
 
 
 def transport() -> Transport:
-    return Transport(TransportSettings(connect_timeout=5, read_timeout=5), sleep=lambda _: None)
+    return Transport(TransportSettings(connect_timeout=60, read_timeout=60), sleep=lambda _: None)
 
 
 @pytest.fixture

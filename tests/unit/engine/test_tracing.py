@@ -201,7 +201,7 @@ def test_more_traces_than_may_be_on_their_way_are_dropped(monkeypatch: pytest.Mo
         for _ in range(4):
             assert traced(environment(collector), wait=False) == []
         for _ in range(4):
-            assert collector.came.acquire(timeout=30)
+            assert collector.came.acquire(timeout=90)
         (said,) = traced(environment(collector), wait=False)
         assert said.endswith("others are still on their way")
 

@@ -29,7 +29,7 @@ def test_the_next_job_reads_while_one_writes() -> None:
     def first(turn: Turn) -> bool:
         with turn:
             pass
-        return second_has_read.wait(30)
+        return second_has_read.wait(90)
 
     def second(turn: Turn) -> bool:
         with turn:
@@ -50,7 +50,7 @@ def test_a_failure_ends_the_others() -> None:
 
     def reads(number: int, turn: Turn) -> None:
         ran.append(number)
-        failed.wait(30)
+        failed.wait(90)
         with turn:
             while True:  # an endless source
                 turn.go_on()

@@ -146,7 +146,7 @@ def post(where: str, data: bytes, **headers: str) -> int:
     request = urllib.request.Request(f"http://{where}/", data=data, headers=headers, method="POST")
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=10) as answer:
+        with opener.open(request, timeout=60) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

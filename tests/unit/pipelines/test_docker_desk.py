@@ -40,7 +40,7 @@ def desk(tmp_path: Path, serve: Serve) -> Iterator[Path]:
 
 def call(script: Path, *words: str, stdin: bytes = b"", shell: list[str] | None = None) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*(shell or ["/bin/sh"]), str(script), *words], input=stdin, capture_output=True, cwd=script.parent, timeout=30, check=False
+        [*(shell or ["/bin/sh"]), str(script), *words], input=stdin, capture_output=True, cwd=script.parent, timeout=180, check=False
     )
 
 
@@ -104,12 +104,12 @@ def test_the_step_reads_and_writes_its_own_files(tmp_path: Path, shell: list[str
 def test_input_that_nobody_asked_for_stays(tmp_path: Path) -> None:
     with desk(tmp_path, lambda one: 0) as script:
         loop = f"while read -r line; do {script} x; echo $line; done"
-        done = subprocess.run(["/bin/sh", "-c", loop], input=b"1\n2\n3\n", capture_output=True, timeout=30, check=True)
+        done = subprocess.run(["/bin/sh", "-c", loop], input=b"1\n2\n3\n", capture_output=True, timeout=180, check=True)
     assert done.stdout == b"1\n2\n3\n"
 
 
 def test_calls_at_once_do_not_mix(tmp_path: Path) -> None:
-    together = threading.Barrier(8, timeout=20)
+    together = threading.Barrier(8, timeout=90)
 
     def serve(one: Call) -> int:
         together.wait()
@@ -119,7 +119,7 @@ def test_calls_at_once_do_not_mix(tmp_path: Path) -> None:
 
     with desk(tmp_path, serve) as script:
         each = " & ".join(f"{script} {number} > {tmp_path}/o{number}" for number in range(8))
-        subprocess.run(["/bin/sh", "-c", f"{each} & wait"], timeout=30, check=True)
+        subprocess.run(["/bin/sh", "-c", f"{each} & wait"], timeout=180, check=True)
     for number in range(8):
         assert (tmp_path / f"o{number}").read_text() == (str(number) * 100 + "\n") * 200
 
@@ -138,19 +138,19 @@ def test_a_signal_is_passed_on_and_a_killed_shim_is_noticed(tmp_path: Path) -> N
             except CallGone:
                 gone.set()
                 raise
-        assert stopped.wait(20)
+        assert stopped.wait(90)
         return 143
 
     with desk(tmp_path, serve) as script:
         with subprocess.Popen(["/bin/sh", script, "term"], cwd=tmp_path) as process:
-            assert begun.wait(20)
+            assert begun.wait(90)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 143
+            assert process.wait(90) == 143
         begun.clear()
         with subprocess.Popen(["/bin/sh", script, "kill"], cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-            assert begun.wait(20)
+            assert begun.wait(90)
             os.killpg(process.pid, signal.SIGKILL)
-        assert gone.wait(20)
+        assert gone.wait(90)
 
 
 def test_nothing_in_the_mailbox_is_believed(tmp_path: Path) -> None:

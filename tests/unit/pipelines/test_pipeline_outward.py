@@ -48,7 +48,7 @@ def ask(network: SharedNetwork, request: bytes, more: bytes = b"", port: int = P
     """What a program in that network is answered."""
 
     def talk() -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(request)
             answer = connection.recv(4096)
             if more:

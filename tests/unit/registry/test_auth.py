@@ -26,7 +26,7 @@ def registry() -> Iterator[FakeRegistry]:
 
 
 def publisher(registry: FakeRegistry, credentials: Credentials | None) -> Publisher:
-    transport = Transport(TransportSettings(connect_timeout=5, read_timeout=5), sleep=lambda _: None)
+    transport = Transport(TransportSettings(connect_timeout=60, read_timeout=60), sleep=lambda _: None)
     return Publisher(Session(transport, Given(registry.host, credentials) if credentials else None))
 
 

@@ -32,7 +32,7 @@ def mirror() -> Iterator[MemoryRegistry]:
 
 
 def client(registry: MemoryRegistry, *mirrors: str, foreign: bool = False) -> RegistryClient:
-    transport = Transport(TransportSettings(connect_timeout=5, read_timeout=5), sleep=lambda _: None)
+    transport = Transport(TransportSettings(connect_timeout=60, read_timeout=60), sleep=lambda _: None)
     return RegistryClient(transport, mirrors={registry.host: mirrors}, foreign=foreign)
 
 

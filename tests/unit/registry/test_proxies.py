@@ -120,20 +120,20 @@ def test_tls_through_a_tunnel(tmp_path: Path) -> None:
     with docker_registry(tmp_path, auth=htpasswd(tmp_path), tls=tls) as registry, tunnel(registry) as proxy:
         host = f"{ELSEWHERE}:5000"
         proxies = Proxies(https=f"http://me:pr0xy@{proxy.host}")
-        client(TransportSettings(proxies=proxies, ca_file=ca, connect_timeout=5), host).session.check(host)
+        client(TransportSettings(proxies=proxies, ca_file=ca, connect_timeout=60), host).session.check(host)
         assert proxy.heads[0].startswith(f"CONNECT {host} HTTP/1.")
         assert base64.b64encode(b"me:pr0xy").decode() in proxy.heads[0]
         assert not any(base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode() in head for head in proxy.heads)
         with pytest.raises(RegistryProtocolError, match=r"TLS connection to .* failed"):
-            client(TransportSettings(proxies=proxies, connect_timeout=5), host).session.check(host)
+            client(TransportSettings(proxies=proxies, connect_timeout=60), host).session.check(host)
         with pytest.raises(RegistryProtocolError, match=r"TLS connection to .* failed"):
-            client(TransportSettings(proxies=proxies, ca_file=ca, connect_timeout=5), "10.255.255.2:5000").session.check(
+            client(TransportSettings(proxies=proxies, ca_file=ca, connect_timeout=60), "10.255.255.2:5000").session.check(
                 "10.255.255.2:5000"
             )
 
 
 def test_a_proxy_that_is_not_there() -> None:
-    settings = TransportSettings(proxies=Proxies(https="http://me:pr0xy@127.0.0.1:1"), attempts=1, connect_timeout=5)
+    settings = TransportSettings(proxies=Proxies(https="http://me:pr0xy@127.0.0.1:1"), attempts=1, connect_timeout=60)
     with pytest.raises(RegistryUnreachable, match="proxy") as caught:
         client(settings, "registry.invalid").session.check("registry.invalid")
     assert "pr0xy" not in caught.value.message

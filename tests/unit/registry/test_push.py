@@ -39,7 +39,7 @@ def waits() -> list[float]:
 
 
 def session(waits: list[float], registry: FakeRegistry | None = None, user: str = "", password: str = "") -> Session:
-    transport = Transport(TransportSettings(connect_timeout=5, read_timeout=5), sleep=waits.append)
+    transport = Transport(TransportSettings(connect_timeout=60, read_timeout=60), sleep=waits.append)
     return Session(transport, Given(registry.host, Credentials(user, password)) if registry and user else None)
 
 

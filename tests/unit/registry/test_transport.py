@@ -24,7 +24,7 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def transport(waits: list[float]) -> Iterator[Transport]:
-    made = Transport(TransportSettings(connect_timeout=5, read_timeout=5), sleep=waits.append)
+    made = Transport(TransportSettings(connect_timeout=60, read_timeout=60), sleep=waits.append)
     yield made
     made.close()
 

@@ -70,7 +70,7 @@ def test_nothing_is_left_of_conversations_that_go_on() -> None:
         assert not path.exists()
     for thread in threading.enumerate():
         if thread.name.endswith(("(_talk)", "(_answers)", "(_accept)", "(_answer)", "(_write)")):
-            thread.join(10)
+            thread.join(90)
     assert threading.active_count() <= before[0]
     assert len(os.listdir("/proc/self/fd")) <= before[1]
 

@@ -70,8 +70,8 @@ def session(daemon: Daemon, offered: dict[str, Method], name: str = "session-1",
             own.close()
             here.close()
             there.close()
-            server.join(10)
-            reader.join(10)
+            server.join(90)
+            reader.join(90)
             assert not server.is_alive()
 
 
@@ -214,9 +214,9 @@ def test_a_client_that_leaves_ends_its_build(daemon: Daemon, tmp_path: Path) -> 
     with session(daemon, offered) as own:
         builder = threading.Thread(target=lambda: rows.extend(build(daemon)[0]))
         builder.start()
-        assert begun.wait(10)
+        assert begun.wait(90)
         own.close()
-        builder.join(10)
+        builder.join(90)
         assert not builder.is_alive()
     assert "context canceled" in str(rows[-1]["error"])
 
@@ -232,7 +232,7 @@ def test_a_context_that_comes_in_a_request_of_its_own(daemon: Daemon, tmp_path: 
     with session(daemon, Offer({}).methods()):
         upload.start()
         rows = engineapi.rows(daemon, "POST", "/build?version=2&session=session-1&buildid=b9&remote=upload-request&t=up")
-        upload.join(10)
+        upload.join(90)
     assert rows[-1] == {"stream": "Successfully tagged up\n"}
 
 
@@ -286,7 +286,7 @@ def test_a_function_of_the_client_asks_and_returns(daemon: Daemon, tmp_path: Pat
             call(control, _GATEWAY + "Solve", m.GatewaySolveRequest(m.Definition([b"x"])), m.GatewaySolveResponse, named)
         made = call(control, _GATEWAY + "Solve", m.GatewaySolveRequest(frontend="dockerfile.v0"), m.GatewaySolveResponse, named)
         call(control, _GATEWAY + "Return", m.ReturnRequest(made.result), m.Nothing, named)
-        solving.join(20)
+        solving.join(90)
     assert answers[0].exporter_response["image.name"] == "docker.io/library/gate:1"
 
 
@@ -304,7 +304,7 @@ def test_an_error_of_the_function_is_the_builds(daemon: Daemon) -> None:
         solving = threading.Thread(target=attempt)
         solving.start()
         call(control, _GATEWAY + "Return", m.ReturnRequest(error=m.RpcStatus(5, "my own")), m.Nothing, named)
-        solving.join(10)
+        solving.join(90)
     assert [(error.status, error.message) for error in errors] == [(5, "my own")]
 
 

@@ -128,7 +128,7 @@ def test_readers_wait_and_late_ones_get_every_step() -> None:
     for number in range(50):
         progress.report(_end(number, "hit"))
     progress.close()
-    reader.join(10)
+    reader.join(90)
     count = sum(len(row.vertexes) for row in seen)
     assert count == 50
     assert sum(len(row.vertexes) for row in progress.read()) == count

@@ -23,7 +23,7 @@ def test_a_build_may_come_before_its_session(tmp_path: Path) -> None:
         build = threading.Thread(target=lambda: waiting.append(sessions.wait("one", 20)))
         build.start()
         server.start()
-        build.join(20)
+        build.join(90)
         found = sessions.wait("one")
         assert waiting == [found]
         assert found.has("/a/b")
@@ -33,8 +33,8 @@ def test_a_build_may_come_before_its_session(tmp_path: Path) -> None:
         gone = threading.Event()
         found.on_close(gone.set)
         there.close()
-        assert gone.wait(10)
-        server.join(10)
+        assert gone.wait(90)
+        server.join(90)
     with pytest.raises(ApiError, match="no active session"):
         sessions.wait("one", 0)
 
@@ -133,7 +133,7 @@ def test_an_upload_and_its_build_meet() -> None:
     putting = threading.Thread(target=lambda: uploads.put("x", reading, 20))
     putting.start()
     assert uploads.take("x", 20) == reading
-    putting.join(20)
+    putting.join(90)
     os.close(reading)
     with pytest.raises(ApiError, match="did not come"):
         uploads.take("y", 0)

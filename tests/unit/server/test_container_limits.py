@@ -57,7 +57,7 @@ def wait(daemon: Daemon, identifier: str) -> int:
 def until(daemon: Daemon, identifier: str, **wanted: Any) -> None:
     """Until `inspect` says so. AssertionError after a while."""
     container = daemon.containers.find(identifier)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         found = document(daemon, "GET", f"/containers/{identifier}/json")
         if all({**found, **found["State"]}[name] == value for name, value in wanted.items()):

@@ -52,7 +52,7 @@ class Talk:
 
     def ended(self) -> bool:
         """Whether the server's side has let go of everything."""
-        self._thread.join(10)
+        self._thread.join(90)
         return not self._thread.is_alive()
 
 
@@ -179,13 +179,13 @@ def test_a_stream_s_head_comes_before_its_first_byte_and_a_client_s_leaving_is_t
 
     def run(out: Outlet) -> None:
         out.on_gone(told.set)
-        assert told.wait(10)
+        assert told.wait(90)
 
     talk = Talk(lambda request: Stream(run))
     talk.send(get("/stream"))
     assert b"chunked" in talk.until(b"\r\n\r\n")
     talk.socket.close()
-    assert told.wait(10)
+    assert told.wait(90)
     assert talk.ended()
 
 
@@ -209,7 +209,7 @@ def test_rows_come_from_any_thread_and_end() -> None:
     found = talk.until(b"0\r\n\r\n")
     assert b"one\n" in found
     assert b"two\n" in found
-    assert withdrawn.wait(10)
+    assert withdrawn.wait(90)
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_the_output_comes_after_the_client_ended_its_side(certificate: tuple[Pat
         received += data
     assert len(received) > 100_000  # encrypted: SSLObject gives nothing more after its own close_notify
     assert heard == [b"typed", b"answered"]
-    thread.join(10)
+    thread.join(90)
     assert not thread.is_alive()
 
 
@@ -144,5 +144,5 @@ def test_a_client_without_a_certificate_is_not_let_in(certificate: tuple[Path, P
                 incoming.write(data)
     except (ssl.SSLError, OSError):
         pass
-    thread.join(10)
+    thread.join(90)
     assert refused

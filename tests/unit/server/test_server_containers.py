@@ -88,7 +88,7 @@ def test_stdin_that_was_typed_before_the_start_is_read(daemon: Daemon) -> None:
     )
     reader.start()
     assert run(daemon, identifier) == 0
-    reader.join(10)
+    reader.join(90)
     assert not reader.is_alive()
     assert unframed(bytes(client.got)) == (b"typed\n", b"")
 
@@ -107,7 +107,7 @@ def test_a_client_that_leaves_ends_its_attach_alone(daemon: Daemon) -> None:
     reader = threading.Thread(target=attach)
     reader.start()
     client.leave()
-    reader.join(10)
+    reader.join(90)
     assert not reader.is_alive()
     assert document(daemon, "GET", f"/containers/{identifier}/json")["State"]["Running"]
 

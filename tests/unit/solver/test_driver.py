@@ -59,7 +59,7 @@ def test_runs_inputs_before_what_stands_on_them() -> None:
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_independent_steps_are_under_way_at_the_same_time(inline: bool) -> None:
-    meeting = threading.Barrier(3, timeout=20)
+    meeting = threading.Barrier(3, timeout=90)
     kitchen = Kitchen(act=lambda node, cancel: None if node.name == "top" else void(meeting.wait()))
     top = dot("top", dot("a"), dot("b"), dot("c"))
     assert driver(kitchen, inline=inline).run((top,)).ok
@@ -113,9 +113,9 @@ def test_a_failure_cancels_its_siblings_and_waits_for_them() -> None:
             told = threading.Event()
             cancel.on_cancel(told.set)
             started.set()
-            assert told.wait(20)
+            assert told.wait(90)
             raise RuntimeError("killed")
-        assert started.wait(20)
+        assert started.wait(90)
         raise RuntimeError("bad step")
 
     outcome = driver(Kitchen(act=act)).run((dot("top", dot("slow"), dot("bad")),))
@@ -141,7 +141,7 @@ def test_the_first_interrupt_cancels_and_waits() -> None:
         told = threading.Event()
         cancel.on_cancel(told.set)
         os.kill(os.getpid(), signal.SIGINT)
-        assert told.wait(20)
+        assert told.wait(90)
         raise RuntimeError("killed")
 
     outcome = driver(Kitchen(act=act)).run((dot("top"),))
@@ -156,9 +156,9 @@ def test_the_second_interrupt_does_not_wait() -> None:
         told = threading.Event()
         cancel.on_cancel(told.set)
         os.kill(os.getpid(), signal.SIGINT)
-        assert told.wait(20)
+        assert told.wait(90)
         os.kill(os.getpid(), signal.SIGINT)
-        end.wait(20)
+        end.wait(90)
 
     with pytest.raises(KeyboardInterrupt):
         driver(Kitchen(act=act)).run((dot("top"),))
@@ -170,7 +170,7 @@ def test_off_the_main_thread_signals_are_left_alone() -> None:
     found: list[bool] = []
     thread = threading.Thread(target=lambda: found.append(driver(Kitchen()).run((dot("top"),)).ok))
     thread.start()
-    thread.join(20)
+    thread.join(90)
     assert found == [True]
 
 
@@ -189,5 +189,5 @@ def test_workers_end_with_the_build() -> None:
     kitchen = Kitchen(act=lambda node, cancel: seen.append(threading.current_thread()))
     assert driver(kitchen).run((dot("top", dot("a"), dot("b")),)).ok
     for thread in seen:
-        thread.join(20)
+        thread.join(90)
         assert not thread.is_alive()

@@ -158,7 +158,7 @@ def test_skopeo_reads_the_store_in_place(store: LocalStore, root: Path, tmp_path
     digest = store.blobs.put(json.dumps(manifest).encode())
     store.images.put(Image(sha256(raw), digest, "linux/amd64", 1.0, 0, (), (sha256(layer),)), ["docker.io/library/app:1"])
     source = f"oci:{root}:docker.io/library/app:1"
-    found = subprocess.run([SKOPEO, "inspect", source], capture_output=True, check=True, timeout=60)
+    found = subprocess.run([SKOPEO, "inspect", source], capture_output=True, check=True, timeout=180)
     assert json.loads(found.stdout)["Digest"] == digest
-    subprocess.run([SKOPEO, "copy", "--insecure-policy", source, f"dir:{tmp_path}/copy"], capture_output=True, check=True, timeout=60)
+    subprocess.run([SKOPEO, "copy", "--insecure-policy", source, f"dir:{tmp_path}/copy"], capture_output=True, check=True, timeout=180)
     assert (tmp_path / "copy" / sha256(layer)[7:]).read_bytes() == layer
