@@ -40,7 +40,7 @@ def session() -> Iterator[Session]:
 
 def _ask(path: os.PathLike[str], text: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as one:
-        one.settimeout(10)
+        one.settimeout(90)
         one.connect(os.fspath(path))
         one.sendall(text)
         return one.recv(100)
@@ -60,7 +60,7 @@ def test_nothing_is_left_of_conversations_that_go_on() -> None:
     with session() as found:
         with forwarded(found, ["default"]) as agents:
             one = socket.socket(socket.AF_UNIX)
-            one.settimeout(10)
+            one.settimeout(90)
             one.connect(str(agents["default"]))
             one.sendall(b"x")
             assert one.recv(100) == b"default:x"

@@ -23,7 +23,7 @@ class Talk:
 
     def __init__(self, serve: Callable[[Request], Reply]) -> None:
         self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(10)
+        self.socket.settimeout(90)
 
         async def main() -> None:
             reader, writer = await asyncio.open_connection(sock=theirs)
@@ -123,6 +123,7 @@ def test_a_refusal_comes_while_the_body_is_still_sent() -> None:
     threading.Thread(target=feed, daemon=True).start()
     assert b'{"message":"no"}' in talk.until(b"}")
     talk.rest()
+    talk.socket.close()
     assert talk.ended()
 
 
@@ -213,7 +214,9 @@ def test_rows_come_from_any_thread_and_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * (1 << 20) + b"\r\n\r\n"]
+    "raw",
+    [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * (1 << 20) + b"\r\n\r\n"],
+    ids=["nonsense", "no host", "a header of 1 MiB"],
 )
 def test_what_is_no_request_is_refused_in_one_line(raw: bytes) -> None:
     talk = Talk(echo)
@@ -224,6 +227,7 @@ def test_what_is_no_request_is_refused_in_one_line(raw: bytes) -> None:
     found = talk.rest()
     assert found.startswith(b"HTTP/1.1 4")
     assert "message" in json.loads(found.rpartition(b"\r\n\r\n")[2])
+    talk.socket.close()
     assert talk.ended()
 
 

@@ -201,7 +201,7 @@ def test_udp_ports_are_published_too(daemon: Daemon) -> None:
     def bound() -> socket.socket:
         made = socket.socket(type=socket.SOCK_DGRAM)
         made.bind(("0.0.0.0", 53))
-        made.settimeout(10)
+        made.settimeout(90)
         return made
 
     with (
@@ -211,7 +211,7 @@ def test_udp_ports_are_published_too(daemon: Daemon) -> None:
     ):
         places = []
         for client, said in ((one, b"1"), (other, b"2")):
-            client.settimeout(10)
+            client.settimeout(90)
             client.connect(("127.0.0.1", int(port)))
             client.send(said)
             data, place = server.recvfrom(64)
