@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(frames: list[tuple
     data = b"".join(frame(kind, body) for kind, body in frames)
     reader = Frames()
     places = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    found = [one for begin, end in zip(places, places[1:]) for one in reader.feed(data[begin:end])]
+    found = [one for begin, end in itertools.pairwise(places) for one in reader.feed(data[begin:end])]
     assert found == [Frame(kind, body) for kind, body in frames]
     assert reader.last == next((body for kind, body in reversed(frames) if kind == "result"), b"")
 

@@ -13,7 +13,7 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.pipelines.caches.dockercache import DockerCache
 from lamina.pipelines.caches.keeping import CacheKeeper, CacheUse
 from lamina.pipelines.run.artifacts import ArtifactStore
-from lamina.pipelines.run.checkout import Checkouts
+from lamina.pipelines.run.checkout import Clones
 from lamina.pipelines.run.diskroom import DiskRoom
 from lamina.pipelines.run.images import Images
 from lamina.pipelines.run.log import Terminal
@@ -56,7 +56,7 @@ class Around(msgspec.Struct, frozen=True):
     sandbox: Callable[[], Sandbox]
     pool: ThreadPoolExecutor
     images: Images
-    checkouts: Checkouts
+    checkouts: Clones
     artifacts: ArtifactStore
     caches: CacheKeeper
     terminal: Terminal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -93,15 +93,29 @@ class ArtifactStore:
                     tree.file(path, clone / path, status)
                 count += 1
                 size += status.st_size
-        with self._lock:
-            self._kept.append(Kept(name, step, title, shared, count, size, folder.name))
-            temporary = self._folder / "index.new"
-            temporary.write_bytes(msgspec.json.encode(self._kept))
-            os.replace(temporary, self._folder / "index.json")
+        self._add(Kept(name, step, title, shared, count, size, folder.name))
         patterns = " ".join(str(path) for path in paths)
         if not count:
             return f"{label}: nothing matches {patterns}" + (" (a folder's name matches nothing: write dist/**)" if _bare(paths) else "")
         return f"{label}: {count} file{'s' if count != 1 else ''}, {size} bytes match {patterns}"
+
+    def _add(self, kept: Kept) -> None:
+        with self._lock:
+            self._kept.append(kept)
+            temporary = self._folder / "index.new"
+            temporary.write_bytes(msgspec.json.encode(self._kept))
+            os.replace(temporary, self._folder / "index.json")
+
+    def of(self, steps: Sequence[int]) -> list[tuple[Kept, Path]]:
+        """What these steps left, in the order in which it was kept, and the folder of each."""
+        with self._lock:
+            return [(kept, self._folder / kept.folder) for kept in self._kept if kept.step in steps]
+
+    def adopt(self, kept: Kept, fill: Callable[[Path], None]) -> None:
+        """What was captured elsewhere; `fill` makes the folder that it is given. An error of it means that nothing is kept."""
+        folder = self._folder / f"{kept.step}-a-{os.urandom(8).hex()}"
+        fill(folder)
+        self._add(msgspec.structs.replace(kept, folder=folder.name))
 
     def download(self, artifacts: Artifacts | None, clone: Path, before: Sequence[int]) -> list[str]:
         """Put what the steps `before` (in order) left into the clone directory; the lines to print, conflicts among them."""

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import threading
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -47,6 +48,14 @@ class Wanted(msgspec.Struct, frozen=True):
     repository: bool = True
 
 
+class Clones(Protocol):
+    """Where a step's clone comes from."""
+
+    def put(self, clone: Clone, target: Path) -> str:
+        """Make `target`, which must not exist; says what it is, in words."""
+        ...
+
+
 class Checkouts:
     """Thread-safe. `folder` is ours and goes with the run."""
 
@@ -58,18 +67,25 @@ class Checkouts:
         self.changed = 0  # files of the work tree that differ from the commit
 
     def put(self, clone: Clone, target: Path) -> str:
-        """Make `target`, which must not exist; says what it is, in words."""
-        if clone.enabled is False:
+        """As Clones."""
+        pristine, words = self.pristine(clone)
+        if pristine is None:
             target.mkdir()
-            return "clone: disabled, the clone directory is empty"
+        else:
+            clone_tree(pristine, target)
+        return words
+
+    def pristine(self, clone: Clone) -> tuple[Path | None, str]:
+        """A folder that nobody may change, the same one for the same clone; None for an empty one. And what it is, in words."""
+        if clone.enabled is False:
+            return None, "clone: disabled, the clone directory is empty"
         key = (0 if self._wanted.merge else clone.depth or 0, bool(clone.lfs))
         with self._lock:
             if key not in self._made:
                 place = self._folder / f"pristine{len(self._made)}"
                 self._make(place, *key)
                 self._made[key] = place
-        clone_tree(self._made[key], target)
-        return self._words(key[0])
+        return self._made[key], self._words(key[0])
 
     def _words(self, depth: int) -> str:
         if not self._wanted.repository:

@@ -34,6 +34,10 @@ class Terminal:
         """A line of a step; `prefix` names it."""
         self.line(prefix + text)
 
+    def printed(self, number: int, prefix: str, line: bytes) -> None:
+        """A line of a step as its log file has it."""
+        self.output(number, prefix, shown(line))
+
     def begun(self, number: int, name: str, *, parallel: bool) -> None:
         """A step begins."""
 
@@ -106,7 +110,7 @@ class StepLog:
             except OSError as error:  # a full disk ends no step, nor the reading of what it prints
                 self._lost += 1
                 self._why = error.strerror or "it cannot be written"
-        self._terminal.output(self._number, self._prefix, shown(line))
+        self._terminal.printed(self._number, self._prefix, line)
 
 
 def shown(line: bytes) -> str:
