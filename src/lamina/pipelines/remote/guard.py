@@ -93,7 +93,7 @@ def wait(first: int, watched: select.poll, woken: int, lifeline: int, lease: flo
     """Until the command ends: its code. None where it is to be killed."""
     until = time.monotonic() + lease
     while True:
-        ready = [number for number, _ in watched.poll(max(0.0, until - time.monotonic()) * 1000)]
+        ready = [number for number, _ in watched.poll(min(max(0.0, until - time.monotonic()), 3600) * 1000)]
         if woken in ready:
             os.read(woken, 4096)
             while True:

@@ -21,7 +21,7 @@ _GUARD = Path(__file__).with_name("guard.py")
 
 
 def lamina_command() -> tuple[str, ...]:
-    """What a job is, on the machine that asks."""
+    """What a job is on this machine."""
     return (sys.executable, "-m", "lamina", "pipeline", "step-job")
 
 
