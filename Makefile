@@ -33,7 +33,8 @@ test-deps:
 	@if [ "$$(id -u)" != 0 ]; then echo "test-deps installs Debian packages and needs root; tests that need them skip without"; exit 0; fi; \
 	if command -v apt-get >/dev/null; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	  busybox-static docker.io buildah podman skopeo docker-registry uidmap runc crun proot fuse-overlayfs git zstd xz-utils bzip2 openssh-client chromium iproute2 openssl >/dev/null; fi; \
-	.ci/buildx || echo "docker-buildx cannot be had: its tests skip"
+	.ci/buildx || echo "docker-buildx cannot be had: its tests skip"; \
+	.ci/dockerode/install || echo "dockerode cannot be had: its test skips"
 
 demo: venv
 	@bash demo/run.sh $(BIN)/lamina

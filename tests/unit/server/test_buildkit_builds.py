@@ -8,7 +8,7 @@ import os
 import tarfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
@@ -221,14 +221,34 @@ def test_a_client_that_leaves_ends_its_build(daemon: Daemon, tmp_path: Path) -> 
     assert "context canceled" in str(rows[-1]["error"])
 
 
-def test_a_context_that_comes_in_a_request_of_its_own(daemon: Daemon, tmp_path: Path) -> None:
+def packed(**files: bytes) -> bytes:
     data = BytesIO()
     with tarfile.open(fileobj=data, mode="w") as archive:
-        for name, text in (("Dockerfile", b"FROM scratch\nCOPY a /\n"), ("a", b"alpha")):
+        for name, text in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(text)
             archive.addfile(info, BytesIO(text))
-    upload = threading.Thread(target=lambda: engineapi.call(daemon, "POST", "/build?version=2&buildid=upload-request:b9", data.getvalue()))
+    return data.getvalue()
+
+
+def test_a_context_in_the_body_needs_no_session(daemon: Daemon) -> None:
+    data = packed(Dockerfile=b"FROM scratch\nCOPY a /\n", a=b"alpha")
+    rows = engineapi.rows(daemon, "POST", "/build?version=2&t=in-the-body", data)
+    assert rows[-1] == {"stream": "Successfully tagged in-the-body\n"}
+    data = packed(Dockerfile=b"FROM scratch\nCOPY absent /\n", a=b"alpha")
+    rows = engineapi.rows(daemon, "POST", "/build?version=2", data)
+    assert '"/absent": not found' in rows[-1]["error"]
+    kept = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            kept.append(os.readlink(f"/proc/self/fd/{number}"))
+    place = str(daemon.engine.store.layout.root / "tmp")
+    assert [name for name in kept if name.startswith(place) and name.endswith("(deleted)")] == []
+
+
+def test_a_context_that_comes_in_a_request_of_its_own(daemon: Daemon, tmp_path: Path) -> None:
+    data = packed(Dockerfile=b"FROM scratch\nCOPY a /\n", a=b"alpha")
+    upload = threading.Thread(target=lambda: engineapi.call(daemon, "POST", "/build?version=2&buildid=upload-request:b9", data))
     with session(daemon, Offer({}).methods()):
         upload.start()
         rows = engineapi.rows(daemon, "POST", "/build?version=2&session=session-1&buildid=b9&remote=upload-request&t=up")

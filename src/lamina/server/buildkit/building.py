@@ -130,14 +130,16 @@ class Work:
         from lamina.oci.platform import Platform
 
         asked = self._asked
+        if self._archive is not None:
+            stack.callback(os.close, self._archive)
         place = self._scratch(stack)
         incoming: Incoming | None = None
         context = place / "none"
         ignore: str | None = None
         if asked.upload is not None:
             self._archive = self._uploaded(place, asked.upload)
-        if self._archive is not None:
             stack.callback(os.close, self._archive)
+        if self._archive is not None:
             incoming = Incoming(archive=self._archive, dockerfile=asked.filename)
         elif asked.remote is not None:
             incoming = Incoming(place=asked.remote, dockerfile=asked.filename)

@@ -72,8 +72,25 @@ class Session:
             return None
 
 
+class Nobody(Session):
+    """Stands for the session of a client that has none: it has no files, secrets, logins or agents, and never leaves."""
+
+    def __init__(self) -> None:
+        self.name = self.key = ""
+        self._methods = frozenset()
+
+    def stream(self, method: str, metadata: Sequence[tuple[str, str]] = ()) -> ClientCall:
+        raise ApiError("this build has no session of a client: nothing of the client's machine can be asked for", 400)
+
+    def on_close(self, act: Callable[[], None]) -> None:
+        pass
+
+
 class Sessions:
     """Those that are open, by id. Thread-safe."""
+
+    def nobody(self) -> Session:
+        return Nobody()
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

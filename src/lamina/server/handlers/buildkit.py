@@ -75,22 +75,30 @@ def build(daemon: Daemon, request: Request) -> Reply:
 
     asked = _asked(daemon, query)
     check(asked, "dockerfile.v0", privileged=daemon.rules.privileged)
-    found = daemon.buildkit.sessions.wait(query.get("session"))
+    sessions = daemon.buildkit.sessions
     remote = query.get("remote")
+    # A context in the body is all that a program needs: only clients that have something to answer open a session.
+    found = sessions.wait(query.get("session")) if query.get("session") or remote else sessions.nobody()
+    sent = None if remote else _spooled(daemon, request)
     name = name or os.urandom(16).hex()
 
     def body(out: Outlet) -> None:
         from lamina.server.buildkit.building import Work
 
         rows = RowWriter(out)
-        under_way = daemon.buildkit.builds.begin(name)
+        try:
+            under_way = daemon.buildkit.builds.begin(name)
+        except BaseException:
+            if sent is not None:
+                os.close(sent)
+            raise
         out.on_gone(under_way.cancel.cancel)
         reader = threading.Thread(target=_trace, args=(under_way, rows, query.flag("q")), daemon=True)
         reader.start()
         failed: BaseException | None = None
         images: dict[str, str] = {}
         try:
-            archive = daemon.buildkit.uploads.take(name) if remote == _UPLOAD else None
+            archive = daemon.buildkit.uploads.take(name) if remote == _UPLOAD else sent
             work = Work(daemon, found, asked, under_way.progress, under_way.cancel, archive)
             images = work.deliver(work.perform())
         except Exception as error:
@@ -133,14 +141,19 @@ def _trace(build: Build, rows: RowWriter, quiet: bool) -> None:
 
 
 def _upload(daemon: Daemon, request: Request, name: str) -> Reply:
+    daemon.buildkit.uploads.put(name, _spooled(daemon, request))
+    return answer(None)
+
+
+def _spooled(daemon: Daemon, request: Request) -> int:
+    """The request's body as a file without a name: a descriptor that is the caller's."""
     import tempfile
 
     with daemon.store() as store, tempfile.TemporaryFile(dir=store.scratch()) as file:
         while piece := request.body.read(_PIECE):
             file.write(piece)
         file.flush()
-        daemon.buildkit.uploads.put(name, os.dup(file.fileno()))
-    return answer(None)
+        return os.dup(file.fileno())
 
 
 def _asked(daemon: Daemon, query: Query) -> Asked:
