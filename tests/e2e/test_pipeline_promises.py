@@ -85,7 +85,7 @@ def test_promise_2_the_same_run_twice_at_once(repository: Project) -> None:
                       services: [db, docker]
                       caches: [docker, node]
                       script:
-                        - for i in $(seq 200); do answer=$(nc localhost 5432 </dev/null) && break; sleep 0.05; done; echo "got $answer"
+                        - for i in $(seq 2000); do answer=$(nc localhost 5432 </dev/null) && break; sleep 0.05; done; echo "got $answer"
                         - docker run --name same base:1 true; docker build -t made . ; echo $BITBUCKET_BUILD_NUMBER > node_modules/n
                   - step: *one
         """),
@@ -98,7 +98,7 @@ def test_promise_2_the_same_run_twice_at_once(repository: Project) -> None:
         for _ in range(2)
     ]
     for process in both:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
         assert said.count("got hello") == 2
 

@@ -426,8 +426,8 @@ def test_ctrl_c_and_kill_leave_no_process_and_no_file(project: Project) -> None:
             start_new_session=True,
         )
         assert process.stdout is not None
-        while b"+ sleep" not in process.stdout.readline():
-            pass
+        while b"+ sleep" not in (line := process.stdout.readline()):
+            assert line, "it ended before the sleep"
         process.send_signal(number)
         process.stdout.read()
         assert process.wait(90) == wanted

@@ -131,7 +131,8 @@ def test_the_way_around_by_hand_runs_and_hits(project: Project, command: str) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_of_a_run_that_was_ended(project: Project, number: signal.Signals) -> None:
-    text = STEP.format(1, "docker") + "            - docker run box:1 sleep 5555\n"
+    sleep = f"sleep {5550 + number}"  # a command of its own for each signal: the other one may be tested at the same time
+    text = STEP.format(1, "docker") + f"            - docker run box:1 {sleep}\n"
     project.write({"bitbucket-pipelines.yml": "image: box:1\npipelines:\n  default:" + text.replace("\n  ", "\n")})
     temporary = project.root.parent / "tmp"
     temporary.mkdir()
@@ -143,10 +144,10 @@ def test_nothing_is_left_of_a_run_that_was_ended(project: Project, number: signa
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    wait_until(lambda: bool(processes("sleep 5555")))
+    wait_until(lambda: bool(processes(sleep)))
     process.send_signal(number)
     assert process.wait(90) == (130 if number == signal.SIGINT else -9)
-    wait_until(lambda: not processes("sleep 5555"))
+    wait_until(lambda: not processes(sleep))
     wait_until(lambda: not [pid for pid in of_run(temporary) if pid != process.pid])
     assert project.run("check").returncode == 0
 

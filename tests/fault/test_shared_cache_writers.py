@@ -111,7 +111,7 @@ def test_writers_of_two_scopes_lose_nothing(kind: str, tmp_path: Path) -> None:
         pytest.importorskip("obstore", reason="the extra `s3` is not installed")
     with _backend(kind, tmp_path) as spec:
         writers = [_start(spec, number, 8) for number in range(6)]
-        told = {line for writer in writers for line in writer.communicate(timeout=120)[0].decode().split()}
+        told = {line for writer in writers for line in writer.communicate(timeout=300)[0].decode().split()}
         assert [writer.returncode for writer in writers] == [0] * 6
         assert len(told) == 6 * 8
         assert _builds(spec) == told

@@ -23,7 +23,7 @@ from lamina.store.layout import FORMAT, Layout
 
 Value = str | int | float | bytes | None
 _Row = TypeVar("_Row")
-_BUSY = 10.0
+_BUSY = 60.0  # seconds: SQLite lets those that wait go in no order, and the disk of a busy machine is slow
 
 _SCHEMA = """
 CREATE TABLE layers (
@@ -112,7 +112,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """A write transaction (BEGIN IMMEDIATE, waits up to 10 s for others); undone when the block raises. Not nested."""
+        """A write transaction (BEGIN IMMEDIATE, waits up to a minute for others); undone when the block raises. Not nested."""
         with self._lock:
             try:
                 connection = self._current()

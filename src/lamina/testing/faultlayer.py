@@ -214,7 +214,7 @@ class _Watch:
                         poll.unregister(self._pidfd)
                         if self._listener < 0:
                             return code, False
-                        patience = passed + 30  # what is left has so long to end
+                        patience = passed + 120  # what is left has so long to end
                     elif event & select.POLLIN:
                         self._answer()
                     elif event & (select.POLLHUP | select.POLLERR):

@@ -29,8 +29,8 @@ import msgspec
 
 from lamina.testing import bases
 
-_PATIENCE = 30.0  # seconds that an answer may take on a busy machine
-_SETTLING = 20.0  # seconds for what is ending
+_PATIENCE = 120.0  # seconds that an answer may take on a busy machine
+_SETTLING = 120.0  # seconds for what is ending
 MORE_MEMORY = 48.0  # MB that the allocator may have kept
 
 
@@ -325,7 +325,7 @@ def served(folder: Path) -> Iterator[Engine]:
     finally:
         process.terminate()
         try:
-            process.wait(15)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

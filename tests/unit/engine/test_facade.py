@@ -100,7 +100,7 @@ def test_a_child_does_the_same(context: Path, tmp_path: Path) -> None:
     assert isinstance(result, lamina.BuildResult)
     assert [s.verdict for s in result.steps] == ["none", "ran"]
     assert any(isinstance(event, StepEnded) for event in events)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_a_childs_error_is_raised_here(context: Path, tmp_path: Path) -> None:

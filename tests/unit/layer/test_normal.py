@@ -149,4 +149,4 @@ def test_large_files_are_hashed_by_threads_in_order(tmp_path: Path) -> None:
     gc.collect()  # what earlier tests left open
     before = len(os.listdir("/proc/self/fd"))
     assert normalise(tmp_path, PLAIN).digest == "sha256:" + expected.hexdigest()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

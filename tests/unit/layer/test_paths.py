@@ -55,7 +55,7 @@ def test_descriptors_are_bounded_and_given_back(tmp_path: Path) -> None:
             for number in range(100):
                 folders.fd(b"wide%d" % number)
         assert opened() - before <= 50
-    assert opened() == before
+    assert opened() <= before
 
 
 def test_paths_as_text() -> None:

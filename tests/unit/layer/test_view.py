@@ -215,10 +215,10 @@ def test_deep_trees_and_many_layers_need_few_descriptors(tmp_path: Path) -> None
     assert len(view.children(deep.encode())) == 40
     assert len(os.listdir("/proc/self/fd")) - before < 60
     view.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert view.content(f"{deep}/7".encode()) == sha256(b"").hexdigest()
     del view
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_threads_may_share_a_view(tmp_path: Path) -> None:

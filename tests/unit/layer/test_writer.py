@@ -231,4 +231,4 @@ def test_a_full_disk_is_one_clear_line_with_a_way_out(layer: Path, monkeypatch: 
             writer.put(file(b"f"), io.BytesIO(b"x"))
         monkeypatch.undo()
     assert caught.value.hint
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -67,7 +67,7 @@ def test_no_way_leads_out_of_the_clone_directory(tmp_path: Path, place: str) -> 
     (clone / "file").touch()
     before = len(os.listdir("/proc/self/fd"))
     assert _inside(clone, os.path.normpath(place)) is None
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_file_that_changes_its_size_meanwhile_spoils_no_other_member(tmp_path: Path) -> None:
@@ -94,4 +94,4 @@ def test_no_descriptor_is_left_when_nobody_reads_to_the_end(tmp_path: Path) -> N
     pieces = _pack(root, "Dockerfile", [])
     next(pieces)
     del pieces
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

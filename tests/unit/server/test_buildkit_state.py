@@ -20,7 +20,7 @@ def test_a_build_may_come_before_its_session(tmp_path: Path) -> None:
     with ends() as (here, there):
         server = threading.Thread(target=lambda: sessions.serve(here, "one", "key", ["/a/B"]))
         waiting: list[object] = []
-        build = threading.Thread(target=lambda: waiting.append(sessions.wait("one", 20)))
+        build = threading.Thread(target=lambda: waiting.append(sessions.wait("one", 90)))
         build.start()
         server.start()
         build.join(90)
@@ -130,9 +130,9 @@ def test_only_some_folders_are_kept(tmp_path: Path) -> None:
 def test_an_upload_and_its_build_meet() -> None:
     uploads = Uploads()
     reading, writing = os.pipe()
-    putting = threading.Thread(target=lambda: uploads.put("x", reading, 20))
+    putting = threading.Thread(target=lambda: uploads.put("x", reading, 90))
     putting.start()
-    assert uploads.take("x", 20) == reading
+    assert uploads.take("x", 90) == reading
     putting.join(90)
     os.close(reading)
     with pytest.raises(ApiError, match="did not come"):

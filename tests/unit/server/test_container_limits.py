@@ -120,7 +120,8 @@ def test_limits_that_cannot_be_meant(daemon: Daemon, host: dict[str, int]) -> No
 
 
 def test_a_first_process_reaps_and_passes_signals_and_exit_codes_on(daemon: Daemon) -> None:
-    script = "trap 'exit 5' TERM; (sleep 0.01 &) ; sleep 0.1; ps -o stat | grep -c Z; while true; do sleep 0.01; done"
+    orphan = "(sleep 0.01 & echo $! > /orphan); n=0; while kill -0 $(cat /orphan) && [ $n -lt 3000 ]; do n=$((n+1)); sleep 0.01; done 2>/dev/null"
+    script = f"trap 'exit 5' TERM; {orphan}; ps -o stat | grep -c Z; while true; do sleep 0.01; done"  # kill finds a zombie too
     identifier = create(daemon, "sh", "-c", script, Init=True)
     start(daemon, identifier)
     container = daemon.containers.find(identifier)

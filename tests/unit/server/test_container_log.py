@@ -125,7 +125,7 @@ def test_a_reader_that_is_gone_or_stuck_holds_nobody_up(tmp_path: Path, monkeypa
     assert len(list(reader.frames(0))) < 20
     reader.close()
     log.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_stdin_that_was_typed_before_the_start_is_read(daemon: Daemon) -> None:
 
 
 def test_a_client_that_leaves_ends_its_attach_alone(daemon: Daemon) -> None:
-    identifier = create(daemon, "sleep", "60")
+    identifier = create(daemon, "sleep", "600")
     call(daemon, "POST", f"/containers/{identifier}/start")
     client = Client(stays=True)
 
@@ -119,7 +119,7 @@ def test_a_terminal(daemon: Daemon) -> None:
 
 
 def test_commands_inside(daemon: Daemon) -> None:
-    identifier = create(daemon, "sleep", "60", Env=["A=1"])
+    identifier = create(daemon, "sleep", "600", Env=["A=1"])
     call(daemon, "POST", f"/containers/{identifier}/start")
     body = {
         "AttachStdin": True,
@@ -139,7 +139,7 @@ def test_commands_inside(daemon: Daemon) -> None:
 
 
 def test_states_and_their_refusals(daemon: Daemon) -> None:
-    identifier = create(daemon, "sleep", "60")
+    identifier = create(daemon, "sleep", "600")
     for verb, expected in (
         ("start", 204),
         ("start", 304),
@@ -180,7 +180,7 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 @pytest.mark.parametrize("running", [False, True])
 def test_copies_in_and_out(daemon: Daemon, running: bool) -> None:
-    identifier = create(daemon, "sleep", "60")
+    identifier = create(daemon, "sleep", "600")
     if running:
         call(daemon, "POST", f"/containers/{identifier}/start")
     place = f"/containers/{identifier}/archive?path="
@@ -237,7 +237,7 @@ def test_a_restart_of_the_engine_knows_what_was(tmp_path: Path) -> None:
     root = tmp_path / "root"
     with daemon_at(root) as daemon:
         stream(daemon, "POST", "/images/create?fromSrc=-&repo=busybox", bases.busybox_tar(tmp_path / "base.tar").read_bytes())
-        identifier = create(daemon, "sh", "-c", "echo kept; sleep 60")
+        identifier = create(daemon, "sh", "-c", "echo kept; sleep 600")
         call(daemon, "POST", f"/containers/{identifier}/start")
         pid = document(daemon, "GET", f"/containers/{identifier}/json")["State"]["Pid"]
     assert not os.path.exists(f"/proc/{pid}")
@@ -271,6 +271,6 @@ def test_a_published_port_leads_inside(daemon: Daemon) -> None:
     port = document(daemon, "GET", f"/containers/{identifier}/json")["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"]
     received = b""
     while not received:  # nc has said "ready" just before it listens
-        with socket.create_connection(("127.0.0.1", int(port)), 10) as connection:
+        with socket.create_connection(("127.0.0.1", int(port)), 90) as connection:
             received = connection.recv(64)
     assert received == b"hello\n"

@@ -75,7 +75,7 @@ def test_a_cached_build_whose_commands_are_cheap_starts_no_thread() -> None:
     before = threading.active_count()
     assert driver(kitchen, inline=True).run((dots[-1],)).ok
     assert kitchen.threads == {threading.get_ident()}
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_no_more_runs_at_once_than_jobs() -> None:

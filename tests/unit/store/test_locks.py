@@ -42,9 +42,11 @@ def test_one_at_a_time(store: LocalStore, root: Path) -> None:
     inside = 0
     worst = 0
     waits = 0
+    together = threading.Barrier(6, timeout=90)
 
     def work() -> None:
         nonlocal inside, worst, waits
+        together.wait()
         for _ in range(10):
             with store.locks.key("same", never) as waited:
                 inside += 1
