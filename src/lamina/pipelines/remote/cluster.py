@@ -37,7 +37,20 @@ class JobStopped(LaminaError):
     """The job was cancelled; nothing of it runs any more."""
 
     code = "pipeline/job-stopped"
-    exit_code = 130
+    default_exit = 130
+
+
+class JobFailed(LaminaError):
+    """The job ended without an answer, and will do so again. Of a step that fails this is not said: its answer is that it failed."""
+
+    code = "pipeline/job-failed"
+
+
+class ClusterError(LaminaError):
+    """The cluster cannot be used."""
+
+    code = "pipeline/cluster"
+    default_exit = 69
 
 
 class Running(Protocol):

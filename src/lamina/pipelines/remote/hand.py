@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from lamina.pipelines.remote.job import LEASE, Ended, Process
+from lamina.pipelines.remote.job import LEASE, Ended, Process, lamina_command
 
 BOUND = 1 << 20  # bytes of a job's output that wait here
 PROTOCOL = 1
@@ -29,7 +29,7 @@ State = Literal["unknown", "waiting", "running", "ended", "refused"]
 
 
 class Request(msgspec.Struct, frozen=True):
-    """`begin` has command, payload and lease (seconds); `take` has `after` (pieces that arrived), `room` (bytes wanted; 0 only renews) and `wait` (seconds for something new).
+    """`begin` has command (none: this worker's lamina), payload and lease (seconds); `take` has `after` (pieces that arrived), `room` (bytes wanted; 0 only renews) and `wait` (seconds for something new).
     `look` waits for the slot. Every request but `look` names the incarnation."""
 
     verb: Verb
@@ -91,7 +91,7 @@ class Held:
             size = 0
             for piece in self._pieces:
                 size += len(piece)
-                if pieces and size > request.room or not request.room:
+                if (pieces and size > request.room) or not request.room:
                     break
                 pieces.append(piece)
             over = self._state == "ended" and len(pieces) == len(self._pieces)
@@ -135,7 +135,7 @@ class Held:
 
     def _run(self, request: Request) -> None:
         try:
-            process = Process(request.command, request.payload, request.lease)
+            process = Process(request.command or lamina_command(), request.payload, request.lease)
         except Exception as error:  # whatever it is, the one who asked is told
             with self._change:
                 self._finish(Ended(127, failed=f"the job cannot be started on {os.uname().nodename}: {error}"))
@@ -193,7 +193,9 @@ def call(request: bytes) -> bytes:
 
 def _answer(request: Request) -> Answer:
     if request.protocol != PROTOCOL:
-        return Answer("refused", why=f"the lamina on the worker speaks protocol {PROTOCOL}, this one {request.protocol}; install the same version")
+        return Answer(
+            "refused", why=f"the lamina on the worker speaks protocol {PROTOCOL}, this one {request.protocol}; install the same version"
+        )
     with _CHANGED:
         if request.verb == "look":
             _CHANGED.wait_for(lambda: request.job in _HELD, request.wait)

@@ -9,17 +9,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.pipelines.remote.cluster import Job, JobStopped, Needs, WorkerLost
+from lamina.pipelines.remote.cluster import Job, JobFailed, JobStopped, Needs, WorkerLost
 from lamina.pipelines.remote.frames import Frames
 from lamina.pipelines.remote.job import Ended, Process
 
 _LEASE = 1e9  # seconds; the guard sees this process's end
-
-
-class JobFailed(LaminaError):
-    """The job ended without an answer, and will do so again."""
-
-    code = "pipeline/job-failed"
 
 
 class Processes:

@@ -39,6 +39,7 @@ class Queue:
         self._machines: dict[str, Machine] = {}
         self._waiting: list[_Waiting] = []
         self._running: dict[int, tuple[str, Needs]] = {}
+        self._priorities: dict[int, int] = {}
         self._next = 0
 
     def machines(self, now: Iterable[Machine]) -> None:
@@ -48,14 +49,20 @@ class Queue:
     def add(self, needs: Needs, priority: int) -> int:
         """The ticket."""
         self._next += 1
-        self._waiting.append(_Waiting(self._next, needs, priority))
-        self._waiting.sort(key=lambda job: (-job.priority, job.ticket))
+        self._priorities[self._next] = priority
+        self._enter(_Waiting(self._next, needs, priority))
         return self._next
 
     def free(self, ticket: int) -> None:
         """The job has ended, or shall not begin. Unknown tickets are fine."""
         self._waiting = [job for job in self._waiting if job.ticket != ticket]
         self._running.pop(ticket, None)
+        self._priorities.pop(ticket, None)
+
+    def again(self, ticket: int) -> None:
+        """A job that was placed and did not begin waits again, where it stood."""
+        if ticket in self._running:
+            self._enter(_Waiting(ticket, self._running.pop(ticket)[1], self._priorities[ticket]))
 
     def place(self) -> list[Placed]:
         """What begins now, in this order; it is in the books from now on."""
@@ -91,12 +98,17 @@ class Queue:
             return f"no worker has the label {needs.label}" + (f" (there are: {', '.join(there)})" if there else "")
         asked = f"{needs.memory} MB and {needs.cpus:g} CPUs" + (f" with the label {needs.label}" if needs.label else "")
         largest = max(
-            (machine for machine in self._machines.values() if not needs.label or needs.label in machine.labels), key=lambda machine: (machine.memory, machine.cpus)
+            (machine for machine in self._machines.values() if not needs.label or needs.label in machine.labels),
+            key=lambda machine: (machine.memory, machine.cpus),
         )
         return f"no worker has {asked}; the largest, {largest.name}, has {largest.memory} MB and {largest.cpus:g} CPUs"
 
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def _enter(self, job: _Waiting) -> None:
+        self._waiting.append(job)
+        self._waiting.sort(key=lambda each: (-each.priority, each.ticket))
 
     def _has_room(self, machine: Machine, needs: Needs) -> bool:
         memory, cpus, slots = self._left(machine)
