@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,9 +29,10 @@ _GRACE = 5.0
 
 
 class DockerServices:
-    """`options` go before `serve`, `serve` after it. Make it before any thread and before the store is opened. Thread-safe afterwards."""
+    """`options` go before `serve`, `serve` after it. `environment`: what only engines know, never the programs that they start. Make it before any thread and before the store is opened. Thread-safe afterwards."""
 
-    def __init__(self, root: Path, options: Sequence[str], serve: Sequence[str] = ()) -> None:
+    def __init__(self, root: Path, options: Sequence[str], serve: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
+        self._environment = dict(environment or {})
         self._root = root
         self._options = tuple(options)
         self._serve = tuple(serve)
@@ -64,7 +65,7 @@ class DockerServices:
             "--host",
             f"unix://{place}",
         ]
-        pid = int(self._ask({"start": command, "log": str(log), "memory": memory << 20})["pid"])
+        pid = int(self._ask({"start": command, "log": str(log), "memory": memory << 20, "environment": self._environment})["pid"])
         deadline = time.monotonic() + _PATIENCE
         while not _answers(place):
             if not _runs(pid) or time.monotonic() > deadline:
@@ -128,7 +129,7 @@ def _serve(control: socket.socket) -> None:
             answer: dict[str, object] = {}
             if "start" in asked:
                 group = memory_group(asked["memory"])
-                pid = _begin(control, asked["start"], asked["log"], group)
+                pid = _begin(control, asked["start"], asked["log"], asked["environment"], group)
                 groups[pid] = group
                 answer = {"pid": pid}
             elif "starved" in asked:
@@ -186,7 +187,7 @@ def _prepare() -> None:
     gc.freeze()  # a collection in an engine would copy every page of these
 
 
-def _begin(control: socket.socket, command: Sequence[str], log: str, group: Group) -> int:
+def _begin(control: socket.socket, command: Sequence[str], log: str, environment: dict[str, str], group: Group) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -207,7 +208,7 @@ def _begin(control: socket.socket, command: Sequence[str], log: str, group: Grou
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the helper
         from lamina.cli.main import run
 
-        code = run(list(command))
+        code = run(list(command), os.environ | environment)
         sys.stderr.flush()
     finally:
         os._exit(code)

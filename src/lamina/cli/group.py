@@ -65,4 +65,5 @@ def cli(ctx: click.Context, root: Path | None, rung: str | None, limits: str | N
       lamina plan .
       lamina why app:1
     """
-    ctx.obj = Settings.from_environment(os.environ, root=root, rung=rung, debug=debug, arguments=ctx.obj or (), limits=limits)
+    arguments, environment = ctx.obj or ((), os.environ)
+    ctx.obj = Settings.from_environment(environment, root=root, rung=rung, debug=debug, arguments=arguments, limits=limits)

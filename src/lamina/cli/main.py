@@ -7,6 +7,7 @@ import sys
 
 TYPE_CHECKING = False  # typing's own costs an import
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import NoReturn
 
 COMMANDS = {
@@ -79,8 +80,9 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command line; returns the exit code. Never raises but for a bug under --debug."""
+def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> int:
+    """Run one command line; returns the exit code. Never raises but for a bug under --debug. `environment`: what the command believes to be its own, where the
+    process must not have it (whatever it starts would)."""
     if arguments[:1] == ["build"]:
         from lamina.cli.unchanged import answer
 
@@ -97,7 +99,7 @@ def run(arguments: list[str]) -> int:
     gc.set_threshold(50_000)  # imports alone would start it dozens of times, and find nothing
     debug = "--debug" in arguments or bool(os.environ.get("LAMINA_DEBUG"))
     try:
-        result = cli.main(arguments, prog_name="lamina", standalone_mode=False, obj=tuple(arguments))
+        result = cli.main(arguments, prog_name="lamina", standalone_mode=False, obj=(tuple(arguments), environment))
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leave:

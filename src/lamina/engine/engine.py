@@ -89,6 +89,7 @@ class Engine:
             None  # told of a build's instructions before the first one is looked at
         )
         self.open_cache: Callable[[str], SharedCache] = no_caches  # opens what --cache-from and --cache-to name
+        self.shared: tuple[str, ...] = ()  # shared caches that every build reads and writes, whatever its request names
         self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
         self._sandbox = sandbox
         self.registry = registry
@@ -109,6 +110,10 @@ class Engine:
             from lamina.engine.platforms import build_each
 
             return build_each(self, request, report, cancel)
+        if self.shared:
+            request = msgspec.structs.replace(
+                request, cache_from=(*request.cache_from, *self.shared), cache_to=(*request.cache_to, *self.shared)
+            )
         started = time.monotonic()
         self.failed = None
         build_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(self.now())) + os.urandom(3).hex()

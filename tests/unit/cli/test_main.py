@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,3 +82,13 @@ def test_every_command_has_a_module_and_its_line() -> None:
         command = importlib.import_module(f"lamina.cli.commands.{module}").command
         assert command.short_help == text, name
         assert "Example" in command.help, name
+
+
+def test_a_command_can_have_an_environment_that_its_process_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LAMINA_CUT_OFF", raising=False)
+    words = ["--root", str(tmp_path / "store"), "images"]
+    assert main.run(words, {"LAMINA_CUT_OFF": "sideways"}) == 2
+    assert "sideways" in capsys.readouterr().err
+    assert main.run(words) == 0

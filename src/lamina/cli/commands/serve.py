@@ -45,6 +45,12 @@ if TYPE_CHECKING:
 @click.option(
     "--cache", "cache", type=click.Path(path_type=Path), metavar="DIR", help="Serve this folder as a shared cache instead (http)."
 )
+@click.option(
+    "--build-cache",
+    "build_cache",
+    metavar="PLACE",
+    help="A shared cache that every build reads and writes: dir:PATH, oci://…, s3://…, http(s)://….",
+)
 @click.option("--access", type=click.Path(path_type=Path), metavar="FILE", help="With --cache: tokens and what each may do.")
 @registry_options
 @click.pass_obj
@@ -61,6 +67,7 @@ def command(
     allow_privileged: bool,
     roots: tuple[str, ...],
     cache: Path | None,
+    build_cache: str | None,
     access: Path | None,
     registry_ca: Path | None,
     insecure_registries: tuple[str, ...],
@@ -102,6 +109,7 @@ def command(
             # An engine with borders is one that a pipeline's step talks to: it sees no other run.
             runs=None if roots else PipelineRuns(settings.root),
         )
+        engine.shared = () if build_cache is None else (build_cache,)
         serve(engine, engine.rung, options, environment=settings.environment, proxies=settings.proxies, ready=_ready)
     sys.stderr.flush()
     os._exit(0)  # threads of clients that do not let go are of no more use

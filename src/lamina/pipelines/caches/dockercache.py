@@ -26,11 +26,17 @@ class DockerCache(Protocol):
 
 
 class SharedBuildCache:
-    """All steps build over one store: each finds what any has made, nothing is copied, nobody overwrites."""
+    """All steps build over one store: each finds what any has made, nothing is copied, nobody overwrites. `place`: a shared cache that the engines of
+    several machines have between them; empty where there is one machine."""
+
+    def __init__(self, place: str = "") -> None:
+        self._place = place
 
     def restore(self, docker: Path | None, scratch: Path, say: Say) -> Held | None:
         if docker is None:
             say('Cache "docker": not used: the step has no docker service')
+        elif self._place:
+            say(f'Cache "docker": shared: every step reads and adds to the build cache in {self._place}')
         else:
             say('Cache "docker": shared: every step reads and adds to the build cache of this machine; nothing is up- or downloaded')
         return None

@@ -235,6 +235,21 @@ class VersionedCaches:
         self.collect()
         return count
 
+    def names(self, identity: Identity) -> frozenset[str]:
+        """Of its versions."""
+        return frozenset(path.stem for path in self._folder(identity).glob("*.json"))
+
+    def has(self, identity: Identity) -> bool:
+        return bool(self._versions(identity))
+
+    def tidy(self, identity: Identity) -> None:
+        """Only its heads stay, and what they need."""
+        heads = {name for name, _ in _heads(self._versions(identity))}
+        for row in self.rows():
+            if row.id not in heads:
+                self._file(Identity(row.name, row.path, row.key), row.id).unlink(missing_ok=True)
+        self.collect()
+
     def collect(self) -> int:
         """Remove expired versions and unneeded contents; bytes freed. Does nothing while somebody restores or saves."""
         self._root.mkdir(parents=True, exist_ok=True)
