@@ -205,7 +205,7 @@ def test_networks(client: Any) -> None:
     web = client.containers.run(
         "busybox", ["sh", "-c", "echo hi > /tmp/i; exec httpd -f -h /tmp"], detach=True, network="front", name="web"
     )
-    script = ["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://$0/i && exit; sleep 0.1; done; exit 1"]
+    script = ["sh", "-c", "for i in $(seq 600); do wget -qO- http://$0/i && exit; sleep 0.1; done; exit 1"]
     assert b"hi\n" in client.containers.run("busybox", [*script, "web"], network="front", remove=True)
     other = client.networks.create(
         "back", internal=True, ipam=docker.types.IPAMConfig(pool_configs=[docker.types.IPAMPool(subnet="10.71.0.0/24")])

@@ -32,7 +32,7 @@ pipelines:
           services: [db]
           caches: [node]
           script:
-            - for i in $(seq 100); do answer=$(nc localhost 5432 </dev/null) && break; sleep 0.1; done; echo "got $answer"
+            - for i in $(seq 600); do answer=$(nc localhost 5432 </dev/null) && break; sleep 0.1; done; echo "got $answer"
             - id -u; echo x >> node_modules/x; chown 7:8 node_modules/x
             - mkdir -p out && echo made > out/$BITBUCKET_PARALLEL_STEP && chown 7:8 out/*
           artifacts: ['out/**']

@@ -191,7 +191,7 @@ def test_two_steps_may_both_have_a_service_on_one_port(project: Project) -> None
     step = """
               - step:
                   services: [{name}]
-                  script: ["for i in $(seq 100); do answer=$(nc localhost 5432 </dev/null) && break; sleep 0.1; done; echo got $answer", sleep 1]
+                  script: ["for i in $(seq 600); do answer=$(nc localhost 5432 </dev/null) && break; sleep 0.1; done; echo got $answer", sleep 1]
     """
     text = f"""
         definitions:

@@ -40,7 +40,7 @@ with soak.served(Path.cwd()) as engine:
     where = {"HostConfig": {"NetworkMode": "front", "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1"}]}}}
     web = soak.create(engine, "sh", "-c", "echo hello > /tmp/i; exec httpd -f -p 80 -h /tmp", Hostname="web", **where)
     port = int(engine.good("GET", f"/containers/{web}/json")["NetworkSettings"]["Ports"]["80/tcp"][0]["HostPort"])
-    script = "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://web/i && exit; sleep 0.1; done"
+    script = "for i in $(seq 600); do wget -qO- http://web/i && exit; sleep 0.1; done"
     print(output(engine, "sh", "-c", script + " 2>/dev/null", HostConfig={"NetworkMode": "front"}), flush=True)
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET /i HTTP/1.0\\r\\n\\r\\n")

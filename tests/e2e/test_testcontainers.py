@@ -70,7 +70,7 @@ def said(words: str, container: Any) -> Any:
     """The container, which counts as started once it has said that."""
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-    return container.waiting_for(LogMessageWaitStrategy(words).with_poll_interval(0.02).with_startup_timeout(20))
+    return container.waiting_for(LogMessageWaitStrategy(words).with_poll_interval(0.02).with_startup_timeout(120))
 
 
 def test_a_container_is_waited_for_and_talked_to_at_its_mapped_port(library: Any) -> None:
@@ -95,7 +95,7 @@ def test_containers_of_a_network_know_each_other_by_aliases(library: Any) -> Non
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.network import Network
 
-    script = "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://backend/i && exec sleep 1000; sleep 0.1; done"
+    script = "for i in $(seq 600); do wget -qO- http://backend/i && exec sleep 1000; sleep 0.1; done"
     with (
         Network() as network,
         web().with_network(network).with_network_aliases("backend", "other"),
