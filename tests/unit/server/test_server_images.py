@@ -179,7 +179,8 @@ def test_a_build_answers_in_rows(daemon: Daemon) -> None:
         ("?target=nosuch", {"Dockerfile": b"FROM scratch\n"}, "nosuch"),
         ("?t=UPPER", {"Dockerfile": b"FROM scratch\n"}, "lowercase"),
         ("?version=3", {"Dockerfile": b"FROM scratch\n"}, "there is no builder of version '3'"),
-        ("?remote=https://example.invalid/x", {"Dockerfile": b"FROM scratch\n"}, "remote context"),
+        ("?remote=file:///etc/hostname", {"Dockerfile": b"FROM scratch\n"}, "neither a repository nor a URL"),
+        ("?remote=/etc", {"Dockerfile": b"FROM scratch\n"}, "neither a repository nor a URL"),
     ],
 )  # fmt: skip
 def test_a_build_that_cannot_begin_is_an_ordinary_error(daemon: Daemon, query: str, files: dict[str, bytes], message: str) -> None:

@@ -1,4 +1,4 @@
-"""POST /build, classic protocol: a tar with the context comes in, rows go out. And /build/prune, /commit."""
+"""POST /build, classic protocol: a tar with the context comes in, or the name of a repository or URL; rows go out. And /build/prune, /commit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lamina.diagnostics.errors import LaminaError
+from lamina.engine.contextfiles import is_remote
 from lamina.oci.reference import Reference
 from lamina.server import filters, logins
 from lamina.server.daemon import Daemon
@@ -44,7 +45,8 @@ def build(daemon: Daemon, request: Request) -> Reply:
         place = store.scratch() / f"context-{os.urandom(8).hex()}"
     place.mkdir(0o700)
     try:
-        _unpack(daemon, request.body, place)
+        if not _remote(query):
+            _unpack(daemon, request.body, place)
         run = _prepare(daemon, query, place / "diff", tags, given)
     except BaseException:
         remove(place)
@@ -62,10 +64,16 @@ def build(daemon: Daemon, request: Request) -> Reply:
 def _refuse(query: Query) -> None:
     if query.get("version", "1") not in ("", "1"):
         raise BadRequest(f"there is no builder of version {query.get('version')!r}: 1 and 2 are known")
-    if query.get("remote") not in ("", "-"):
-        raise BadRequest(f"remote context {query.get('remote')!r}: only a context in the request's body is taken")
+    remote = _remote(query)
+    if remote and (not is_remote(remote) or remote.startswith("file://")):
+        raise BadRequest(f"the context {remote!r} is neither a repository nor a URL")
     if query.flag("squash"):
         raise BadRequest("--squash is not supported")
+
+
+def _remote(query: Query) -> str:
+    """What the engine fetches itself; "" for a context in the body."""
+    return query.get("remote").removeprefix("-")
 
 
 def _unpack(daemon: Daemon, body: BinaryIO, place: Path) -> None:
@@ -101,13 +109,18 @@ class _Padded:
 
 
 def _prepare(daemon: Daemon, query: Query, context: Path, tags: tuple[str, ...], given: logins.Given) -> Any:
-    """Everything that can be refused before the first row is refused here."""
-    from lamina.engine.request import BuildRequest
+    """Everything that can be refused before the first row is refused here; of a context that is fetched, nothing is known before."""
+    from lamina.engine.request import BuildRequest, Incoming
     from lamina.oci.platform import Platform
 
-    name, text, ignore = _dockerfile(context, query.get("dockerfile") or "Dockerfile")
     target = query.get("target") or None
-    document = checked(text, name, target)
+    name = query.get("dockerfile") or "Dockerfile"
+    text, ignore, document, incoming = "", None, None, None
+    if place := _remote(query):
+        incoming = Incoming(place=place, dockerfile=name)
+    else:
+        name, text, ignore = _dockerfile(context, name)
+        document = checked(text, name, target)
     args: dict[str, str | None] = {str(n): None if v is None else str(v) for n, v in query.json("buildargs", {}).items()}
     labels = {str(n): str(v) for n, v in query.json("labels", {}).items()}
     network = query.get("networkmode") or "default"
@@ -128,8 +141,9 @@ def _prepare(daemon: Daemon, query: Query, context: Path, tags: tuple[str, ...],
         extra_hosts=_hosts(query),
         shm_size=query.integer("shmsize"),
         ulimits=_ulimits(query),
+        incoming=incoming,
     )
-    declared = {pair[0] for pairs in _arg_pairs(document) for pair in pairs}
+    declared = {pair[0] for pairs in _arg_pairs(document) for pair in pairs} if document is not None else set(args)
     unused = sorted(n for n in args if n not in declared and n not in _PREDEFINED)
     return lambda out: _run(daemon, build, out, given, unused, quiet=query.flag("q"))
 

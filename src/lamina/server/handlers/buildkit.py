@@ -77,8 +77,8 @@ def build(daemon: Daemon, request: Request) -> Reply:
     check(asked, "dockerfile.v0", privileged=daemon.rules.privileged)
     sessions = daemon.buildkit.sessions
     remote = query.get("remote")
-    # A context in the body is all that a program needs: only clients that have something to answer open a session.
-    found = sessions.wait(query.get("session")) if query.get("session") or remote else sessions.nobody()
+    # With the context in the body, or behind a URL, only clients that have something to answer open a session.
+    found = sessions.wait(query.get("session")) if query.get("session") or remote in ("client-session", _UPLOAD) else sessions.nobody()
     sent = None if remote else _spooled(daemon, request)
     name = name or os.urandom(16).hex()
 
