@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv check test demo bench bench-archives bench-growth bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak soak-faults
+.PHONY: venv check test demo bench bench-archives bench-growth bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak soak-faults soak-builds
 
 venv: $(VENV)/.made
 
@@ -75,3 +75,8 @@ clean:
 # Whole builds under 200 failing calls of the disk and 50 kills: some ten minutes on a quiet machine. Needs root.
 soak-faults: venv
 	LAMINA_FAULTS=200 LAMINA_KILLS=50 $(BIN)/pytest -q -s -p no:cacheprovider tests/fault/test_whole_builds.py
+
+# Ten builds at once on one root, ROUNDS times, collections and checks beside every other: some twenty minutes.
+ROUNDS ?= 100
+soak-builds: venv
+	LAMINA_ROUNDS=$(ROUNDS) $(BIN)/pytest -q -s -p no:cacheprovider tests/fault/test_builds_at_once.py

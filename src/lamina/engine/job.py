@@ -330,8 +330,9 @@ class Job:
             raise Cancelled("cancelled before it ran")
         if evicted:
             self._explain_miss(node, msgspec.structs.replace(self._facts(node, inputs), evicted=True))
-        with self.around.store.locks.key(key, cancel.cancelled) as waited:
-            if waited and self._forced_by(node) is None and self._forced_below(inputs) is None:
+        with self.around.store.locks.key(key, cancel.cancelled):
+            # Looked for again: another process may have made it since, also one that nobody had to wait for.
+            if self._forced_by(node) is None and self._forced_below(inputs) is None:
                 choice = self._choose(node, tuple(self.around.records.lookup([key]).get(key, ())))
                 if choice is not None and self.around.layers.all_present(choice.layers):
                     return Ran(node, self._hit(node, choice, (), shared_with="a step of another build"))

@@ -3,17 +3,22 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import lamina.store.check as checking
 from lamina.cache.index import LocalRecords
 from lamina.oci.digest import DiffId, Digest, LayerId, StateId, sha256
 from lamina.store.check import check
 from lamina.store.facts import Selection
 from lamina.store.layers import LayerFacts
+from lamina.store.layout import Layout
+from lamina.store.leases import live
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
+from lamina.store.removal import remove
 from lamina.store.rescue import rescue
 from lamina.testing.conformance.recordcache import key, record
 
@@ -188,3 +193,120 @@ def test_damage_inside_an_open_database_is_a_finding(full: LocalStore, root: Pat
     full.close()
     with LocalStore.open(root, full.flavour, now=full.now) as store:
         assert {finding.code for finding in check(store)} == {"check/database"}
+
+
+class TestBesideOthers:
+    """What others do between two looks of a check is no finding, and nothing of theirs is taken away."""
+
+    def between(self, monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], None], *, after: bool) -> None:
+        """`act` once, before or after the first call of that name in lamina.store.check."""
+        real = getattr(checking, name)
+        calls: list[str] = []
+
+        def wrapped(*arguments: object) -> object:
+            first = not calls
+            calls.append(name)
+            if first and not after:
+                act()
+            found = real(*arguments)
+            if name in ("records", "images"):
+                found = list(found)
+            if first and after:
+                act()
+            return found
+
+        monkeypatch.setattr(checking, name, wrapped)
+
+    def nothing_is_found(self, store: LocalStore) -> None:
+        assert check(store, repair=True) == []
+
+    @pytest.mark.parametrize("look", [1, 2])
+    def test_a_process_that_begins(self, look: int, full: LocalStore, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+        others: list[LocalStore] = []
+
+        def begin() -> None:
+            others.append(LocalStore.open(root, full.flavour, now=full.now))
+            (others[0].layers.begin().upper / "file").write_text("x")
+
+        real = live
+        looks: list[int] = []
+
+        def seen(layout: Layout) -> dict[str, frozenset[str]]:
+            found = real(layout)
+            looks.append(1)
+            if len(looks) == look:
+                begin()
+            return found
+
+        monkeypatch.setattr(checking, "live", seen)
+        self.nothing_is_found(full)
+        assert len(os.listdir(root / "active")) == len(others)
+        for other in others:
+            other.close()
+
+    def test_a_record_with_a_new_layer(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def publish() -> None:
+            active = full.layers.begin()
+            (active.upper / "file").write_text("two")
+            full.layers.commit(active, LayerId(f"diff:{2:064x}"), LayerFacts())
+            LocalRecords(full.database, full.now).publish(record(2, layer=2))
+
+        self.between(monkeypatch, "records", publish, after=False)
+        self.nothing_is_found(full)
+        assert LocalRecords(full.database, full.now).lookup([key(2)])
+
+    def test_a_collection_of_records_and_layers(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def collect() -> None:
+            full.images.remove(full.images.all()[0].id, force=True)
+            with full.database.write() as transaction:
+                transaction.run("UPDATE records SET fate='evicted'")
+                transaction.run("DELETE FROM layers")
+            remove(full.layout.layer(ONE))
+            full.images.write_index()
+
+        self.between(monkeypatch, "records", collect, after=True)
+        self.nothing_is_found(full)
+
+    def test_an_image_that_is_removed(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def take_away() -> None:
+            image = full.images.all()[0]
+            full.images.remove(image.id, force=True)
+            full.images.write_index()
+            full.layout.blob(image.id).unlink()
+
+        self.between(monkeypatch, "images", take_away, after=True)
+        self.nothing_is_found(full)
+
+    def test_an_image_of_a_foreign_layer_that_comes(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def pull() -> None:
+            active = full.layers.begin()
+            (active.upper / "file").write_text("pulled")
+            foreign = DiffId("sha256:" + "8" * 64)
+            full.layers.commit(active, LayerId(f"sha256:{8:064x}"), LayerFacts(diff_id=foreign))
+            config = full.blobs.put(json.dumps({"rootfs": {"diff_ids": [foreign]}}).encode())
+            manifest = full.blobs.put(json.dumps({"config": {"digest": config}, "layers": []}).encode())
+            full.images.put(Image(config, manifest, "linux/amd64", 1.0, 5, (LayerId(foreign),)), ["pulled:1"])
+
+        self.between(monkeypatch, "images", pull, after=False)
+        self.nothing_is_found(full)
+
+    def test_a_blob_that_goes_while_it_is_looked_at(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        gone = full.blobs.put(b"nobody needs it")
+        self.between(monkeypatch, "digest_of", lambda: full.layout.blob(gone).unlink(), after=True)
+        self.nothing_is_found(full)
+
+    def test_a_layer_that_comes_and_one_that_goes_while_files_are_counted(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        def change() -> None:
+            active = full.layers.begin()
+            (active.upper / "file").write_text("new")
+            full.layers.commit(active, LayerId(f"diff:{3:064x}"), LayerFacts())
+            full.images.remove(full.images.all()[0].id, force=True)
+            with full.database.write() as transaction:
+                transaction.run("UPDATE records SET fate='evicted'")
+                transaction.run("DELETE FROM layers WHERE id=?", (ONE,))
+            remove(full.layout.layer(ONE))
+            full.images.write_index()
+
+        self.between(monkeypatch, "agrees", change, after=False)
+        self.nothing_is_found(full)
+        assert full.layers.row(LayerId(f"diff:{3:064x}")) is not None
