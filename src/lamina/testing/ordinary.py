@@ -5,6 +5,7 @@ The interpreter that runs the tests may lie where only root can go; it is shown 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -27,16 +28,18 @@ def why_not() -> str | None:
 
 
 def make_user(*, subordinate: bool = True) -> None:
-    """Idempotent. With a range of 65,536 ids where newuidmap is there."""
-    try:
-        pwd.getpwnam(NAME)
-    except KeyError:
-        subprocess.run(["useradd", "--create-home", "--uid", str(UID), NAME], check=True, capture_output=True)
-    for file in ("/etc/subuid", "/etc/subgid"):
-        path = Path(file)
-        text = path.read_text() if path.exists() else ""
-        if subordinate and not any(line.startswith(f"{NAME}:") for line in text.splitlines()):
-            path.write_text(text + f"{NAME}:5000000:65536\n")
+    """Idempotent, also for several processes at once. With a range of 65,536 ids where newuidmap is there."""
+    with open("/etc/passwd", "rb") as one_at_a_time:  # useradd itself does not wait for another one
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        try:
+            pwd.getpwnam(NAME)
+        except KeyError:
+            subprocess.run(["useradd", "--create-home", "--uid", str(UID), NAME], check=True, capture_output=True)
+        for file in ("/etc/subuid", "/etc/subgid"):
+            path = Path(file)
+            text = path.read_text() if path.exists() else ""
+            if subordinate and not any(line.startswith(f"{NAME}:") for line in text.splitlines()):
+                path.write_text(text + f"{NAME}:5000000:65536\n")
 
 
 def run(arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
