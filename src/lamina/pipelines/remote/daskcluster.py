@@ -207,7 +207,7 @@ class DaskSeat:
         concurrent.futures.wait((asked, self._lost), timeout, concurrent.futures.FIRST_COMPLETED)
         if self._lost.done():
             asked.cancel()
-            raise self._gone("the scheduler has lost it")
+            raise self._gone("the scheduler has no connection to it any more")
         if not asked.done():
             asked.cancel()
             self._workers.look()

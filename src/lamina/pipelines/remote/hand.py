@@ -67,6 +67,7 @@ class Held:
         self._size = 0
         self._ended: Ended | None = None
         self._left = False
+        self._killed = False
         self._spoken = time.monotonic()
 
     def begin(self, request: Request) -> Answer:
@@ -100,6 +101,7 @@ class Held:
     def kill(self) -> None:
         with self._change:
             self._renew()
+            self._killed = True
             if self._process is not None:
                 self._process.kill()
             elif self._state == "waiting":
@@ -142,7 +144,7 @@ class Held:
             return
         with self._change:
             self._process = process
-            if self._left:
+            if self._killed:
                 process.kill()
         while piece := process.read():
             with self._change:

@@ -23,6 +23,10 @@ class Unreachable(Exception):
     """No answer this time; the next call may have one."""
 
 
+class NotThere(Exception):
+    """The worker has no room yet; nothing was sent."""
+
+
 class Seat(Protocol):
     """A place on one worker, kept for one job."""
 
@@ -30,7 +34,7 @@ class Seat(Protocol):
     """For people."""
 
     def call(self, request: bytes, timeout: float) -> bytes:
-        """`hand.call` in the process that keeps the seat. Unreachable; WorkerLost where it is known to be gone; another LaminaError where it will never work."""
+        """`hand.call` in the process that keeps the seat. NotThere, until the first answer; Unreachable; WorkerLost where it is known to be gone; another LaminaError where it will never work."""
 
     def leave(self) -> None:
         """Give the place back. Idempotent, does not block for long, raises nothing."""
@@ -74,13 +78,14 @@ class Pulled:
             if self._stopped or self._done.is_set():
                 return
             self._stopped = True
-            seat = self._seat
+            seat, begun = self._seat, self._begun
             self._change.notify_all()
-        if seat is None:
+        if not begun:  # nor will it begin
             self._finish(None)
+        if seat is None:
             self._over(False)
-        else:
-            threading.Thread(target=self._send_kill, args=(seat,), name=f"kill {self._job.name}", daemon=True).start()
+        elif begun:
+            threading.Thread(target=self._try, args=(seat, "kill"), name=f"kill {self._job.name}", daemon=True).start()
 
     # What the dispatcher calls.
 
@@ -145,37 +150,35 @@ class Pulled:
         wait = self._lease / 5
         while not self._incarnation:
             answer = self._ask(seat, Request("look", self._ticket, wait=wait))
-            if self._stopped:
-                self._incarnation = answer.incarnation if answer.state == "waiting" else ""
-                return None
             if answer.state == "waiting":
                 self._incarnation = answer.incarnation
-        self._begun = True
+            elif self._stopped:
+                return None
+        with self._change:
+            if self._stopped:
+                return None
+            self._begun = True
         begin = Request(
             "begin", self._ticket, incarnation=self._incarnation, command=self._command, payload=self._job.payload, lease=self._lease
         )
         self._known(self._ask(seat, begin), seat)
         after = 0
         while True:
-            if self._stopped:
+            with self._change:
+                stopped = self._stopped
+                room = BOUND if stopped else BOUND - self._size
+            if stopped:
                 self._ask(seat, Request("kill", self._ticket, incarnation=self._incarnation))
+            take = Request("take", self._ticket, incarnation=self._incarnation, after=after, room=max(room, 0), wait=wait)
+            answer = self._known(self._ask(seat, take), seat)
             with self._change:
-                room = BOUND - self._size
-            if room <= 0:
-                answer = self._known(
-                    self._ask(seat, Request("take", self._ticket, incarnation=self._incarnation, after=after, room=0)), seat
-                )
-                with self._change:
+                if not stopped:
+                    for piece in answer.pieces[after - answer.first :]:
+                        self._pieces.append(piece)
+                        self._size += len(piece)
+                    self._change.notify_all()
+                if room <= 0:
                     self._change.wait_for(lambda: self._size < BOUND or self._stopped, wait)
-                continue
-            answer = self._known(
-                self._ask(seat, Request("take", self._ticket, incarnation=self._incarnation, after=after, room=room, wait=wait)), seat
-            )
-            with self._change:
-                for piece in answer.pieces[after - answer.first :]:
-                    self._pieces.append(piece)
-                    self._size += len(piece)
-                self._change.notify_all()
             after = answer.first + len(answer.pieces)
             if answer.state == "ended":
                 return answer.ended
@@ -187,6 +190,8 @@ class Pulled:
         while True:
             try:
                 answer: Answer = msgspec.msgpack.decode(seat.call(data, request.wait + self._lease / 2), type=Answer)
+            except NotThere:
+                return Answer("unknown")
             except Unreachable:
                 if time.monotonic() - begun > self._lease / 2:
                     # A request that was sent may have arrived: from the last one on a whole lease must pass.
@@ -212,10 +217,6 @@ class Pulled:
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
             time.sleep(seconds)
-
-    def _send_kill(self, seat: Seat) -> None:
-        if self._incarnation:
-            self._try(seat, "kill")
 
     def _try(self, seat: Seat, verb: Verb) -> None:
         try:
