@@ -56,7 +56,7 @@ def test_whatever_it_is_it_is_read(name: str) -> None:
     assert unpacked(packed + packed) == DATA + DATA, "members in a row are one stream"
 
 
-@pytest.mark.parametrize("data", [b"", b"a", b"\x1f", b"plain text", DATA])
+@pytest.mark.parametrize("data", [b"", b"a", b"\x1f", b"plain text", DATA], ids=["empty", "a", "half of a magic", "text", "much"])
 def test_plain_bytes_pass(data: bytes) -> None:
     assert unpacked(data) == unpacked(data, Pipe) == data
     assert open_compressed(io.BytesIO(data)).compression == ""
