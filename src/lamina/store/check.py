@@ -18,7 +18,7 @@ from lamina.oci.digest import Digest, LayerId
 from lamina.store.errors import BadName, border
 from lamina.store.layers import LayerRow, agrees, measure
 from lamina.store.layout import Layout, digest_of, layer_of
-from lamina.store.leases import live
+from lamina.store.leases import live, standstill
 from lamina.store.local import LocalStore
 from lamina.store.references import ImageRow, RecordRow, config_layers, images, records
 from lamina.store.removal import remove
@@ -109,10 +109,11 @@ class _Check:
         return again is not None and again.blob is not None and again.blob == row.blob and not self._blob_here(again.blob)
 
     def _is_foreign(self, path: Path, layer: LayerId | None) -> bool:
-        """A layer is pinned before its folder is there, and has its row before the pin goes."""
-        if layer is not None and (layer in frozenset().union(*live(self._layout).values()) or self._store.layers.row(layer) is not None):
-            return False
-        return os.path.lexists(path)
+        """A layer is pinned before its folder is there, and has its row before the pin goes; a collection drops rows first, in a standstill."""
+        with standstill(self._layout):
+            if layer is not None and layer in frozenset().union(*live(self._layout).values()):
+                return False
+            return os.path.lexists(path) and (layer is None or self._store.layers.row(layer) is None)
 
     def _layer_problem(self, row: LayerRow) -> tuple[str, str] | None:
         folder = self._layout.layer(row.id)

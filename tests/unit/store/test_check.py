@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from lamina.store.check import check
 from lamina.store.facts import Selection
 from lamina.store.layers import LayerFacts
 from lamina.store.layout import Layout
-from lamina.store.leases import live
+from lamina.store.leases import live, standstill
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 from lamina.store.removal import remove
@@ -243,6 +245,31 @@ class TestBesideOthers:
         assert len(os.listdir(root / "active")) == len(others)
         for other in others:
             other.close()
+
+    def test_a_collection_between_rows_and_folders(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It drops the rows, then takes the folders away, both in one standstill."""
+        dropped, ended = threading.Event(), threading.Event()
+        folder = full.layout.layer(LayerId(f"diff:{4:064x}"))
+
+        def collector() -> None:
+            with standstill(full.layout):
+                folder.mkdir()
+                dropped.set()
+                ended.wait(30)
+                folder.rmdir()
+
+        real = standstill
+        thread = threading.Thread(target=collector)
+
+        def waited(layout: Layout) -> AbstractContextManager[bool]:
+            ended.set()
+            return real(layout)
+
+        monkeypatch.setattr(checking, "standstill", waited)
+        thread.start()
+        assert dropped.wait(30)
+        self.nothing_is_found(full)
+        thread.join(30)
 
     def test_a_record_with_a_new_layer(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
         def publish() -> None:
