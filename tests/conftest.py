@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
+
+def pytest_configure() -> None:
+    """Properties are tried with the same examples each time, however long one takes on a busy machine. LAMINA_EXAMPLES=random looks for others."""
+    from hypothesis import HealthCheck, settings
+
+    wild = os.environ.get("LAMINA_EXAMPLES") == "random"
+    settings.register_profile("lamina", deadline=None, derandomize=not wild, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("lamina")
+
 
 def pytest_make_parametrize_id(val: object) -> str | None:
     """Names of cases stay short: pytest puts them into the environment of what a test starts, and they are to be the same in each process."""
