@@ -26,9 +26,12 @@ class _Doc(msgspec.Struct, array_like=True):
     doc: bytes
 
 
+_FATES: dict[str, Fate] = {"forgotten": "forgotten", "evicted": "evicted", "expired": "expired"}
+
+
 class _Tomb(msgspec.Struct, array_like=True):
     key: CacheKey
-    fate: Fate
+    fate: str
 
 
 class LocalRecords:
@@ -120,7 +123,7 @@ class LocalRecords:
                 "AND NOT EXISTS (SELECT 1 FROM records WHERE key=r.key AND fate IS NULL) ORDER BY created",
                 chunk,
             ):
-                found[row.key] = row.fate
+                found[row.key] = _FATES.get(row.fate, "evicted")  # one that a later lamina knows: gone is gone
         return found
 
     def records(self) -> list[Record]:

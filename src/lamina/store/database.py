@@ -18,7 +18,7 @@ from typing import TypeVar
 import msgspec
 
 from lamina.oci import typed
-from lamina.store.errors import border, of_sqlite
+from lamina.store.errors import OtherStore, border, of_sqlite
 from lamina.store.layout import FORMAT, Layout
 
 Value = str | int | float | bytes | None
@@ -80,8 +80,14 @@ class Database:
         )
         try:
             connection.execute("PRAGMA synchronous=NORMAL")
-            if connection.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found == 0:
                 _create(connection)
+            elif found != FORMAT:  # the same number as in VERSION; a migration that was cut off in between changes nothing for us
+                raise OtherStore(
+                    f"the database of the store {self._layout.root} has format {found}; this lamina reads format {FORMAT}",
+                    hint="use the lamina that made it, or another --root",
+                )
         except BaseException:
             connection.close()
             raise

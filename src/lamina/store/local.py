@@ -75,14 +75,19 @@ class LocalStore:
                 version = layout.version.read_text(encoding="utf-8", errors="replace")
             except (FileNotFoundError, NotADirectoryError):
                 version = _create(layout, flavour)
-            _check_version(layout.root, version, flavour)
+            check_version(layout.root, version, flavour)
             _check_owner(layout.root)
             for folder in layout.folders():
                 if not os.path.isdir(folder):  # somebody tidied up: what was in it is missing, and made again
                     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if making_room:
                 layout.ballast.unlink(missing_ok=True)
-        store = cls(layout, flavour, now)
+        try:
+            store = cls(layout, flavour, now)
+        except OtherStore:
+            if making_room:
+                restore_ballast(layout)
+            raise
         try:
             with border(layout.root):
                 recover(layout, store.database, store.lease, store.images)
@@ -168,7 +173,8 @@ def _create(layout: Layout, flavour: Flavour) -> str:
     return layout.version.read_text(encoding="utf-8", errors="replace")
 
 
-def _check_version(root: Path, text: str, flavour: Flavour) -> None:
+def check_version(root: Path, text: str, flavour: Flavour) -> None:
+    """Whether the store at `root`, whose VERSION says `text`, is one for us. OtherStore."""
     facts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
     if not text.startswith("lamina store\n") or "format" not in facts or "flavour" not in facts:
         raise OtherStore(f"{root} is no lamina store: its VERSION cannot be read", hint="choose another place with --root")

@@ -15,7 +15,7 @@ from lamina.oci.unreadable import UNREADABLE
 from lamina.store.database import Database
 from lamina.store.errors import StoreDamaged, border
 from lamina.store.layout import Layout
-from lamina.store.local import LocalStore
+from lamina.store.local import LocalStore, check_version
 from lamina.store.locks import exclusive
 from lamina.store.protocols import StoreError
 from lamina.store.refs import Image
@@ -59,9 +59,11 @@ def rescue(root: Path, flavour: Flavour, *, now: Callable[[], float]) -> tuple[s
     """None, and nothing done, while the database is sound. Else the names of the images that were kept.
 
     The cache's records and layer directories are lost: without their rows nothing says what they are. The old database stays
-    beside the new one as `state.db.damaged`. No other process may be using the store.
+    beside the new one as `state.db.damaged`. OtherStore for a store that is not for us. No other process may be using the store.
     """
     layout = Layout(Path(os.path.abspath(root)))
+    with border(layout.root):  # what a later lamina keeps there may look like damage
+        check_version(layout.root, layout.version.read_text(encoding="utf-8", errors="replace"), flavour)
     try:
         database = Database(layout)
         sound = not database.integrity()
