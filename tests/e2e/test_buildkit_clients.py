@@ -19,6 +19,7 @@ import pytest
 from lamina.testing import bases, buildx
 from lamina.testing.buildx import Client
 from lamina.testing.engineserver import serving
+from lamina.testing.fakes3 import FakeS3
 from lamina.testing.project import Project
 from lamina.testing.registry import docker_registry
 from lamina.testing.registryauth import PASSWORD, USER, htpasswd
@@ -331,6 +332,79 @@ def test_a_cache_in_a_registry_serves_another_engine(host: str, seeded_store: Pa
         code, said = Client("remote", other, tmp_path / "two").build(place, "--cache-from", cache)
         assert code == 0, said
         assert said.count("CACHED") == 1
+
+
+@pytest.mark.skipif(buildx.buildx() is None, reason="docker-buildx is not here (make test-deps)")
+def test_attestations_stand_beside_what_leaves(host: str, tmp_path: Path) -> None:
+    client = Client("remote", host, tmp_path / "home")
+    place = context(tmp_path, "FROM scratch\nARG WHO\nCOPY a /a\n", a="alpha")
+    options = ["--attest", "type=provenance,mode=max", "--sbom=true", "--build-arg", "WHO=me"]
+    code, said = client.build(place, "-t", "x:1", *options, "--output", f"type=oci,dest={tmp_path}/x.tar", "--metadata-file", "meta.json")
+    assert code == 0, said
+    predicates = []
+    with tarfile.open(tmp_path / "x.tar") as archive:
+        for name in archive.getnames():
+            member = archive.extractfile(name)
+            data = member.read() if member is not None else b""
+            if b'"predicateType"' in data and b'"_type"' in data:
+                predicates.append(json.loads(data))
+    kinds = sorted(each["predicateType"] for each in predicates)
+    assert kinds == ["https://slsa.dev/provenance/v1", "https://spdx.dev/Document"]
+    assert "WHO" in json.dumps(next(each for each in predicates if "slsa" in each["predicateType"]))
+    # What can carry none says so; what buildx asks for by itself is silent there.
+    code, said = client.build(place, *options, "--output", f"type=local,dest={tmp_path}/out")
+    assert code == 0, said
+    assert "--provenance and --sbom left out of type=local" in said
+    code, said = client.build(place, "--output", f"type=local,dest={tmp_path}/out")
+    assert code == 0, said
+    assert "left out" not in said
+
+
+@pytest.mark.skipif(buildx.buildx() is None, reason="docker-buildx is not here (make test-deps)")
+def test_several_outputs_of_one_build(host: str, tmp_path: Path) -> None:
+    client = Client("remote", host, tmp_path / "home")
+    place = context(tmp_path, "FROM scratch\nCOPY a /a\n", a="alpha")
+    outputs = [f"type=local,dest={tmp_path}/out", f"type=oci,dest={tmp_path}/i.tar", f"type=tar,dest={tmp_path}/r.tar"]
+    code, said = client.build(place, *[word for output in outputs for word in ("--output", output)])
+    assert code == 0, said
+    assert (tmp_path / "out" / "a").read_text() == "alpha"
+    with tarfile.open(tmp_path / "i.tar") as image, tarfile.open(tmp_path / "r.tar") as files:
+        assert "index.json" in image.getnames()
+        assert files.getnames() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--cache-to", "type=local,dest=DIR/cache"], "--cache-to type=local is left out: registry and s3 are known here"),
+        (["--cache-to", "type=inline"], "--cache-to type=inline is left out: --cache-to type=registry,ref=NAME shares the cache"),
+        (["--cache-from", "type=gha"], "--cache-from type=gha is left out"),
+        (["--cache-to", "type=gha"], "--cache-to type=gha is left out"),
+        (["--cache-from", "type=azblob,name=x,account_url=http://127.0.0.1:1"], "--cache-from type=azblob is left out"),
+    ],
+)
+@pytest.mark.skipif(buildx.buildx() is None, reason="docker-buildx is not here (make test-deps)")
+def test_caches_of_other_kinds_are_left_out_with_a_notice(host: str, tmp_path: Path, options: list[str], said: str) -> None:
+    client = Client("remote", host, tmp_path / "home")
+    place = context(tmp_path, "FROM scratch\nCOPY a /a\n", a="alpha")
+    github = {"ACTIONS_CACHE_URL": "http://127.0.0.1:1/", "ACTIONS_RUNTIME_TOKEN": "none"}  # without them buildx leaves gha away itself
+    code, told = client.build(place, *[option.replace("DIR", str(tmp_path)) for option in options], environment=github)
+    assert code == 0, told
+    assert told.count(said) == 1, told
+
+
+@pytest.mark.skipif(buildx.buildx() is None, reason="docker-buildx is not here (make test-deps)")
+def test_a_cache_in_s3_has_the_clients_keys(host: str, tmp_path: Path) -> None:
+    pytest.importorskip("obstore", reason="the extra s3 is not installed")
+    place = context(tmp_path, f"FROM base:1\nRUN echo {tmp_path} > /made\n")
+    with FakeS3() as server:
+        cache = f"type=s3,region=here,bucket=caches,endpoint_url={server.endpoint},use_path_style=true,access_key_id=mine,secret_access_key=hidden"
+        code, said = Client("remote", host, tmp_path / "home").build(place, "--cache-to", cache)
+        assert code == 0, said
+        assert "left out" not in said
+        assert [name for name in server.objects if "records/" in name], (server.objects, said)
+        assert all("Credential=mine/" in headers.get("authorization", "") for _, _, headers in server.asked)
+    assert "hidden" not in said
 
 
 @pytest.mark.parametrize("client", KINDS, indirect=True)

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from lamina.dockerfile import parse
-from lamina.server.buildkit.asked import Asked, Export, agent_names, base_names, cache_entries, check, exclude_patterns, outputs
+from lamina.server.buildkit.asked import (
+    Asked,
+    Export,
+    agent_names,
+    base_names,
+    cache_entries,
+    check,
+    exclude_patterns,
+    once,
+    outputs,
+    without_keys,
+)
 from lamina.server.errors import BadRequest
 
 
@@ -128,3 +139,15 @@ def test_cache_imports() -> None:
     assert cache_entries("[1]") == ({"type": ""},)
     with pytest.raises(BadRequest):
         cache_entries("{")
+
+
+def test_a_cache_that_is_named_twice_is_one() -> None:
+    one, other = {"type": "registry", "ref": "a"}, {"type": "registry", "ref": "b"}
+    assert once((one, other, {"ref": "a", "type": "registry"})) == (one, other)
+
+
+def test_the_credentials_of_a_cache_are_not_in_its_name() -> None:
+    keys: dict[str, str] = {}
+    entry = {"type": "s3", "bucket": "b", "access_key_id": "me", "secret_access_key": "hidden", "session_token": ""}
+    assert without_keys(entry, keys) == {"type": "s3", "bucket": "b"}
+    assert keys == {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "hidden"}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LLB_REFUSED = "LLB definitions are not built here: only the Dockerfile front end (dockerfile.v0) is"
 _SESSION = "http://buildkit-session"
 _IMAGE_TYPES = ("image", "moby", "registry", "")
+_KEYS = ("access_key_id", "secret_access_key", "session_token")
 _FILE_TYPES = ("local", "tar", "oci", "docker")
 
 
@@ -225,3 +226,14 @@ def cache_entries(text: str) -> tuple[Mapping[str, str], ...]:
         pairs = attrs if isinstance(attrs, dict) else {}
         found.append({"type": str(row.get("Type", "")) if isinstance(row, dict) else "", **{str(k): str(v) for k, v in pairs.items()}})
     return tuple(found)
+
+
+def once(entries: tuple[Mapping[str, str], ...]) -> tuple[Mapping[str, str], ...]:
+    """Clients name a cache in the build and in the front end's request."""
+    return tuple({tuple(sorted(entry.items())): entry for entry in entries}.values())
+
+
+def without_keys(entry: Mapping[str, str], keys: dict[str, str]) -> Mapping[str, str]:
+    """An S3 cache's entry without its credentials, which go to `keys` under the names of AWS's variables: what names a cache is told in messages."""
+    keys |= {f"AWS_{name.upper()}": value for name, value in entry.items() if name in _KEYS and value}
+    return {name: value for name, value in entry.items() if name not in _KEYS}

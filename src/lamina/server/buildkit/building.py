@@ -17,6 +17,7 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.server import dockerfiles
 from lamina.server.buildkit import asked as asking
 from lamina.server.buildkit.agents import forwarded
+from lamina.server.buildkit.attests import attests
 from lamina.server.buildkit.grpc import CANCELED, ClientCall, RpcError
 from lamina.server.buildkit.logins import SessionLogins
 from lamina.server.buildkit.progress import run_failed
@@ -60,6 +61,7 @@ class Work:
         self._progress = progress
         self._cancel = cancel
         self._archive = archive
+        self._keys: dict[str, str] = {}  # of S3, by their variables
         session.on_close(cancel.cancel)
 
     def perform(self) -> Built:
@@ -111,7 +113,7 @@ class Work:
                     pushed = self._push(images, built.request, output, task) or pushed
             for export in self._asked.exports:
                 if not export.is_image and export.type != "cacheonly":
-                    self._give(export, images, task)
+                    self._give(export, images, built.request, task)
         for name in names:
             self._daemon.events.emit("image", "tag", found[0].id, {"name": _familiar(name)})
         answer = {}
@@ -164,6 +166,9 @@ class Work:
         fresh, stages = asked.no_cache()
         network = asked.attrs.get("force-network-mode") or "default"
         names, _ = asking.outputs(asked.exports)
+        attested = attests(asked.attrs, asked.exports)
+        for notice in attested.notices:
+            self._warn(notice)
         return BuildRequest(
             context=context,
             dockerfile_name=asked.filename,
@@ -189,6 +194,8 @@ class Work:
             cache_from=tuple(self._caches(asked.cache_from, "--cache-from")),
             cache_to=tuple(self._caches(asked.cache_to, "--cache-to")),
             incoming=incoming,
+            provenance=attested.provenance,
+            sbom=attested.sbom,
         )
 
     def _scratch(self, stack: contextlib.ExitStack) -> Path:
@@ -271,23 +278,30 @@ class Work:
 
     def _caches(self, entries: tuple[Mapping[str, str], ...], option: str) -> Iterator[str]:
         """Shared caches that the engine can open; of the others the build says that they are left out."""
-        from lamina.engine.request import Notice
-
         for entry in entries:
             kind = entry.get("type", "")
+            if kind == "s3":
+                entry = asking.without_keys(entry, self._keys)
             if kind in ("registry", "s3"):
                 yield ",".join([f"type={kind}", *(f"{name}={value}" for name, value in entry.items() if name != "type")])
-            elif kind != "inline":
-                self._progress.report(Notice("warning", f"{option} type={kind} is left out: registry and s3 are known here"))
+            elif kind == "inline":
+                self._warn(f"{option} type=inline is left out: --cache-to type=registry,ref=NAME shares the cache")
+            else:
+                self._warn(f"{option} type={kind} is left out: registry and s3 are known here")
 
     def _open_cache(self, text: str) -> SharedCache:
-        """In registries with the client's logins; elsewhere as the engine's own commands do."""
+        """With the client's logins and keys, where it gives some; elsewhere as the engine's own commands do."""
         from lamina.engine.caches import open_cache
 
-        if not text.startswith("type=registry,"):
+        if text.startswith("type=s3,") and not self._keys:
             return self._daemon.engine.open_cache(text)
         logins = SessionLogins(self._session)
-        return open_cache(text, now=self._daemon.now, environment={}, registry=lambda seconds: self._daemon.registry_for(logins))
+        return open_cache(text, now=self._daemon.now, environment=self._keys, registry=lambda seconds: self._daemon.registry_for(logins))
+
+    def _warn(self, text: str) -> None:
+        from lamina.engine.request import Notice
+
+        self._progress.report(Notice("warning", text))
 
     # After it
 
@@ -299,8 +313,6 @@ class Work:
 
     def _push(self, images: list[Image], request: BuildRequest, output: Output, task: Task) -> str:
         """The digest that the last name has in its registry."""
-        from lamina.engine.request import Notice
-
         digest = ""
 
         task.doing("pushing layers")
@@ -310,13 +322,14 @@ class Work:
                 images,
                 wanted,
                 lambda event: None,
-                lambda text: self._progress.report(Notice("warning", text)),
+                self._warn,
             ):
                 task.doing(f"pushing manifest for {name}@{digest}", done=True)
         task.doing("pushing layers", done=True)
         return digest
 
-    def _give(self, export: asking.Export, images: list[Image], task: Task) -> None:
+    def _give(self, export: asking.Export, images: list[Image], request: BuildRequest, task: Task) -> None:
+        from lamina.engine.attest.making import Attestor, Wanted
         from lamina.engine.exporters.export import export as write
         from lamina.engine.images.layers import ensure_layers
         from lamina.engine.request import Output
@@ -325,7 +338,8 @@ class Work:
 
         if export.type in ("local", "tar", "docker") and len(images) != 1:
             raise BadRequest(f"type={export.type} takes one platform: type=oci and type=image,push=true take several")
-        with self._daemon.store() as store:
+        with self._daemon.builder(SessionLogins(self._session)) as engine:
+            store = engine.store
             if export.type == "local":
                 counter = _Counter(task, "copying files")
                 send_tree(self._session, export.id, LayerView(ensure_layers(store, images[0]), store.flavour), counter)
@@ -336,7 +350,8 @@ class Work:
             attrs = (("name", ",".join(export.names)),) if export.names else ()
             with ClientFile(self._session, export.id) as file:
                 buffered = io.BufferedWriter(file, 1 << 17)
-                write(store, images, Output(export.type, None, attrs), buffered)  # type: ignore[arg-type]  # one of tar, docker, oci
+                attest = Attestor(engine, Wanted(request.provenance, request.sbom), self._warn)
+                write(store, images, Output(export.type, None, attrs), buffered, attest)  # type: ignore[arg-type]  # one of tar, docker, oci
                 buffered.flush()
                 file.finish()
                 buffered.detach()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _SERVICE = "/moby.buildkit.v1.frontend.LLBBridge/"
 _CAPABILITIES = ("solve.base", "solve.inlinereturn", "return", "returnmap", "proto.refarray", "importcaches")
+# What buildx looks for before it passes --provenance, --sbom, a second --output and these caches on: the caches are dropped without a word otherwise.
+_LLB_CAPABILITIES = ("exporter.image.attestations", "cache.gha", "cache.s3", "cache.azblob", "exporter.multiple")
 
 
 class Bridge:
@@ -59,7 +61,7 @@ class Bridge:
         asked = asking.Asked(
             request.frontend_opt,
             self._asked.exports,
-            self._asked.cache_from + tuple({"type": entry.type, **entry.attrs} for entry in request.cache_imports),
+            asking.once(self._asked.cache_from + tuple({"type": entry.type, **entry.attrs} for entry in request.cache_imports)),
             self._asked.cache_to,
             self._asked.entitlements,
         )
@@ -85,7 +87,8 @@ def methods(daemon: Daemon, worker: Callable[[], m.WorkerRecord]) -> dict[str, M
 
     def ping(call: ServerCall) -> None:
         call.request(m.Nothing)
-        call.send(m.PongResponse([m.Capability(name, True) for name in _CAPABILITIES], [], [worker()]))
+        own, llb = ([m.Capability(name, True) for name in names] for names in (_CAPABILITIES, _LLB_CAPABILITIES))
+        call.send(m.PongResponse(own, llb, [worker()]))
 
     def solve(call: ServerCall) -> None:
         found = called(call)
