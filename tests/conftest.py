@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 
 
 def pytest_configure() -> None:
+    _hear_interrupts()
+    _same_examples()
+
+
+def _hear_interrupts() -> None:
+    """A shell starts what it puts into the background with Ctrl-C ignored, and what is started by that ignores it too: tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def _same_examples() -> None:
     """Properties are tried with the same examples each time, however long one takes on a busy machine. LAMINA_EXAMPLES=random looks for others."""
     from hypothesis import HealthCheck, settings
 

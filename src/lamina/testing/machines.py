@@ -36,7 +36,7 @@ class Network:
         """Words in front of a command that shall run there. What is started is the command itself: its pid can be killed."""
         return ["nsenter", f"--net=/run/netns/{name}", "--"]
 
-    def wait_for(self, port: int, seconds: float = 60.0) -> None:
+    def wait_for(self, port: int, seconds: float = 180.0) -> None:
         """Until something listens at ADDRESS:port. TimeoutError."""
         end = time.monotonic() + seconds
         probe = [*self.enter(self.hub), "bash", "-c", f"exec 3<>/dev/tcp/{ADDRESS}/{port}"]

@@ -21,7 +21,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "s3cr3t-value
 BUCKET = "bucket"
 
 _PARTS = ("master", "volume", "filer", "s3")
-_PATIENCE = 60.0  # seconds until it must listen: 3 on an idle machine
+_PATIENCE = 180.0  # seconds until it must listen: 3 on an idle machine
 
 
 def program() -> str | None:
