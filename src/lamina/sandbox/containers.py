@@ -13,9 +13,9 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -25,6 +25,9 @@ from lamina.sandbox.groups import document as document_of_limits
 from lamina.sandbox.limits import Limits
 from lamina.sandbox.protocols import SandboxSetupFailed, SandboxSpec
 from lamina.sandbox.zygote import document
+
+if TYPE_CHECKING:
+    from lamina.sandbox.kept import Keep, KeptProcess
 
 _KEEPER = Path(__file__).with_name("standalone") / "keeper.py"
 DEFAULT_CAPABILITIES = 0xA80425FB  # docker's
@@ -74,6 +77,8 @@ class Ended(msgspec.Struct, frozen=True):
 class Process:
     """A started process. `wait` is called once, by one thread."""
 
+    left = False  # whether it goes on without us (kept.py)
+
     def __init__(self, connection: socket.socket, pid: int, terminal: int | None, rest: bytes, groups: tuple[str, ...]) -> None:
         self._connection = connection
         self._rest = rest
@@ -97,6 +102,9 @@ class Process:
             return Ended(137, 9)
 
 
+_Made = TypeVar("_Made", bound=Process)
+
+
 class Containers:
     """Thread-safe. The zygote starts with the first process and ends with `close` or with us; everything in it ends then."""
 
@@ -112,6 +120,33 @@ class Containers:
         """The first process of a container. `streams` (stdin, stdout, stderr) stay the caller's. CannotStart, SandboxSetupFailed."""
         body = document(spec, self._userxattr) | _process(process)
         return self._begin(body | {"kind": "start", "readonly": readonly, "resolv_conf": resolv_conf}, streams)
+
+    def start_kept(
+        self,
+        spec: SandboxSpec,
+        process: ProcessSpec,
+        stdin: int,
+        keep: Keep,
+        held: Mapping[str, int],
+        note: str,
+        *,
+        readonly: bool = False,
+        resolv_conf: str = "",
+    ) -> KeptProcess:
+        """As `start`, for one that outlives us. What it writes goes into the log in `keep.folder`; descriptors of `held` are kept for the next
+        engine, and `note`. CannotStart, SandboxSetupFailed."""
+        from lamina.sandbox.kept import KeptProcess
+
+        body = document(spec, self._userxattr) | _process(process)
+        body |= {"kind": "start", "readonly": readonly, "resolv_conf": resolv_conf, "kept": keep.document()}
+        with open(os.devnull, "r+b") as null:
+            connection = self._send(body, (stdin, null.fileno(), null.fileno()))
+
+        early = KeptProcess(connection, 0, None, b"", ())
+        for name, descriptor in held.items():
+            early.hold(name, descriptor)
+        early.note(note)
+        return self._begun(connection, KeptProcess)
 
     def exec(self, pid: int, process: ProcessSpec, streams: tuple[int, int, int]) -> Process:
         """A process in the namespaces of the process `pid`, which is a container's first."""
@@ -164,7 +199,9 @@ class Containers:
                 self._zygote = None
 
     def _begin(self, body: dict[str, Any], streams: tuple[int, int, int]) -> Process:
-        connection = self._send(body, streams)
+        return self._begun(self._send(body, streams), Process)
+
+    def _begun(self, connection: socket.socket, made: Callable[[socket.socket, int, int | None, bytes, tuple[str, ...]], _Made]) -> _Made:
         try:
             line, descriptors, rest = _line_and_descriptors(connection)
             if not line:
@@ -175,7 +212,7 @@ class Containers:
         except BaseException:
             connection.close()
             raise
-        return Process(connection, found["started"], descriptors[0] if descriptors else None, rest, tuple(found["groups"]))
+        return made(connection, found["started"], descriptors[0] if descriptors else None, rest, tuple(found["groups"]))
 
     def _send(self, body: dict[str, Any], streams: tuple[int, int, int]) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -203,6 +240,7 @@ class Containers:
             stdout=subprocess.DEVNULL,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             cwd="/",
+            start_new_session=True,  # a terminal that is closed ends the engine, not what the engine keeps
         )
         theirs.close()
         self._control = ours

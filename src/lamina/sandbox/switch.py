@@ -12,7 +12,7 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, TypeVar
@@ -34,10 +34,20 @@ class Bridge(msgspec.Struct, frozen=True):
     leads_out: bool
 
 
+class Held(msgspec.Struct, frozen=True):
+    """What was kept of a switch: its namespace and its listener, ours from now on. `count`: no link was numbered so high."""
+
+    namespace: int
+    listener: socket.socket
+    count: int
+
+
 class Switch:
     """Thread-safe: a thread of its own lives in the namespace and does the work. SandboxSetupFailed where the kernel gives none."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: Held | None = None) -> None:
+        """`held`: go on with the switch of an engine that has ended."""
+        self._held = held
         self._work: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._count = 0
         self._descriptor = -1
@@ -55,18 +65,14 @@ class Switch:
     def _live(self, began: Future[None]) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         try:
-            self._unshare()
-            self._descriptor = self._here()
-            self._links = netlink.Links()
-            self._links.up(1)
-            for path, value in (("ipv4/ip_forward", "0"), ("ipv6/conf/default/disable_ipv6", "1"), ("bridge/bridge-nf-call-iptables", "0")):
-                with contextlib.suppress(OSError):  # a kernel without that part
-                    _set(path, value)
-            self._links.bridge("probe")
-            self._links.delete("probe")
-            self.listener = socket.socket()
-            self.listener.bind(("0.0.0.0", 0))
-            self.listener.listen(512)
+            if self._held is not None:
+                self._enter(self._held.namespace)
+                self._descriptor = self._held.namespace
+                self._links = netlink.Links()
+                self.listener = self._held.listener
+                self._count = self._held.count
+            else:
+                self._make()
         except BaseException as error:
             began.set_exception(error)
             return
@@ -78,6 +84,20 @@ class Switch:
             except BaseException as error:
                 future.set_exception(error)
         self._links.close()
+
+    def _make(self) -> None:
+        self._unshare()
+        self._descriptor = self._here()
+        self._links = netlink.Links()
+        self._links.up(1)
+        for path, value in (("ipv4/ip_forward", "0"), ("ipv6/conf/default/disable_ipv6", "1"), ("bridge/bridge-nf-call-iptables", "0")):
+            with contextlib.suppress(OSError):  # a kernel without that part
+                _set(path, value)
+        self._links.bridge("probe")
+        self._links.delete("probe")
+        self.listener = socket.socket()
+        self.listener.bind(("0.0.0.0", 0))
+        self.listener.listen(512)
 
     def _inside(self, act: Callable[[], _Found]) -> _Found:
         future: Future[_Found] = Future()
@@ -91,22 +111,44 @@ class Switch:
             self._count += 1
             label = f"br{self._count}"
             self._links.bridge(label)
-            names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
                 index = socket.if_nametoindex(label)
                 self._links.address(index, interface)
                 self._links.up(index)
-                names.bind((str(interface.ip), 53))
-                names.setblocking(False)
                 if leads_out:
                     self._lead_out(label, interface)
+                names = _door(interface)
             except BaseException:
-                names.close()
                 self._links.delete(label)
                 raise
             return Bridge(label, interface, names, leads_out)
 
         return self._inside(make)
+
+    def adopt(self, label: str, interface: IPv4Interface, *, leads_out: bool) -> Bridge:
+        """A bridge that the engine before has made. OSError."""
+
+        def make() -> Bridge:
+            socket.if_nametoindex(label)
+            return Bridge(label, interface, _door(interface), leads_out)
+
+        return self._inside(make)
+
+    def clear(self, labels: Collection[str]) -> None:
+        """Bridges of the engine before other than these go."""
+
+        def act() -> None:
+            for _, label in socket.if_nameindex():
+                if label.startswith("br") and label not in labels:
+                    self._links.delete(label)
+
+        with contextlib.suppress(OSError):
+            self._inside(act)
+
+    @property
+    def namespace_descriptor(self) -> int:
+        """Who holds a copy of it, and of `listener`, keeps all that is connected as it is."""
+        return self._descriptor
 
     def _lead_out(self, label: str, interface: IPv4Interface) -> None:
         port = self.listener.getsockname()[1]
@@ -206,6 +248,17 @@ class Switch:
 
     def _here(self) -> int:
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _door(interface: IPv4Interface) -> socket.socket:
+    found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        found.bind((str(interface.ip), 53))
+        found.setblocking(False)
+    except BaseException:
+        found.close()
+        raise
+    return found
 
 
 def mac(interface: IPv4Interface) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamina.diagnostics.errors import LaminaError
 from lamina.engine.engine import Engine
 from lamina.oci.digest import Digest, LayerId
 from lamina.sandbox import rungs
@@ -46,7 +47,10 @@ RegistryFor = Callable[["Given"], "RegistryClient"]
 
 
 class Daemon:
-    """`place` names the engine: its folder below `<root>/engines` has containers and volumes, and one live engine at a time."""
+    """`place` names the engine: its folder below `<root>/engines` has containers and volumes, and one live engine at a time.
+
+    `keep`: containers outlive it. Those that an engine before it kept are taken over in any case.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Daemon:
         registry_for: RegistryFor,
         runs: Runs | None = None,
         tracer: Tracer | None = None,
+        keep: bool = False,
     ) -> None:
         self.engine = engine
         self.rung = rung
@@ -68,11 +73,12 @@ class Daemon:
         self.registry_for = registry_for
         self.runs = runs
         self.now_nano = now_nano
+        self.keep = keep
         self.closing = False
         self._using = threading.RLock()
         self._users = 0
         flavour = engine.store.flavour
-        self.folder, self._lock = _own_folder(engine.store.layout.root / "engines", place)
+        self.folder, self._lock = _own_folder(engine.store.layout.root / "engines", place, only=keep)
         self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
         self.seen_steps = SeenSteps(self.folder / "steps")
         self.events = Events(now_nano)
@@ -134,11 +140,16 @@ class Daemon:
                 each.close()
 
     def close(self) -> None:
-        """Containers are stopped; what they wrote stays."""
+        """Containers are stopped, or left behind where they are kept; what they wrote stays."""
+        from lamina.server.containers import keeping
         from lamina.server.containers.running import end_all
 
         self.closing = True
-        end_all(self, 2.0)
+        if self.keep:
+            for container in self.containers.all():
+                keeping.let_go(container)
+        else:
+            end_all(self, 2.0)
         self.keeper.close()
         self.wiring.close()
         os.close(self._lock)
@@ -199,8 +210,14 @@ class Daemon:
         return [c.id for c in self.containers.all() if any(mount.name == name for mount in c.record.mounts)]
 
 
-def _own_folder(engines: Path, place: str) -> tuple[Path, int]:
-    """The folder of the engine at this place; when another engine has it, one with a random name."""
+class Taken(LaminaError):
+    code = "server/taken"
+    default_exit = 2
+
+
+def _own_folder(engines: Path, place: str, *, only: bool) -> tuple[Path, int]:
+    """The folder of the engine at this place; when another engine has it, one with a random name. `only`: Taken instead, as nobody would
+    find that again."""
     name = hashlib.sha256(place.encode()).hexdigest()[:16]
     while True:
         folder = engines / name
@@ -211,6 +228,11 @@ def _own_folder(engines: Path, place: str) -> tuple[Path, int]:
             return folder, lock
         except BlockingIOError:
             os.close(lock)
+            if only:
+                raise Taken(
+                    f"another engine serves {place} on this store, and its containers are there",
+                    hint="stop it, or give --host another address; only one engine can keep containers at each",
+                ) from None
             name = os.urandom(8).hex()
 
 

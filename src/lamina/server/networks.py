@@ -16,6 +16,7 @@ import msgspec
 from lamina.oci import typed
 from lamina.server.addresses import asked_for, free_pool
 from lamina.server.clock import rfc3339
+from lamina.server.containers import keeping
 from lamina.server.errors import ApiError, BadRequest, Conflict, NotFound
 from lamina.server.events import Events
 
@@ -88,6 +89,14 @@ class Networks:
     def named(self, name: str) -> Network | None:
         with self._lock:
             return self._networks.get(name)
+
+    def settle(self, name: str, gateway: str) -> Network | None:
+        """A network whose bridge is there already, from the engine before; a predefined one has its address then. None: it is not known."""
+        with self._lock:
+            found = self._networks.get(name)
+            if found is not None and found.predefined and found.gateway != gateway:
+                found = self._networks[name] = msgspec.structs.replace(found, gateway=gateway)
+            return found
 
     def find(self, text: str) -> Network:
         found = [n for n in self.all() if text in (n.name, n.id)] or [n for n in self.all() if text and n.id.startswith(text)]
@@ -164,6 +173,7 @@ class Networks:
             made = endpoint(settings)
             if container.running:
                 self._wiring.connect(container, network, made)
+                keeping.tell(container)
             container.record.networks[network.name] = made
             if "none" in container.record.networks:
                 del container.record.networks["none"]
@@ -179,6 +189,7 @@ class Networks:
             container.record.networks.pop(network.name, None)
             if container.running:
                 self._wiring.disconnect(container, network)
+                keeping.tell(container)
             container.save()
         self._events.emit("network", "disconnect", network.id, {"container": container.id, "name": network.name, "type": network.driver})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,22 @@ class Plug(msgspec.Struct, frozen=True):
     gateway: str
     mac: str
     routed: bool  # the default route
+    bridge: str = ""  # label and address of the network's bridge
+    bridge_interface: str = ""
+
+    def document(self) -> dict[str, str]:
+        """For the next engine."""
+        return {name: str(getattr(self, name)) for name in self.__struct_fields__}
+
+    @staticmethod
+    def read(document: Mapping[str, str]) -> Plug:
+        return Plug(
+            **{
+                **document,
+                "interface": IPv4Interface(document["interface"]),
+                "routed": document["routed"] == "True",
+            }  # type: ignore[arg-type]  # the others are texts
+        )
 
     @property
     def address(self) -> str:
@@ -113,8 +129,68 @@ class Wiring:
             raise ApiError(f"failed to create endpoint {container.name} on network {network.name}: {error.strerror}") from error
         gateway = "" if network.internal else str(live.bridge.interface.ip)
         container.plugs[network.name] = Plug(
-            os.urandom(32).hex(), network.name, label, link, interface, gateway, mac(interface).hex(":"), routed
-        )
+            os.urandom(32).hex(), network.name, label, link, interface, gateway, mac(interface).hex(":"), routed, live.bridge.label,
+            str(live.bridge.interface),
+        )  # fmt: skip
+
+    def held(self, container: Container) -> dict[str, int]:
+        """By name, the descriptors that keep the container's networks while no engine is there; they stay ours."""
+        if container.network < 0 or self._switch is None:
+            return {}
+        return {"switch": self._switch.namespace_descriptor, "outward": self._switch.listener.fileno()}
+
+    def take_over(self, container: Container, plugs: Iterable[Mapping[str, str]], held: dict[str, int]) -> None:
+        """Go on with a running container's networks, of which `held` is what the engine before got from `held`; what is used is taken out of it.
+        Where this process may not enter them the container stays without: it reaches its neighbours, not us."""
+        if container.process is None or "switch" not in held or "outward" not in held:
+            return
+        try:
+            switch = self._go_on(held)
+        except SandboxSetupFailed as error:
+            self.refused = error.message
+            return
+        container.network = os.open(f"/proc/{container.process.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        for plug in map(Plug.read, plugs):
+            network = self._networks().settle(plug.network, plug.bridge_interface)
+            if network is None:
+                continue
+            with self._lock:
+                live = self._live.get(network.name)
+                if live is None:
+                    try:
+                        bridge = switch.adopt(plug.bridge, IPv4Interface(plug.bridge_interface), leads_out=not network.internal)
+                    except OSError:
+                        continue
+                    live = self._live[network.name] = _Live(network, bridge)
+                    assert self._names is not None
+                    self._names.serve(bridge.names)
+                with contextlib.suppress(ApiError):
+                    live.addresses.take(plug.address)
+            container.plugs[network.name] = plug
+
+    def _go_on(self, held: dict[str, int]) -> Switch:
+        import socket
+        import time
+
+        from lamina.sandbox.switch import Held, Switch
+
+        with self._lock:
+            if self._switch is None:
+                found = Held(held.pop("switch"), socket.socket(fileno=held.pop("outward")), int(time.time()))
+                try:
+                    self._serve(Switch(found))
+                except SandboxSetupFailed:
+                    os.close(found.namespace)
+                    found.listener.close()
+                    raise
+            assert self._switch is not None
+            return self._switch
+
+    def taken_over(self) -> None:
+        """After the last `take_over`: what nobody uses goes."""
+        with self._lock:
+            if self._switch is not None:
+                self._switch.clear({live.bridge.label for live in self._live.values()})
 
     def disconnect(self, container: Container, network: Network) -> None:
         plug = container.plugs.pop(network.name, None)
@@ -165,6 +241,10 @@ class Wiring:
 
     def close(self) -> None:
         with self._lock:
+            for live in self._live.values():
+                assert self._names is not None
+                self._names.leave(live.bridge.names)
+                live.bridge.names.close()
             if self._names is not None:
                 self._names.close()
             if self._switch is not None:
@@ -176,13 +256,18 @@ class Wiring:
                 if self.refused:
                     raise SandboxSetupFailed(self.refused)
                 from lamina.sandbox.switch import Switch
-                from lamina.server.names import Names
-                from lamina.server.outward import Outward
 
-                self._switch = Switch()
-                self._names = Names(self.lookup, self.reverse, self.servers)
-                self._outward = Outward(self._switch.listener, self.where)
+                self._serve(Switch())
+            assert self._switch is not None
             return self._switch
+
+    def _serve(self, switch: Switch) -> None:
+        from lamina.server.names import Names
+        from lamina.server.outward import Outward
+
+        self._switch = switch
+        self._names = Names(self.lookup, self.reverse, self.servers)
+        self._outward = Outward(switch.listener, self.where)
 
     def _bring_up(self, network: Network) -> _Live:
         """Under the lock."""

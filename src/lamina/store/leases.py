@@ -107,6 +107,23 @@ class Lease:
                     os.close(descriptor)
 
 
+def hand_over(layout: Layout, names: Iterable[str]) -> tuple[str, int]:
+    """A lease with these pins that lives as long as some process has the descriptor open, which is the caller's: (its id, the descriptor)."""
+    lease = Lease(layout)
+    try:
+        lease.pin(names)
+        return lease.id, os.dup(lease._file)
+    finally:
+        lease._suspect = True  # the file stays
+        lease.close()
+
+
+def forget(layout: Layout, identifier: str) -> None:
+    """End a lease that was handed over, and owns nothing."""
+    if identifier.isalnum():
+        (layout.leases / identifier).unlink(missing_ok=True)
+
+
 @contextmanager
 def standstill(layout: Layout, *, wait: bool = True) -> Iterator[bool]:
     """For the collector: nobody pins inside the block. Keep it short. Yields False at once when `wait` is off and it is taken."""

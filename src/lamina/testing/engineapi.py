@@ -26,7 +26,7 @@ from lamina.store.local import LocalStore
 
 
 @contextmanager
-def daemon_at(root: Path, *, rung: str = "root", place: str = "test", rules: Rules | None = None) -> Iterator[Daemon]:
+def daemon_at(root: Path, *, rung: str = "root", place: str = "test", rules: Rules | None = None, keep: bool = False) -> Iterator[Daemon]:
     """A daemon over the store `root`; containers that run at the end are stopped. Registries cannot be asked."""
 
     def no_registry(given: Given) -> RegistryClient:
@@ -40,7 +40,7 @@ def daemon_at(root: Path, *, rung: str = "root", place: str = "test", rules: Rul
 
     with LocalStore.open(root, Flavour("trusted"), now=time.time) as store:
         engine = Engine(store, sandbox, now=time.time, host="test", registry=lambda: no_registry({}))
-        daemon = Daemon(engine, rung, place=place, now_nano=time.time_ns, rules=rules or Rules(), registry_for=no_registry)
+        daemon = Daemon(engine, rung, place=place, now_nano=time.time_ns, rules=rules or Rules(), registry_for=no_registry, keep=keep)
         try:
             yield daemon
         finally:

@@ -21,6 +21,7 @@ import traceback
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import copyfiles
+import kept
 import kernel
 import limits
 import rootfs
@@ -72,6 +73,12 @@ def helper(stdin, out, err, run):
     if spec["kind"] == "archive":
         copyfiles.serve(spec, stdin, out, lambda document: answer(connection, document))
         return
+    keeping = kept.Keeping(spec["kept"]) if spec.get("kept") else None
+    if keeping:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, 0)  # an engine that goes before all is ready is seen at its end of the connection
+        os.close(out)
+        os.close(err)
+        out, err = keeping.pipes()
     read_error, write_error = os.pipe2(os.O_CLOEXEC)
     created = os.path.join(spec.get("scratch", ""), "made")
     terminal, terminal_inside = socket.socketpair()
@@ -97,14 +104,27 @@ def helper(stdin, out, err, run):
     for number in (write_error, stdin, out, err, *doors):
         os.close(number)
     terminal_inside.close()
-    report = watch(spec, child, read_error, connection, terminal, group.folders if group else [])
+    folders = group.folders if group else []
+    report = None
+    try:
+        if keeping:
+            keeping.settle()
+        report = watch(spec, child, read_error, connection, terminal, folders, keeping)
+    except OSError as error:
+        if not keeping:
+            raise
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        answer(connection, {"failed": {"code": 125, "message": "its keeper: " + str(error.strerror)}})
     if spec["kind"] == "start":
         rootfs.remove_made(spec["upper"], created)
     if group:
         killed = group.close()
         if report:
             report["oom"] = killed
-    if report:
+    if report and keeping:
+        keeping.end(report)
+    elif report:
         answer(connection, report)
 
 
@@ -181,10 +201,7 @@ def init(streams, write_error, terminal):
             file.write("init")
     except OSError:
         pass
-    os.close(write_error)
-    terminal.close()
-    for number in streams:
-        os.close(number)
+    os.closerange(0, 1 << 16)
     while True:
         number = signal.sigwait(wanted)
         if number != signal.SIGCHLD:
@@ -318,8 +335,8 @@ def execute(argv, environment):
     raise workload.CannotExecute(code, 'exec: "%s": %s' % (name, why))
 
 
-def watch(spec, child, read_error, connection, terminal, groups):
-    """Tell that it runs (or why not), pass signals on; its end as the report."""
+def watch(spec, child, read_error, connection, terminal, groups, keeping):
+    """Tell that it runs (or why not), pass signals on; its end as the report. `keeping` takes over when it runs."""
     message = b""
     while True:
         data = os.read(read_error, 65536)
@@ -342,6 +359,8 @@ def watch(spec, child, read_error, connection, terminal, groups):
         socket.send_fds(connection, [json.dumps({"started": child, "groups": groups}).encode() + b"\n"], descriptors)
     except OSError:
         os.kill(child, signal.SIGKILL)
+    if keeping:
+        return keeping.watch(child, connection, descriptors[0] if descriptors else -1, groups)
     for number in descriptors:
         os.close(number)
     pidfd = os.pidfd_open(child)

@@ -88,7 +88,7 @@ class Container:
     def __init__(self, folder: Path, record: Record) -> None:
         self.folder = folder
         self.record = record
-        self.log = Log(folder / "log", *log_bounds(record.host.get("LogConfig") or {}))
+        self.log = Log(folder / "log", *self.bounds)
         self.changed = threading.Condition(threading.RLock())
         self.run = 0  # counts starts; 0 = not since the engine began
         self.ended = 0  # the last run that has ended with all its output
@@ -98,6 +98,7 @@ class Container:
         self.health: dict[str, Any] | None = None
         self.stop_requested = threading.Event()
         self.made_groups: tuple[str, ...] = ()  # control groups that an update made
+        self.lease = ""  # of its layers, where it outlives the engine
         self.network = -1  # a descriptor of its network namespace
         self.plugs: dict[str, Plug] = {}  # by network
         self.ports: dict[str, list[dict[str, str]]] = {}
@@ -122,6 +123,11 @@ class Container:
     @property
     def running(self) -> bool:
         return self.state.status in ("running", "paused")
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Of its log."""
+        return log_bounds(self.record.host.get("LogConfig") or {})
 
     @property
     def upper(self) -> Path:

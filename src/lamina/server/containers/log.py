@@ -7,6 +7,7 @@ Frames: stream (1 byte), 3 zero bytes, length (4 bytes), nanoseconds since the e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
@@ -30,7 +31,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Log:
-    """Thread-safe; one process writes. `most` bytes in a file (0: no limit), `files` of them are kept; offsets go on counting over them.
+    """Thread-safe; one process writes, this one (`append`) or another that tells (`grown`, `filled`). `most` bytes in a file (0: no limit), `files` of them are kept; offsets go on counting over them.
 
     The files are `path`, `path.1`, `path.2` …, the newest last; what an engine left is read by the next one.
     """
@@ -38,7 +39,7 @@ class Log:
     def __init__(self, path: Path, most: int = 0, files: int = 1) -> None:
         self._path = path
         self._most, self._files = most, files
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._file = -1
         self._readers: list[Reader] = []
         self._hurry = False
@@ -71,13 +72,58 @@ class Log:
             self.size += len(view)
             self._changed.notify_all()
 
-    def _rotate(self) -> None:
-        """Begin a new file; the oldest goes. Under the lock."""
+    def grown(self, number: int, size: int) -> None:
+        """Another process writes: the newest file, and its bytes. Before it begins one after it, it calls `filled`."""
+        with self._changed:
+            if number > self._number:
+                self._number = number
+                self._begun()
+                while len(self._kept) > self._files:
+                    self._kept.popleft()  # it has removed it
+            self.size = self._kept[-1][1] + size
+            self._changed.notify_all()
+
+    def filled(self, number: int, size: int) -> None:
+        """Another process wants to begin a new file: returns when it may."""
+        self.grown(number, size)
+        with self._changed:
+            self._wait_for_readers()
+
+    def look_again(self) -> None:
+        """The other process that wrote has ended, perhaps before it could tell all."""
+        with self._changed, contextlib.suppress(OSError):
+            number = self._number + 1 if self._place(self._number + 1).exists() else self._number
+            self.grown(number, self._place(number).stat().st_size)
+
+    def mend(self) -> None:
+        """Who wrote was killed: a last frame that is not whole goes. No reader may be there."""
+        with self._changed, contextlib.suppress(OSError), open(self._place(self._number), "r+b") as file:
+            whole, there = 0, file.seek(0, os.SEEK_END)
+            file.seek(0)
+            while len(head := file.read(_HEAD.size)) == _HEAD.size:
+                end = whole + _HEAD.size + _HEAD.unpack(head)[1]
+                if end > there:
+                    break
+                whole = file.seek(end)
+            file.truncate(whole)
+            self.size = self._kept[-1][1] + whole
+
+    def _wait_for_readers(self) -> None:
         for reader in self._readers:
             while reader.waited_for and reader.behind >= self._files and not self._hurry:
                 before = reader.behind
                 if not self._changed.wait(_STUCK) and reader.behind >= before:
                     reader.waited_for = False
+
+    def _begun(self) -> None:
+        self._kept.append((self._number, self.size))
+        for reader in self._readers:
+            with contextlib.suppress(FileNotFoundError):  # the container is being removed
+                reader.add(self.size, _opened(self._place(self._number), 0), self._files)
+
+    def _rotate(self) -> None:
+        """Begin a new file; the oldest goes. Under the lock."""
+        self._wait_for_readers()
         if self._file >= 0:
             os.close(self._file)
         self._number += 1
@@ -87,11 +133,9 @@ class Log:
             self._file = -1  # the container is being removed
             self._number -= 1
             return
-        self._kept.append((self._number, self.size))
+        self._begun()
         while len(self._kept) > self._files:
             self._place(self._kept.popleft()[0]).unlink(missing_ok=True)
-        for reader in self._readers:
-            reader.add(self.size, _opened(self._place(self._number), 0), self._files)
 
     def reader(self, *, waited_for: bool = False) -> Reader:
         """Sees all that is kept, also after the container and its files are gone. `waited_for`: it loses nothing, the writer waits instead."""

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from lamina.sandbox.kept import KeptProcess
 from lamina.server.errors import ApiError, BadRequest
 from lamina.server.relay import relay
 
@@ -31,16 +32,26 @@ class Ports:
         self._wiring = wiring
         self._listeners: dict[str, list[socket.socket]] = {}
 
-    def open(self, container: Container) -> None:
-        """Listen at all published ports of a container that has just begun. ApiError when one is taken; then none is open."""
+    def open(self, container: Container, held: dict[str, int] | None = None) -> None:
+        """Listen at all published ports of a container that has just begun. ApiError when one is taken; then none is open.
+
+        `held`: sockets that the engine before listened at, by `port:PORT:NUMBER`; those that are used are taken out. One that outlives us holds ours.
+        """
         found: dict[str, list[dict[str, str]]] = {}
         listeners: list[socket.socket] = []
         shared = container.record.host["NetworkMode"] == "host"
         try:
             for port, wanted in _wanted(container).items():
                 found[port] = []
-                for binding in wanted if not shared else []:
-                    listener, place = _listen(port, binding)
+                for number, binding in enumerate(wanted if not shared else []):
+                    name = f"port:{port}:{number}"
+                    if held is not None and name in held:
+                        listener = socket.socket(fileno=held.pop(name))
+                        place = _place(listener, binding)
+                    else:
+                        listener, place = _listen(port, binding)
+                        if isinstance(container.process, KeptProcess):
+                            container.process.hold(name, listener.fileno())
                     listeners.append(listener)
                     found[port].append(place)
                     serve = self._serve_udp if port.endswith("/udp") else self._serve
@@ -177,7 +188,7 @@ def _listen(port: str, binding: dict[str, str]) -> tuple[socket.socket, dict[str
             listener.bind((address, number))
             if kind == "tcp":
                 listener.listen(128)
-            return listener, {"HostIp": address, "HostPort": str(listener.getsockname()[1])}
+            return listener, _place(listener, binding)
         except OSError as error:
             listener.close()
             why = error
@@ -185,6 +196,10 @@ def _listen(port: str, binding: dict[str, str]) -> tuple[socket.socket, dict[str
     raise ApiError(
         f"Bind for {address}:{first}{dash}{last} failed: {'port is already allocated' if why.errno == 98 else why.strerror}"
     ) from why
+
+
+def _place(listener: socket.socket, binding: dict[str, str]) -> dict[str, str]:
+    return {"HostIp": binding.get("HostIp") or "0.0.0.0", "HostPort": str(listener.getsockname()[1])}
 
 
 def _from_inside(container: Container, port: int, kind: int) -> socket.socket:

@@ -13,6 +13,7 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.sandbox import groups
 from lamina.sandbox.containers import CannotStart, Process
 from lamina.sandbox.limits import Limits
+from lamina.server.containers import keeping
 from lamina.server.containers.container import Container
 from lamina.server.containers.log import STDERR, STDOUT
 from lamina.server.containers.processes import pids
@@ -21,6 +22,7 @@ from lamina.server.containers.stdin import Stdin
 from lamina.server.errors import ApiError, BadRequest, Conflict
 
 if TYPE_CHECKING:
+    from lamina.sandbox.protocols import SandboxSpec
     from lamina.server.daemon import Daemon
 
 _PIECE = 1 << 16
@@ -61,26 +63,21 @@ def _start(daemon: Daemon, container: Container) -> None:
         container.stdin = Stdin()
     stdin = container.stdin
     tty = container.tty
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    out_read, out_write = os.pipe2(os.O_CLOEXEC)
-    err_read, err_write = os.pipe2(os.O_CLOEXEC)
+    readonly = bool(container.record.host["ReadonlyRootfs"])
+    names = resolv_conf(owner, daemon.wiring.gateway_of(owner))
+    reads: tuple[tuple[int, int], ...] = ()
     try:
-        first = stdin.read_end if stdin is not None and not tty else null
-        process = daemon.keeper.start(
-            spec,
-            process_spec(container),
-            (first, out_write, err_write),
-            readonly=bool(container.record.host["ReadonlyRootfs"]),
-            resolv_conf=resolv_conf(owner, daemon.wiring.gateway_of(owner)),
-        )
+        with open(os.devnull, "r+b") as null:
+            first = stdin.read_end if stdin is not None and not tty else null.fileno()
+            if daemon.keep:
+                process: Process = keeping.begin(
+                    daemon, container, spec, process_spec(container), first, readonly=readonly, resolv_conf=names
+                )
+            else:
+                process, reads = _begin(daemon, container, spec, first, readonly, names)
     except LaminaError as error:
-        os.close(out_read)
-        os.close(err_read)
         _not_started(daemon, container, error)
         raise _start_error(error) from error
-    finally:
-        for number in (null, out_write, err_write):
-            os.close(number)
     if stdin is not None and not tty:
         stdin.close_reader()
     container.run += 1
@@ -88,21 +85,53 @@ def _start(daemon: Daemon, container: Container) -> None:
     state = container.state
     state.status, state.started, state.finished, state.error, state.exit_code = "running", daemon.now(), None, "", 0
     state.oom = False
-    if tty:
-        os.close(out_read)
-        os.close(err_read)
-        assert process.terminal is not None
-        pumps = [_thread(_pump, daemon, container, STDOUT, process.terminal)]
-        if stdin is not None:
-            _thread(_type, stdin, process.terminal)
-    else:
-        pumps = [_thread(_pump, daemon, container, stream, read) for stream, read in ((STDOUT, out_read), (STDERR, err_read))]
+    pumps = [_thread(_pump, daemon, container, stream, read) for stream, read in reads]
+    if tty and stdin is not None:
+        _thread(_type, stdin, process.terminal)
     container.save()
     daemon.events.emit("container", "start", container.id, container.attributes())
     daemon.ports.open(container)
     container.notify()
     _thread(_supervise, daemon, container, process, pumps)
-    if config.get("Healthcheck", {}).get("Test") and config["Healthcheck"]["Test"][0] != "NONE":
+    _watch_health(daemon, container)
+
+
+def _begin(
+    daemon: Daemon, container: Container, spec: SandboxSpec, stdin: int, readonly: bool, names: str
+) -> tuple[Process, tuple[tuple[int, int], ...]]:
+    """One that ends with us: (the process, (stream, descriptor) of what it writes)."""
+    out_read, out_write = os.pipe2(os.O_CLOEXEC)
+    err_read, err_write = os.pipe2(os.O_CLOEXEC)
+    try:
+        process = daemon.keeper.start(spec, process_spec(container), (stdin, out_write, err_write), readonly=readonly, resolv_conf=names)
+    except BaseException:
+        os.close(out_read)
+        os.close(err_read)
+        raise
+    finally:
+        os.close(out_write)
+        os.close(err_write)
+    if process.terminal is None:
+        return process, ((STDOUT, out_read), (STDERR, err_read))
+    os.close(out_read)
+    os.close(err_read)
+    return process, ((STDOUT, os.dup(process.terminal)),)
+
+
+def go_on(daemon: Daemon, container: Container) -> None:
+    """Watch over a container that was taken over."""
+    process = container.process
+    if process is None:
+        return
+    if process.terminal is not None and container.stdin is not None:
+        _thread(_type, container.stdin, process.terminal)
+    _thread(_supervise, daemon, container, process, [])
+    _watch_health(daemon, container)
+
+
+def _watch_health(daemon: Daemon, container: Container) -> None:
+    test = container.record.config.get("Healthcheck", {}).get("Test")
+    if test and test[0] != "NONE":
         from lamina.server.containers.health import watch
 
         container.health = {"Status": "starting", "FailingStreak": 0, "Log": []}
@@ -157,20 +186,17 @@ def _start_error(error: LaminaError) -> ApiError:
 
 
 def _pump(daemon: Daemon, container: Container, stream: int, descriptor: int) -> None:
-    reading = (
-        descriptor if stream == STDERR or container.process is None or descriptor != container.process.terminal else os.dup(descriptor)
-    )
     try:
         while True:
             try:
-                data = os.read(reading, _PIECE)
+                data = os.read(descriptor, _PIECE)
             except OSError:  # EIO: the terminal's other side was closed
                 break
             if not data:
                 break
             container.log.append(stream, data, daemon.now_nano())
     finally:
-        os.close(reading)
+        os.close(descriptor)
 
 
 def _type(stdin: Stdin, terminal: int) -> None:
@@ -191,6 +217,9 @@ def _type(stdin: Stdin, terminal: int) -> None:
 
 def _supervise(daemon: Daemon, container: Container, process: Process, pumps: list[threading.Thread]) -> None:
     ended = process.wait()
+    if process.left:
+        keeping.put_down(container)
+        return
     for pump in pumps:
         pump.join(5.0 if container.tty else None)
     with container.changed:
@@ -218,6 +247,7 @@ def _supervise(daemon: Daemon, container: Container, process: Process, pumps: li
         if delay is not None:
             state.status = "restarting"
         container.save()
+        keeping.ended(daemon, container)
         container.log.close()
         daemon.events.emit("container", "die", container.id, {**container.attributes(), "exitCode": str(ended.exit_code)})
         container.notify()
@@ -256,7 +286,12 @@ def resume(daemon: Daemon) -> None:
     """At the engine's start: what the policies want to run, each on a thread of its own."""
     for container in daemon.containers.all():
         policy, state = container.record.host["RestartPolicy"]["Name"], container.state
-        if policy == "no" or state.started is None or (policy != "always" and (state.stopped_by_user or restart_delay(container) is None)):
+        if (
+            container.running
+            or policy == "no"
+            or state.started is None
+            or (policy != "always" and (state.stopped_by_user or restart_delay(container) is None))
+        ):
             continue
         state.restarts = state.restarts_in_a_row = 0
         container.stop_requested.clear()
@@ -301,6 +336,7 @@ def limit(container: Container, wanted: Limits) -> None:
     wanted = Limits(*(getattr(wanted, name) if name in held else 0 for name in ("memory", "cpus", "pids")))
     try:
         container.made_groups += groups.change((*process.groups, *container.made_groups), wanted, pids(process.pid))
+        keeping.tell(container)
     except OSError as error:
         raise ApiError(f"Cannot update container {container.id}: {error.strerror or error}") from error
 

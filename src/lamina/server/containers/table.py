@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lamina.oci import typed
-from lamina.sandbox import groups
-from lamina.server.containers import creating
+from lamina.sandbox import groups, kept
+from lamina.server.containers import creating, keeping, running
 from lamina.server.containers.container import Container, MountPoint, Record
 from lamina.server.errors import BadRequest, Conflict, NotFound
 
@@ -68,33 +68,43 @@ class Table:
         self._lock = threading.Lock()
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
+        self.taken_over = 0  # of an earlier engine, that ran on without one
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def load(self) -> None:
-        """What an earlier engine left. What ran then was ended with it: exit code 137."""
+        """What an earlier engine left. What it kept is taken over; what ran otherwise was ended with it: exit code 137."""
         from lamina.store.removal import remove
 
+        ended = []
         for folder in sorted(self._folder.iterdir()):
+            keeper = kept.find(folder)
             try:
                 record = typed.json((folder / "container.json").read_bytes(), type=Record)
             except (OSError, msgspec.MsgspecError):
+                if keeper is not None:
+                    kept.end(folder, keeper)
                 remove(folder)  # of an engine that was killed while it made or removed it
                 continue
             container = Container(folder, record)
-            if record.state.status == "restarting":
-                record.state.status = "exited"
-                container.save()
-            if container.running:
-                record.state.status, record.state.exit_code = "exited", 137
-                record.state.finished = self._daemon.now()
-                record.state.error = "the engine was stopped"
-                container.save()
-                if record.host.get("AutoRemove"):
-                    remove(folder)
-                    continue
             self._containers[record.id] = container
             self._names[record.name] = record.id
             self._daemon.pin(record.layers)
+            if keeper is not None and keeping.take_over(self._daemon, container, keeper):
+                self.taken_over += 1
+                continue
+            if record.state.status == "restarting":
+                record.state.status = "exited"
+                container.save()
+            if keeping.ended_meanwhile(self._daemon, container):
+                ended.append(container)
+        self._daemon.wiring.taken_over()
+        for container in ended:
+            attributes = {**container.attributes(), "exitCode": str(container.state.exit_code)}
+            self._daemon.events.emit("container", "die", container.id, attributes)
+            if container.record.host.get("AutoRemove"):
+                self.remove(container, volumes=True)
+        for container in self.all():
+            running.go_on(self._daemon, container)
 
     def create(
         self, image: Image, image_name: str, image_config: Mapping[str, Any], body: Mapping[str, Any], name: str
@@ -191,7 +201,6 @@ class Table:
 
     def remove(self, container: Container, *, force: bool = False, volumes: bool = False) -> None:
         """Its files, its name, and with `volumes` its anonymous volumes. Conflict when it runs and is not forced, or is being removed."""
-        from lamina.server.containers import running
         from lamina.store.removal import remove
 
         with container.changed:
