@@ -151,6 +151,13 @@ def test_a_build_goes_on_before_the_eyes(engine: str, gate: Gate, tab: Tab, tmp_
         assert "first build of this step" in shown
         assert HOSTILE in shown
         assert tab.value("document.title").startswith("Build of ")
+        # The graph, whose running step is a link to its row, and the timeline, whose bar grows by itself.
+        assert tab.value("document.querySelectorAll('svg[aria-label=\"Graph of the build\"] a.node').length") == 3
+        assert tab.value("document.querySelector('a.node.running title').textContent").startswith("RUN echo")
+        assert tab.value("document.querySelectorAll('svg[aria-label=\"Graph of the build\"] path.edge').length") == 2
+        bar = "document.querySelector('svg[aria-label=\"Timeline of the build\"] .bar.running + text').textContent"
+        before = tab.value(bar)
+        tab.until(f"{bar} != {before!r}")
         tab.picture(kept_pictures(tmp_path) / "live.png")
         light = tab.value("getComputedStyle(document.body).backgroundColor")
         dark(tab)

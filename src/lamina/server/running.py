@@ -28,7 +28,8 @@ _NOTICES = 50
 
 
 class LiveStep(msgspec.Struct, frozen=True):
-    """`state`: waiting, running, or the verdict. `log`: the end of its output, `left_out` bytes before it. `started` in seconds since the epoch."""
+    """`state`: waiting, running, or the verdict. `log`: the end of its output, `left_out` bytes before it. `started` in seconds since the epoch.
+    `inputs`: the indexes of the build's steps that it stands on."""
 
     stage: str
     line: int
@@ -41,6 +42,7 @@ class LiveStep(msgspec.Struct, frozen=True):
     error: str = ""
     log: bytes = b""
     left_out: int = 0
+    inputs: tuple[int, ...] = ()
 
 
 class LiveBuild(msgspec.Struct, frozen=True):
@@ -84,9 +86,8 @@ class Running:
         with self._lock:
             self._before += self._told()
             self._steps, self._logs, self._cut = {}, OrderedDict(), {}
-            for step in steps:
-                if step.number:
-                    self._steps[step.number] = LiveStep(f"{self._platform}{step.stage_name or step.stage}", step.line, step.text)
+            for step, before in _with_inputs(steps, len(self._before)):
+                self._steps[step.number] = LiveStep(f"{self._platform}{step.stage_name or step.stage}", step.line, step.text, inputs=before)
 
     def report(self, event: ProgressEvent) -> None:
         with self._lock:
@@ -96,9 +97,11 @@ class Running:
                 case StepOutput():
                     self._say(event.id, event.data)
                 case StepEnded():
+                    known = self._steps.get(event.id)
                     self._change(
                         event.id,
                         state=event.verdict,
+                        started=(known.started if known is not None else 0.0) or max(0.0, self._now() - event.seconds),
                         reason=event.reason.message,
                         seconds=event.seconds,
                         saved=event.saved,
@@ -137,6 +140,24 @@ class Running:
             steps = [] if kept else [msgspec.structs.replace(step, log=b"", left_out=0) for step in (*self._before, *self._told())]
             self._before, self._steps, self._logs, self._cut = steps, {}, OrderedDict(), {}
             self._build = msgspec.structs.replace(self._build, ended=True, kept=kept, error=error)
+
+
+def _with_inputs(steps: tuple[ListedStep, ...], first: int) -> Iterator[tuple[ListedStep, tuple[int, ...]]]:
+    """Each step that does something, and which of them it stands on, counted from `first`: through instructions that only say something."""
+    from lamina.server.ui.steps import Step, inputs
+
+    found = inputs([Step(step.stage, step.text, "", stage_name=step.stage_name) for step in steps])
+    behind: list[tuple[int, ...]] = []
+    places: dict[int, int] = {}
+    for step, before in zip(steps, found):
+        own = tuple(dict.fromkeys(one for index in before for one in behind[index]))
+        if not step.number:
+            behind.append(own)
+            continue
+        if step.number not in places:  # equal steps of two stages are one
+            places[step.number] = first + len(places)
+            yield step, own
+        behind.append((places[step.number],))
 
 
 class Journal:

@@ -16,6 +16,7 @@ from lamina.engine.request import BuildResult, ListedStep, Notice, StepEnded, St
 from lamina.server.daemon import Daemon
 from lamina.server.http.messages import Answer
 from lamina.server.running import BUILD_LIMIT, LOG_LIMIT, Journal, LiveBuild, Running
+from lamina.server.ui import livepages
 from lamina.server.ui.livepages import log_text
 from lamina.store.builds import BuildLog
 from lamina.testing.engineapi import call, daemon_at, rows
@@ -143,6 +144,61 @@ def test_steps_of_several_platforms_stand_one_after_the_other() -> None:
         one.listed(listed("RUN make"))
         one.report(StepEnded(1, "", "hit", WHY, 0.0, 1.0))
     assert [(step.stage, step.state) for step in one.snapshot().steps] == [("linux/arm64 a", "hit"), ("linux/amd64 a", "hit")]
+
+
+def several_stages() -> tuple[ListedStep, ...]:
+    """Two stages, one upon the other's files; instructions without a step have the number 0."""
+    return (
+        ListedStep(0, "made", 1, "FROM base AS made", "FROM", True, 0),
+        ListedStep(0, "made", 2, "RUN make", "RUN", True, 1),
+        ListedStep(0, "made", 3, "ENV A=b", "ENV", True, 0),
+        ListedStep(0, "made", 4, "RUN test", "RUN", True, 2),
+        ListedStep(1, "", 5, "FROM made", "FROM", True, 0),
+        ListedStep(1, "", 6, "RUN more", "RUN", True, 3),
+        ListedStep(2, "", 7, "FROM base", "FROM", True, 0),
+        ListedStep(2, "", 8, "RUN make", "RUN", True, 1),
+        ListedStep(2, "", 9, "COPY --from=1 /a /b", "COPY", True, 4),
+    )
+
+
+def test_what_a_step_stands_on_is_known_through_instructions_without_a_step() -> None:
+    one = running()
+    one.listed(several_stages())
+    assert [(step.text, step.inputs) for step in one.snapshot().steps] == [
+        ("RUN make", ()),
+        ("RUN test", (0,)),
+        ("RUN more", (1,)),
+        ("COPY --from=1 /a /b", (0, 2)),
+    ]
+    one.listed(several_stages())  # of the next platform
+    assert [step.inputs for step in one.snapshot().steps[4:]] == [(), (4,), (5,), (4, 6)]
+
+
+def test_graph_and_timeline_of_a_build_that_goes_on() -> None:
+    clock = [100.0]
+    journal = Journal(lambda: clock[0])
+    with journal.entry("app:1", "docker build") as one:
+        one.listed(several_stages())
+        before = livepages.build(one.snapshot(), clock[0]).decode()
+        assert before.count('class="node none"') == 4
+        assert "No step has begun." in before
+        one.report(StepEnded(1, "", "hit", WHY, 0.0, 4.0))
+        clock[0] = 110.0
+        one.report(StepStarted(2, ""))
+        clock[0] = 120.0
+        shown = livepages.build(one.snapshot(), clock[0]).decode()
+        assert [shown.count(f'class="node {word}"') for word in ("hit", "running", "none")] == [1, 1, 2]
+        assert 'href="#step-1"' in shown
+        # The running one is half of the twenty seconds that the build has taken.
+        assert 'x="470.0" y="28" width="210.0"' in shown
+        assert "bar running" in shown
+        one.report(StepEnded(2, "", "failed", WHY, 10.0, 0.0, "ended with exit code 1\nand more"))
+        one.end("", "no")
+    clock[0] = 1000.0
+    shown = livepages.build(one.snapshot(), clock[0]).decode()
+    assert "failed: ended with exit code 1" in shown
+    assert 'x="470.0" y="28" width="210.0"' in shown
+    assert "bar running" not in shown
 
 
 def test_events_of_steps_that_are_not_listed_do_no_harm() -> None:

@@ -23,12 +23,14 @@ td.wrap{min-width:14rem;overflow-wrap:anywhere}td.nowrap,td.nowrap code{white-sp
 code{font:13px/1.5 ui-monospace,monospace;overflow-wrap:anywhere}.dim{color:var(--dim)}
 .tag{border-radius:4px;padding:0 .45rem;border:1px solid var(--line);white-space:nowrap}
 .tag.hit{background:var(--hit);border-color:var(--hit-line)}.tag.miss{background:var(--miss);border-color:var(--miss-line)}
+.tag.running{background:var(--miss);border:1px dashed var(--miss-line)}
 .tag.failed{background:var(--failed);border-color:var(--failed-line)}
 dl.facts{display:flex;flex-wrap:wrap;gap:.6rem 2rem;margin:.6rem 0}dl.facts dt{color:var(--dim);font-size:13px}dl.facts dd{margin:0;font-size:1.1rem}
 svg{display:block}svg text{fill:var(--fg);font:12.5px ui-monospace,monospace}svg text.small{fill:var(--dim);font-size:11.5px}
 svg text.head{font-weight:600}.edge{fill:none;stroke:var(--dim);stroke-width:1.5}
 .node rect,.bar{fill:var(--soft);stroke:var(--dim)}.hit rect,.bar.hit{fill:var(--hit);stroke:var(--hit-line)}
-.miss rect,.bar.miss{fill:var(--miss);stroke:var(--miss-line)}.failed rect,.bar.failed{fill:var(--failed);stroke:var(--failed-line)}
+.miss rect,.bar.miss{fill:var(--miss);stroke:var(--miss-line)}.running rect,.bar.running{fill:var(--miss);stroke:var(--miss-line);stroke-dasharray:5 3}
+.failed rect,.bar.failed{fill:var(--failed);stroke:var(--failed-line)}
 pre.log{font:13px/1.45 ui-monospace,monospace;background:var(--soft);border:1px solid var(--line);border-radius:6px;padding:.6rem .8rem;margin:.4rem 0;
 overflow:auto;max-height:36rem;white-space:pre-wrap;overflow-wrap:anywhere}
 @media (max-width:40rem){main{padding:.7rem}th,td{padding:.35rem .5rem}td.wrap{min-width:9rem}}

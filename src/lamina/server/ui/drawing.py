@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from lamina.server.ui.html import Markup, el
 from lamina.server.ui.steps import Step, inputs
 from lamina.server.ui.words import seconds, shorten
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _HEAD = 264, 46, 36, 22, 30
 _CHARACTERS = 31
-_KINDS = {"hit": "hit", "ran": "miss", "miss": "miss", "failed": "failed"}
+_KINDS = {"hit": "hit", "ran": "miss", "miss": "miss", "failed": "failed", "running": "running"}
 _ROW, _LABEL, _BAR = 24, 260, 420
 
 
@@ -17,9 +19,18 @@ def kind(verdict: str) -> str:
     return _KINDS.get(verdict, "none")
 
 
-def graph(steps: list[Step]) -> Markup:
-    """An edge goes down from an input to what stands on it."""
-    edges = inputs(steps)
+class Bar(msgspec.Struct, frozen=True):
+    """`start` in seconds since the build's beginning; `kind`: a class of the sheet."""
+
+    text: str
+    start: float
+    seconds: float
+    kind: str
+
+
+def graph(steps: list[Step], edges: list[list[int]] | None = None) -> Markup:
+    """An edge goes down from an input to what stands on it. `edges`: what each step stands on, where it is known better than by the texts."""
+    edges = inputs(steps) if edges is None else edges
     columns = {stage: number for number, stage in enumerate(dict.fromkeys(step.stage for step in steps))}
     depth: list[int] = []
     for before in edges:
@@ -68,22 +79,28 @@ def graph(steps: list[Step]) -> Markup:
 def timeline(steps: list[Step]) -> Markup:
     """Start times are not kept: a step is drawn where its inputs end."""
     ends: list[float] = []
-    starts: list[float] = []
+    bars: list[Bar] = []
     for step, before in zip(steps, inputs(steps)):
-        starts.append(max((ends[one] for one in before), default=0.0))
-        ends.append(starts[-1] + max(0.0, step.seconds))
-    whole = max(ends, default=0.0) or 1.0
+        start = max((ends[one] for one in before), default=0.0)
+        ends.append(start + max(0.0, step.seconds))
+        bars.append(Bar(step.text, start, step.seconds, kind(step.verdict)))
+    return chart(bars, max(ends, default=0.0))
+
+
+def chart(bars: list[Bar], whole: float) -> Markup:
+    """`whole`: the seconds that the width stands for."""
+    whole = whole or 1.0
     rows = []
-    for index, (step, start) in enumerate(zip(steps, starts)):
+    for index, bar in enumerate(bars):
         y = index * _ROW
-        left = _LABEL + start / whole * _BAR
-        width = max(2.0, step.seconds / whole * _BAR)
+        left = _LABEL + bar.start / whole * _BAR
+        width = max(2.0, bar.seconds / whole * _BAR)
         rows += [
-            el("text", shorten(" ".join(step.text.split()), 35), x=4, y=y + 16),
-            el("rect", x=f"{left:.1f}", y=y + 4, width=f"{width:.1f}", height=_ROW - 8, rx=3, class_=f"bar {kind(step.verdict)}"),
-            el("text", seconds(step.seconds), x=f"{left + width + 6:.1f}", y=y + 16, class_="small"),
+            el("text", shorten(" ".join(bar.text.split()), 35), x=4, y=y + 16),
+            el("rect", x=f"{left:.1f}", y=y + 4, width=f"{width:.1f}", height=_ROW - 8, rx=3, class_=f"bar {bar.kind}"),
+            el("text", seconds(bar.seconds), x=f"{left + width + 6:.1f}", y=y + 16, class_="small"),
         ]
-    return svg("Timeline of the build", _LABEL + _BAR + 80, max(1, len(steps)) * _ROW, rows)
+    return svg("Timeline of the build", _LABEL + _BAR + 80, max(1, len(bars)) * _ROW, rows)
 
 
 def svg(label: str, width: int, height: int, children: list[Markup]) -> Markup:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 
 from lamina.server.running import LiveBuild, LiveStep
-from lamina.server.ui.drawing import kind
+from lamina.server.ui.drawing import Bar, chart, graph, kind
 from lamina.server.ui.html import Markup, el
 from lamina.server.ui.parts import cell, facts, page, table, tag, when
+from lamina.server.ui.steps import Step, Why
 from lamina.server.ui.words import seconds, shorten
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")  # colours and titles of terminals
@@ -27,7 +28,7 @@ def running(found: Sequence[LiveBuild], now: float) -> list[Markup]:
     rows = [
         [
             cell(el("a", shorten(one.title, 200), href=f"/ui/live/{one.id}"), class_="wrap"),
-            cell(tag("miss", "running")),
+            cell(tag("running", "running")),
             cell(one.client, class_="nowrap"),
             cell(when(one.started, now), class_="nowrap"),
             cell(_progress(one), class_="nowrap"),
@@ -59,6 +60,10 @@ def build(one: LiveBuild, now: float) -> bytes:
         body += [
             el("h2", "Steps"),
             table("Steps", heads, rows, numbers=(3, 4), ids=[f"step-{number}" for number in range(len(rows))]),
+            el("h2", "Graph"),
+            _graph(one.steps),
+            el("h2", "Timeline"),
+            _timeline(one, now),
         ]
     elif not one.ended:
         body.append(el("p", "Its Dockerfile and bases are being looked up.", class_="dim"))
@@ -70,10 +75,33 @@ def build(one: LiveBuild, now: float) -> bytes:
     return page(f"Build of {shorten(one.title, 80)}", "/ui", body, again=not one.ended, every=1)
 
 
+def _graph(steps: Sequence[LiveStep]) -> Markup:
+    columns: dict[str, int] = {}
+    drawn = []
+    for step in steps:
+        stage = columns.setdefault(step.stage, len(columns))
+        told = step.error.partition("\n")[0] or step.reason
+        drawn.append(Step(stage, step.text, step.state, Why(message=told), stage_name=step.stage, line=step.line))
+    return graph(drawn, [list(step.inputs) for step in steps])
+
+
+def _timeline(one: LiveBuild, now: float) -> Markup:
+    """What has begun, from the build's beginning to now, or to the end of its last step."""
+    begun = [step for step in one.steps if step.started]
+    if not begun:
+        return el("p", "No step has begun.", class_="dim")
+    bars = [Bar(step.text, max(0.0, step.started - one.started), _took(step, now), kind(step.state)) for step in begun]
+    last = max(bar.start + bar.seconds for bar in bars)
+    return chart(bars, last if one.ended else max(last, now - one.started))
+
+
+def _took(step: LiveStep, now: float) -> float:
+    return max(0.0, now - step.started) if step.state == "running" else step.seconds
+
+
 def _row(number: int, step: LiveStep, now: float) -> list[Markup]:
     told = step.error or step.reason
-    took = max(0.0, now - step.started) if step.state == "running" else step.seconds
-    shown = "" if step.state == "waiting" else seconds(took)
+    shown = "" if step.state == "waiting" else seconds(_took(step, now))
     text = el("code", shorten(" ".join(step.text.split()), 400))
     return [
         cell(
@@ -81,7 +109,7 @@ def _row(number: int, step: LiveStep, now: float) -> list[Markup]:
             el("div", f"stage {step.stage}, line {step.line}", class_="dim"),
             class_="wrap",
         ),
-        cell(tag("miss" if step.state == "running" else kind(step.state), step.state)),
+        cell(tag(kind(step.state), step.state)),
         cell(told, class_="wrap"),
         cell(shown, class_="n"),
         cell(seconds(step.saved) if step.saved else "", class_="n"),
