@@ -7,7 +7,6 @@ outside makes its own. When the command ends, however it ends, the helper sees i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -76,10 +75,11 @@ class DockerServices:
 
         def close() -> None:
             self._ask({"stop": pid})
+            from lamina.server.places import folder_of, place_of
             from lamina.store.removal import remove
 
             with contextlib.suppress(OSError):  # what `lamina serve` keeps of this place: nobody will ask for it again
-                remove(store / "engines" / hashlib.sha256(f"unix://{place}".encode()).hexdigest()[:16])
+                remove(folder_of(store, place_of([f"unix://{place}"])))
 
         return DockerService(place, close, lambda: bool(self._ask({"starved": pid})["starved"]))
 

@@ -24,14 +24,16 @@ def open_engine(
     insecure_registries: Sequence[str] = (),
     on_rescue: Callable[[tuple[str, ...]], None] | None = None,
     running: bool = False,
+    beside: Path | None = None,
 ) -> Iterator[Engine]:
     """An engine over the store; as an ordinary user the process has entered a user namespace first. Must run before any thread is made.
 
+    `beside`: a folder of containers that may be kept from before; the process enters the user namespace that they are in.
     `running`: a RUN is likely, so the sandbox's process starts while the engine is being loaded. The others are those of engine/opening.py.
     """
     from lamina.sandbox.choice import choose
 
-    chosen = choose(settings.rung, os.geteuid(), settings.root)
+    chosen = choose(settings.rung, os.geteuid(), settings.root, beside)
     process = None
     if running and chosen.rung != "none":
         from lamina.sandbox.zygoteprocess import ZygoteProcess

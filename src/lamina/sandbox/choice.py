@@ -14,13 +14,18 @@ class Chosen(NamedTuple):
     tried: tuple[str, ...] = ()  # what was tried in vain, in words
 
 
-def choose(rung: str | None, uid: int, root: Path | None = None) -> Chosen:
+def choose(rung: str | None, uid: int, root: Path | None = None, beside: Path | None = None) -> Chosen:
     """Root stays root; who may not mount enters a namespace with a range of ids, else with his own; where
-    that is refused chroot or proot is taken, which both warn. `root`: where the store will lie.
+    that is refused chroot or proot is taken, which both warn. `root`: where the store will lie. `beside`: a folder of containers; those that run on
+    from before can be reached from their own user namespace only, so that is entered.
 
     Where a namespace is entered no thread may exist yet. SandboxUnavailable for a forced rung that is not there: nothing else is taken instead.
     """
     rungs.check_name(rung)
+    if beside is not None:
+        joined = _join(beside, rung)
+        if joined is not None:
+            return joined
     if rung is not None:
         _force(rung)
         return Chosen(rung)
@@ -47,6 +52,25 @@ def choose(rung: str | None, uid: int, root: Path | None = None) -> Chosen:
             return Chosen(weak, tuple(tried))
         tried.append(f"{weak}: {why}")
     return Chosen("none", tuple(tried))
+
+
+def _join(containers: Path, rung: str | None) -> Chosen | None:
+    from lamina.sandbox import kept
+
+    for folder, keeper in kept.running_in(containers).items():
+        from lamina.sandbox import userns
+
+        kind = userns.join(keeper.pid)
+        if kind is None:
+            return None
+        found = "userns" if kind == "range" else "userns-single"
+        if rung not in (None, found):
+            raise SandboxUnavailable(
+                f"containers that run on from before, like {folder.name[:12]}, are in the sandbox {found}: {rung} cannot be used with them",
+                hint=f"use --sandbox={found}, stop them, and start again",
+            )
+        return Chosen(found)
+    return None
 
 
 def _force(rung: str) -> None:

@@ -115,6 +115,29 @@ def _enter_range(uid: int, gid: int) -> None:
     os.setresuid(0, 0, 0)
 
 
+def join(pid: int) -> Kind | None:
+    """Enter the user namespace of a process that we began; None when it is in ours. The process must have one thread. SandboxUnavailable."""
+    try:
+        if os.stat(f"/proc/{pid}/ns/user").st_ino == os.stat("/proc/self/ns/user").st_ino:
+            return None
+        descriptor = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.setns(descriptor, _NEWUSER):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(descriptor)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise SandboxUnavailable(
+            f"process {pid} keeps containers in a user namespace that cannot be entered: {error.strerror}",
+            hint="start the engine as the user, and where, the one before it was started; or end that process, and its container with it",
+        ) from error
+    rows = Path("/proc/self/uid_map").read_text().splitlines()
+    return "single" if len(rows) == 1 and rows[0].split()[2] == "1" else "range"
+
+
 def _unshare() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_NEWUSER):

@@ -29,6 +29,7 @@ from lamina.server.errors import ApiError, NotFound
 from lamina.server.events import Events
 from lamina.server.metrics import Requests
 from lamina.server.networks import Networks
+from lamina.server.places import folder_of
 from lamina.server.running import Journal
 from lamina.server.seen import SeenSteps
 from lamina.server.volumes import Volumes
@@ -78,7 +79,9 @@ class Daemon:
         self._using = threading.RLock()
         self._users = 0
         flavour = engine.store.flavour
-        self.folder, self._lock = _own_folder(engine.store.layout.root / "engines", place, only=keep)
+        self.folder, self._lock = _own_folder(engine.store.layout.root, place, only=keep)
+        if keep:
+            (self.folder / "place").write_text(place)  # whoever finds what was kept can say which engine it waits for
         self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
         self.seen_steps = SeenSteps(self.folder / "steps")
         self.events = Events(now_nano)
@@ -215,12 +218,11 @@ class Taken(LaminaError):
     default_exit = 2
 
 
-def _own_folder(engines: Path, place: str, *, only: bool) -> tuple[Path, int]:
+def _own_folder(root: Path, place: str, *, only: bool) -> tuple[Path, int]:
     """The folder of the engine at this place; when another engine has it, one with a random name. `only`: Taken instead, as nobody would
     find that again."""
-    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    folder = folder_of(root, place)
     while True:
-        folder = engines / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -233,7 +235,7 @@ def _own_folder(engines: Path, place: str, *, only: bool) -> tuple[Path, int]:
                     f"another engine serves {place} on this store, and its containers are there",
                     hint="stop it, or give --host another address; only one engine can keep containers at each",
                 ) from None
-            name = os.urandom(8).hex()
+            folder = folder.with_name(os.urandom(8).hex())
 
 
 def machine() -> str:

@@ -18,6 +18,7 @@ from lamina.server.daemon import Daemon
 from lamina.server.http.messages import Answer, Hijack, Reply, Request, Stream
 from lamina.server.listening import Server, Tls, open_sockets
 from lamina.server.logins import Given, GivenLogins
+from lamina.server.places import place_of
 from lamina.server.ui.runs import Runs
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class ServeOptions(msgspec.Struct, frozen=True):
     registry_ca: Path | None = None
     insecure_registries: tuple[str, ...] = ()
     runs: Runs | None = None  # of pipelines, for the pages
+    keep: bool = False  # containers outlive the engine
 
 
 def serve(
@@ -48,8 +50,9 @@ def serve(
     environment: Mapping[str, str],
     proxies: Mapping[str, str],
     ready: Callable[[Sequence[str]], None],
+    say: Callable[[str], None],
 ) -> None:
-    """Blocks until the engine is told to stop. CannotListen. Must be called where no thread exists yet if a user namespace was entered."""
+    """Blocks until the engine is told to stop. `ready` is called with where it listens, `say` with what else is to be known. CannotListen, Taken. Must be called where no thread exists yet if a user namespace was entered."""
     sockets, files = open_sockets(
         options.hosts, tls=options.tls, insecure_tcp=options.insecure_tcp, environment=environment, pid=os.getpid()
     )
@@ -66,16 +69,16 @@ def serve(
         own = clients[0]
         return RegistryClient(own.session.transport, GivenLogins(given)) if given else own
 
-    place = ",".join(options.hosts) or "activated"
     daemon = Daemon(
         engine,
         rung,
-        place=place,
+        place=place_of(options.hosts),
         now_nano=time.time_ns,
         rules=options.rules,
         registry_for=registry_for,
         runs=options.runs,
         tracer=_tracer(environment),
+        keep=options.keep,
     )
     from lamina.server.routes import ROUTER
 
@@ -93,6 +96,8 @@ def serve(
         from lamina.server.containers.running import resume
 
         ready([_shown(host) for host in options.hosts])
+        if daemon.containers.taken_over:
+            say(_taken_over(daemon.containers.taken_over, options.keep))
         resume(daemon)
 
     # A process that stays: what start-up made is never garbage, what requests leave in circles is collected as usual.
@@ -107,6 +112,11 @@ def serve(
             file.unlink(missing_ok=True)
         for client in clients:
             client.session.transport.close()
+
+
+def _taken_over(count: int, keep: bool) -> str:
+    found = f"{count} {'container was' if count == 1 else 'containers were'} kept by an engine before this one and {'is' if count == 1 else 'are'} taken over"
+    return found if keep else found + f"; without --keep {'it ends' if count == 1 else 'they end'} with this engine"
 
 
 def _tracer(environment: Mapping[str, str]) -> Tracer | None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--tlskey", type=click.Path(path_type=Path), metavar="FILE", help="Its key.")
 @click.option("--insecure-tcp", is_flag=True, help="tcp on loopback without TLS: every user of this machine can come in.")
 @click.option("--idle-exit", metavar="DURATION", help="End when nobody was there and nothing ran for so long: 90s, 10m.")
+@click.option("--keep", is_flag=True, help="Containers run on when the engine ends; the next one at this address takes them over.")
 @click.option("--allow-privileged", is_flag=True, help="Let clients start privileged containers.")
 @click.option(
     "--allow-root",
@@ -64,6 +65,7 @@ def command(
     tlskey: Path | None,
     insecure_tcp: bool,
     idle_exit: str | None,
+    keep: bool,
     allow_privileged: bool,
     roots: tuple[str, ...],
     cache: Path | None,
@@ -93,7 +95,8 @@ def command(
     chosen = hosts or (("fd://",) if activated else (f"unix://{default_socket(settings)}",))
     tls = _tls(tlsverify, tlscacert, tlscert, tlskey)
     shown = [_shown(text) for text in roots]
-    with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries) as engine:
+    beside = containers_at(settings.root, chosen)
+    with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries, beside=beside) as engine:
         from lamina.cli.pipelineruns import PipelineRuns
         from lamina.server.containers.creating import Rules
         from lamina.server.serving import ServeOptions, serve
@@ -108,15 +111,20 @@ def command(
             insecure_registries=insecure_registries,
             # An engine with borders is one that a pipeline's step talks to: it sees no other run.
             runs=None if roots else PipelineRuns(settings.root),
+            keep=keep,
         )
         engine.shared = () if build_cache is None else (build_cache,)
-        serve(engine, engine.rung, options, environment=settings.environment, proxies=settings.proxies, ready=_ready)
+        serve(engine, engine.rung, options, environment=settings.environment, proxies=settings.proxies, ready=_ready, say=_say)
     sys.stderr.flush()
     os._exit(0)  # threads of clients that do not let go are of no more use
 
 
 def _ready(hosts: Sequence[str]) -> None:
-    print(f"lamina serve: listening at {', '.join(hosts)}", file=sys.stderr, flush=True)
+    _say(f"listening at {', '.join(hosts)}")
+
+
+def _say(text: str) -> None:
+    print(f"lamina serve: {text}", file=sys.stderr, flush=True)
 
 
 def _shown(text: str) -> tuple[str, Path]:
@@ -130,6 +138,12 @@ def _shown(text: str) -> tuple[str, Path]:
 def default_socket(settings: Settings) -> Path:
     runtime = settings.environment.get("XDG_RUNTIME_DIR")
     return Path(runtime) / "lamina.sock" if runtime else settings.root / "engine.sock"
+
+
+def containers_at(root: Path, hosts: Sequence[str]) -> Path:
+    from lamina.server.places import folder_of, place_of
+
+    return folder_of(root, place_of(hosts)) / "containers"
 
 
 def _tls(verify: bool, ca: Path | None, certificate: Path | None, key: Path | None) -> Tls | None:
