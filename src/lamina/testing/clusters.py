@@ -121,7 +121,7 @@ class Ray:
             try:
                 words = ["--head", "--port", "6379", "--ray-client-server-port", "10001", "--num-cpus", "0", "--include-dashboard", "false"]
                 made.others.append(made.start(network.hub, Ray._start(made, ADDRESS, words), "head", _QUIET))
-                network.wait_for(6379)
+                _wait_for_line(folder / "head.log", "will now block", made.others[0])
                 for number in range(len(resources)):
                     made.workers.append(Ray.worker(made, number, resources[number], threads=threads))
                 network.wait_for(10001)
@@ -136,9 +136,13 @@ class Ray:
         words = ["--address", f"{ADDRESS}:6379", "--num-cpus", cpus, "--memory", str(memory)]
         labels = ", ".join(f'"{key}": {value}' for key, value in amounts.items())
         words += ["--resources", "{" + labels + "}"]
-        return cluster.start(
-            cluster.network.machines[number], Ray._start(cluster, f"198.18.0.{10 + number}", words), f"node-{number}", _QUIET
-        )
+        log = cluster.folder / f"node-{number}.log"
+        log.unlink(missing_ok=True)
+        address = f"198.18.0.{10 + number}"
+        process = cluster.start(cluster.network.machines[number], Ray._start(cluster, address, words), log.stem, _QUIET)
+        # One after the other: two nodes that begin at once on one host take each other's names of sockets.
+        _wait_for_line(log, "will now block", process)
+        return process
 
     @staticmethod
     def _start(cluster: Running, address: str, words: Sequence[str]) -> list[str]:
@@ -149,6 +153,14 @@ class Ray:
 
 
 _QUIET = {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_DEDUP_LOGS": "0"}
+
+
+def _wait_for_line(log: Path, words: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while words not in log.read_text(errors="replace"):
+        if process.poll() is not None or time.monotonic() > end:
+            raise TimeoutError(f"{log.name} never says {words!r}")
+        time.sleep(0.1)
 
 
 def why_not(module: str) -> str | None:

@@ -70,8 +70,8 @@ class Dispatched:
             self._wake()
         for pulled in jobs:
             pulled.cancel()
-        for pulled in jobs:
-            pulled.wait(self._lease)
+        with self._change:
+            self._change.wait_for(lambda: not self._jobs, self._lease)
         self._thread.join(self._lease)
         self._workers.close()
 

@@ -106,10 +106,6 @@ class Pulled:
         self._finish(error)
         self._over(False)
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it is over."""
-        return self._done.wait(seconds)
-
     # One thread fetches, one hands over: one who reads slowly must not look like one who is gone.
 
     def _work(self, seat: Seat) -> None:

@@ -104,7 +104,8 @@ class RayWorkers:
             nodes = self._ray.nodes()
         except Exception as error:
             raise ClusterError(f"the ray cluster at {self._shown} does not answer: {_line(error)}", transient=True) from None
-        return [_machine(node) for node in nodes if node.get("Alive")]
+        found = [_machine(node) for node in nodes if node.get("Alive")]
+        return [machine for machine in found if machine.cpus]  # a head has none, mostly
 
     def seat(self, machine: str, ticket: str, job: Job, lease: float) -> RaySeat:
         strategies = import_module("ray.util.scheduling_strategies")
