@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from lamina.oci.digest import DiffId, LayerId
 from lamina.sandbox.protocols import CancelToken
 from lamina.store.layers import ActiveLayer, LayerFacts
 from lamina.store.local import LocalStore
+from lamina.store.removal import remove
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,6 +49,7 @@ class LayerKeeper:
         self._hashing: dict[LayerId, Future[DiffId]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: list[Ahead] = []
+        self._going: set[Path] = set()  # what is left of active layers, removed beside the build
 
     @property
     def flavour(self) -> Flavour:
@@ -114,7 +116,7 @@ class LayerKeeper:
         try:
             yield active
         finally:
-            if active.path.exists():
+            if active.path not in self._going and active.path.exists():
                 self._store.layers.discard(active)
 
     def keep(
@@ -138,7 +140,7 @@ class LayerKeeper:
         if files is not None and len(files) >= sums.FEW:
             sums.write(folder, files)
         layer = LayerId("diff:" + normal.digest.rpartition(":")[2])
-        self._store.layers.commit(active, layer, LayerFacts(diff=normal.digest))
+        self._store.layers.commit(active, layer, LayerFacts(diff=normal.digest), self._remove_later)
         row = self._store.layers.row(layer)
         if row is None or row.diff_id is None:
             if ahead is not None and not normal.as_told:
@@ -148,13 +150,25 @@ class LayerKeeper:
 
     def _start_hashing(self, layer: LayerId, known: Mapping[bytes, Sum] | None = None, ahead: Ahead | None = None) -> None:
         with self._lock:
-            if layer in self._hashing:
-                return
-            if self._pool is None:
-                from concurrent.futures import ThreadPoolExecutor
+            if layer not in self._hashing:
+                self._hashing[layer] = self._beside().submit(self._hash, layer, known, ahead)
 
-                self._pool = ThreadPoolExecutor(2, thread_name_prefix="lamina-diffid")
-            self._hashing[layer] = self._pool.submit(self._hash, layer, known, ahead)
+    def _beside(self) -> ThreadPoolExecutor:
+        """Threads for what the next step need not wait for. With the lock held."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(2, thread_name_prefix="lamina-beside")
+        return self._pool
+
+    def _remove_later(self, path: Path) -> None:
+        def act() -> None:
+            with suppress(OSError):  # the store's closing sweeps
+                remove(path)
+
+        with self._lock:
+            self._going.add(path)
+            self._beside().submit(act)
 
     def _hash(self, layer: LayerId, known: Mapping[bytes, Sum] | None, ahead: Ahead | None) -> DiffId:
         from lamina.layer.pack import diff_id

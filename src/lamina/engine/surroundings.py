@@ -43,6 +43,7 @@ class Surroundings:
         self.bases = bases
         self.contexts = contexts
         self.sources = Sources(store, scratch, pins)
+        self._scratch = scratch
         self.layers = LayerKeeper(store, bases.fetch)
         self.now = now
         self.host = host
@@ -68,6 +69,7 @@ class Surroundings:
             cache_mounts=CacheMounts(self.store.layout.cachemounts, self.sharing.arrive if self.sharing is not None else None),
             allow_insecure=request.allow_insecure,
             reset_cache_mounts=forced,
+            stub=str(self._scratch / "stub"),
         )
 
     def listing(self, selection: Selection) -> bytes:

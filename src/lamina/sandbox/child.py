@@ -5,7 +5,7 @@ or opened by name once the image is the root (a hostile image would be the one t
 that: kernel.py (system calls as data), seccomp.py (the filter), rootfs.py (mounts), workload.py (user, capabilities, exec).
 
 Protocol. Control socket FD: a message of one byte with three descriptors (stdout, stderr, run socket) starts a run; EOF ends the zygote
-and with it everything. Run socket: 4-byte length + JSON spec from us, one line of JSON report back; meanwhile b"T" asks for SIGTERM,
+and with it everything. The byte is b"R", or b"S" for a run that needs nothing special before its namespaces are made (see `Spare`). Run socket: 4-byte length + JSON spec from us, one line of JSON report back; meanwhile b"T" asks for SIGTERM,
 b"K" for SIGKILL, EOF means that nobody waits any more: kill.
 """
 
@@ -25,6 +25,7 @@ import kernel
 import limits
 import owners
 import rootfs
+import seccomp
 import workload
 
 PROC_REFUSED = "mounts: no new /proc is given here"  # zygote.py then asks again with shared pids
@@ -36,13 +37,19 @@ def serve(descriptor):
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # helpers reap themselves
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: our side decides
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    spare = Spare(control)
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 3)
         if not message:
             return
+        if message == b"S" and spare.take(descriptors):
+            close(descriptors)
+            spare = Spare(control)
+            continue
         child = os.fork()
         if child == 0:
             control.close()
+            spare.close()
             code = 1
             try:
                 helper(*descriptors)
@@ -51,8 +58,103 @@ def serve(descriptor):
                 report_crash(descriptors[2], traceback.format_exc())
             finally:
                 os._exit(code)
-        for number in descriptors:
-            os.close(number)
+        close(descriptors)
+        if spare.gone:
+            spare = Spare(control)
+
+
+def close(descriptors):
+    for number in descriptors:
+        os.close(number)
+
+
+class Spare:
+    """A helper that is forked before its run is known, with PID 1 of its namespaces waiting: a third of what a RUN costs has happened then,
+    while the step before it ran. It begins nothing, holds nothing open of other runs, and dies with the zygote."""
+
+    def __init__(self, control):
+        self.ours, theirs = socket.socketpair()
+        self.gone = False
+        seccomp.code(kernel.MACHINE)  # inherited by every child
+        try:
+            child = os.fork()
+        except OSError:  # too many processes: `take` says no
+            child = None
+        if child == 0:
+            try:
+                control.close()
+                self.ours.close()
+                wait_for_run(theirs)
+            finally:
+                os._exit(1)
+        theirs.close()
+
+    def take(self, descriptors):
+        """Whether it took the run over; then another one is wanted."""
+        try:
+            socket.send_fds(self.ours, [b"R"], descriptors)
+        except OSError:  # it was killed, or never began
+            return False
+        finally:
+            self.close()
+        return True
+
+    def close(self):
+        self.gone = True
+        self.ours.close()
+
+
+def wait_for_run(zygote):
+    """The spare helper's life; never returns."""
+    begin()
+    inner, first = socket.socketpair()
+    group = limits.Group({})
+    refused = isolation_refused(kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID)
+    read_error, write_error = os.pipe2(os.O_CLOEXEC)
+    child = None
+    if refused is None:
+        child = os.fork()
+        if child == 0:
+            zygote.close()
+            inner.close()
+            os.close(read_error)
+            wait_to_be_first(first, write_error, group)
+    first.close()
+    os.close(write_error)
+    message, descriptors, _, _ = socket.recv_fds(zygote, 1, 3)
+    if not message:
+        os._exit(0)
+    zygote.close()
+    out, err, run = descriptors
+    code = 1
+    try:
+        connection = socket.socket(fileno=run)
+        header = read_exactly(connection, 4)
+        body = read_exactly(connection, struct.unpack("!I", header)[0])
+        if refused is not None:
+            answer(connection, {"setup_error": refused})
+        else:
+            group.count_again()
+            socket.send_fds(inner, [header], [out, err])
+            inner.sendall(body)
+            inner.close()
+            watch(child, connection, json.loads(body), (read_error, out, err), group)
+        code = 0
+    except BaseException:
+        report_crash(run, traceback.format_exc())
+    finally:
+        os._exit(code)
+
+
+def wait_to_be_first(helper, write_error, group):
+    """PID 1 of a spare helper: never returns."""
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    header, descriptors, _, _ = socket.recv_fds(helper, 4, 2)
+    if len(header) != 4:
+        os._exit(0)
+    spec = json.loads(read_exactly(helper, struct.unpack("!I", header)[0]))
+    helper.close()
+    first_process(spec, *descriptors, write_error, made_list(spec), None, group)
 
 
 def report_crash(descriptor, text):
@@ -76,11 +178,15 @@ def read_exactly(connection, count):
     return b"".join(parts)
 
 
-def helper(out, err, run):
-    """One run, from spec to report. Lives in the host's mount namespace; PID 1 of the new namespaces is its child."""
+def begin():
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
+
+
+def helper(out, err, run):
+    """One run, from spec to report. Lives in the host's mount namespace; PID 1 of the new namespaces is its child."""
+    begin()
     connection = socket.socket(fileno=run)
     spec = json.loads(read_exactly(connection, struct.unpack("!I", read_exactly(connection, 4))[0]))
     read_error, write_error = os.pipe2(os.O_CLOEXEC)
@@ -88,10 +194,8 @@ def helper(out, err, run):
     if spec["tree"] is None and not isolate(spec, connection):
         group.close()
         return
-    shared = spec["tree"] is not None or spec["shared_pids"]
-    if shared:
+    if shares_processes(spec):
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    created = os.path.join(spec["scratch"], "made")
     heard = teller = None
     if spec["single"]:
         heard, teller = socket.socketpair()
@@ -99,15 +203,21 @@ def helper(out, err, run):
     if child == 0:
         connection.close()
         os.close(read_error)
-        first_process(spec, out, err, write_error, created, teller, group)
+        first_process(spec, out, err, write_error, made_list(spec), teller, group)
     if teller is not None:
         teller.close()
     os.close(write_error)
+    watch(child, connection, spec, (read_error, out, err), group, heard)
+
+
+def watch(child, connection, spec, descriptors, group, heard=None):
+    """From the fork of PID 1 to the report. `descriptors`: (what set-up errors come from, the workload's stdout and stderr)."""
+    read_error, out, err = descriptors
     os.close(out)
     os.close(err)
     spec["secrets"] = []
     report = wait(child, read_error, connection, spec["timeout"], heard, spec["upper"])
-    if shared:
+    if shares_processes(spec):
         end_descendants()
     if spec["oci"]:
         import oci
@@ -119,8 +229,17 @@ def helper(out, err, run):
     report["oom"] = killed and (bool(report.get("exit_code")) if group.folders else report.get("exit_code") == 137)
     report["limited"] = group.how
     if spec["tree"] is None:
-        rootfs.remove_made(spec["upper"], created)
+        rootfs.remove_made(spec["upper"], made_list(spec))
     answer(connection, report)
+
+
+def made_list(spec):
+    """The host file that names what had to be made in the upper."""
+    return os.path.join(spec["scratch"], "made")
+
+
+def shares_processes(spec):
+    return spec["tree"] is not None or spec["shared_pids"]
 
 
 def isolate(spec, connection):
@@ -130,20 +249,27 @@ def isolate(spec, connection):
         flags |= kernel.CLONE_NEWPID
     if spec["network"] == "none" and not spec["network_of"]:
         flags |= kernel.CLONE_NEWNET
+    refused = isolation_refused(flags, spec["network_of"])
+    if refused is not None:
+        answer(connection, {"setup_error": refused})
+    return refused is None
+
+
+def isolation_refused(flags, network_of=""):
+    """Makes the namespaces; why they were refused, or None."""
     try:
-        if spec["network_of"]:
-            joined = os.open(spec["network_of"], os.O_RDONLY | os.O_CLOEXEC)
+        if network_of:
+            joined = os.open(network_of, os.O_RDONLY | os.O_CLOEXEC)
             kernel.setns(joined, kernel.CLONE_NEWNET)
             os.close(joined)
         kernel.unshare(flags)
     except OSError as error:
-        answer(connection, {"setup_error": "new namespaces: " + error.strerror})
-        return False
+        return "new namespaces: " + error.strerror
     try:
         kernel.unshare(kernel.CLONE_NEWCGROUP)
     except OSError:
         pass  # an old kernel; the cgroup file system is not shown anyway
-    return True
+    return None
 
 
 def first_process(spec, out, err, write_error, created, teller, group):

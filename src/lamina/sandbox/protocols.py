@@ -100,6 +100,7 @@ class SandboxSpec(msgspec.Struct, frozen=True):
     pids: int = 0  # processes and threads together, held as `memory` is
     stdin: bytes = b""
     timeout: float | None = None  # seconds
+    stub: str = ""  # a folder that runs with the same value may share: it is made by the first, and holds their mount points
 
     def __repr__(self) -> str:
         return f"SandboxSpec({self.argv!r})"

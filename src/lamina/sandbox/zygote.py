@@ -69,7 +69,7 @@ class Zygote:
         ours, theirs = socket.socketpair()
         pipes: list[tuple[Stream, int, int]] = [("stdout", *os.pipe()), ("stderr", *os.pipe())]
         try:
-            self._send([pipes[0][2], pipes[1][2], theirs.fileno()])
+            self._send(self._kind(spec, plain), [pipes[0][2], pipes[1][2], theirs.fileno()])
         except OSError as error:
             for _, read, _ in pipes:
                 os.close(read)
@@ -127,11 +127,16 @@ class Zygote:
                 self._process.end()
                 self._process = None
 
-    def _send(self, descriptors: list[int]) -> None:
+    def _kind(self, spec: SandboxSpec, plain: Plain | None) -> bytes:
+        """Whether a helper that has made the usual namespaces already can take this run (child.py, Spare)."""
+        special = plain or self._single or self._shared_pids or self._oci or self._limits or spec.memory or spec.pids
+        return b"R" if special or spec.network != "host" else b"S"
+
+    def _send(self, kind: bytes, descriptors: list[int]) -> None:
         with self._lock:
             if self._process is None:
                 self._process = ZygoteProcess()
-            self._process.send(descriptors)
+            self._process.send(kind, descriptors)
 
 
 def _pump(name: Stream, descriptor: int, on_output: OnOutput) -> None:
@@ -169,6 +174,7 @@ def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Pl
     return {
         **overlay(spec.root),
         "scratch": str(spec.root.work.parent),
+        "stub": spec.stub,
         "userxattr": userxattr,
         "single": single,
         "shared_pids": False,

@@ -38,12 +38,12 @@ class ZygoteProcess:
         """End it at once, as the machine might; what it runs dies with it. `end` is still to be called."""
         self._process.kill()
 
-    def send(self, descriptors: Sequence[int]) -> None:
-        """Begin a run with (stdout, stderr, run socket). OSError where the process is gone."""
+    def send(self, kind: bytes, descriptors: Sequence[int]) -> None:
+        """Begin a run with (stdout, stderr, run socket); `kind` is child.py's byte. OSError where the process is gone."""
         if self._control is None:
             raise BrokenPipeError(32, "it was ended")
         self._used = True
-        socket.send_fds(self._control, [b"R"], list(descriptors))
+        socket.send_fds(self._control, [kind], list(descriptors))
 
     def end(self) -> None:
         """Idempotent. Runs that are under way are killed."""

@@ -93,8 +93,11 @@ class Layers:
             active.upper.chmod(0o755)
         return active
 
-    def commit(self, active: ActiveLayer, layer: LayerId, facts: LayerFacts) -> Path:
-        """Give the layer its name, atomically, and return its `diff` folder. If it exists already the new one is discarded."""
+    def commit(self, active: ActiveLayer, layer: LayerId, facts: LayerFacts, away: Callable[[Path], None] = remove) -> Path:
+        """Give the layer its name, atomically, and return its `diff` folder. If it exists already the new one is discarded.
+
+        `away` is given the rest of the active layer, which nobody needs any more; what is left of it the store's closing removes.
+        """
         target = self._layout.layer(layer)
         with border(self._layout.root):
             if facts.extra is not None:
@@ -106,7 +109,7 @@ class Layers:
                 trash = self._publish(active, layer, (size, entries), facts)
             else:
                 self._complete(layer, facts)
-            remove(active.path)
+            away(active.path)
             if trash is not None:
                 remove(trash)
         self._used.add(layer)

@@ -25,7 +25,7 @@ def test_one_that_was_ended_takes_no_run() -> None:
     process = ZygoteProcess()
     process.end()
     with pytest.raises(BrokenPipeError):
-        process.send([])
+        process.send(b"R", [])
 
 
 def test_it_ends_with_its_owner() -> None:

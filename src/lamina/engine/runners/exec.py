@@ -42,6 +42,7 @@ class ExecSurroundings(msgspec.Struct, frozen=True):
     cache_mounts: CacheMounts
     allow_insecure: bool
     reset_cache_mounts: bool  # a forced step starts with empty cache mounts, as in BuildKit
+    stub: str = ""  # as in SandboxSpec
 
 
 def run_exec(
@@ -84,6 +85,7 @@ def run_exec(
             secrets=tuple(parts.secrets),
             shm_size=op.shm_size or 64 << 20,
             rlimits=op.ulimits,
+            stub=around.stub,
         )
         return around.sandbox.run(spec, on_output, cancel)
 

@@ -96,6 +96,11 @@ class Group:
             if "pids" in self.wanted:
                 lower(resource.RLIMIT_NPROC, self.wanted["pids"])
 
+    def count_again(self):
+        """The run begins now."""
+        if self.counter is not None:
+            self.before = kills(self.counter)
+
     def starved(self):
         """Whether the kernel has killed something of the run for want of memory."""
         return self.counter is not None and kills(self.counter) > self.before

@@ -37,14 +37,14 @@ def build(spec, made):
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_SLAVE)
     scratch = spec["scratch"]
-    root, stub, injected = (os.path.join(scratch, name) for name in ("m", "stub", "inject"))
-    for folder in (root, stub, injected):
+    root, injected = (os.path.join(scratch, name) for name in ("m", "inject"))
+    for folder in (root, injected):
         os.makedirs(folder, exist_ok=True)
     if not spec["shared_pids"]:
-        try_proc(root)  # before the overlay: its work folder serves for one mount only
+        new_proc()  # before the overlay: its work folder serves for one mount only
     kernel.mount("tmpfs", injected, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "mode=0700")
     files = inject(spec, injected)
-    make_stub(spec, stub, files)
+    stub = find_stub(spec, os.path.join(scratch, "stub"), files)
     kernel.overlay(root, [*spec["lowers"], stub], spec["upper"], spec["work"], spec["userxattr"])
     place = Places(root, spec["upper"])
     if spec["network"] == "none" and not spec.get("network_of"):
@@ -70,12 +70,12 @@ def build(spec, made):
     mask(spec)
 
 
-def try_proc(place):
+def new_proc():
+    """Over the old one, in this namespace only; `system` shows it in the new root. Taking one away again would cost more than all else here."""
     try:
-        kernel.mount("proc", place, "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+        kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     except PermissionError:
         raise ProcRefused("no new /proc is given here") from None
-    kernel.umount(place, kernel.MNT_DETACH)
 
 
 def enter():
@@ -113,6 +113,23 @@ def inject(spec, folder):
     for number, secret in enumerate(spec["secrets"]):
         add("secret%d" % number, bytes.fromhex(secret["data"]), secret["target"], secret["mode"], secret["uid"], secret["gid"])
     return found
+
+
+def find_stub(spec, own, files):
+    """The stub's folder: the one that runs without mounts of their own share, where the spec names a place for it, else `own`."""
+    shared = spec.get("stub")
+    if not shared or spec["tmpfs"] or spec["binds"] or spec["submounts"] or len(files) != 3:
+        make_stub(spec, own, files)
+        return own
+    if os.path.isdir(shared):
+        return shared
+    make_stub(spec, own, files)
+    try:
+        os.makedirs(os.path.dirname(shared), exist_ok=True)
+        os.rename(own, shared)
+    except OSError:  # another run was first
+        return shared if os.path.isdir(shared) else own
+    return shared
 
 
 def make_stub(spec, stub, files):
@@ -234,10 +251,8 @@ def remove_made(upper, made):
 def system(place, spec):
     """/proc, /dev and /sys."""
     plain = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-    if spec["shared_pids"]:
-        kernel.mount("/proc", place.folder("/proc"), None, kernel.MS_BIND | kernel.MS_REC)
-    else:
-        kernel.mount("proc", place.folder("/proc"), "proc", plain)
+    # without process ids of its own: the host's, with what is mounted below it
+    kernel.mount("/proc", place.folder("/proc"), None, kernel.MS_BIND | (kernel.MS_REC if spec["shared_pids"] else 0))
     place.done()
     dev = place.folder("/dev")
     kernel.mount("tmpfs", dev, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755,size=65536k")

@@ -93,19 +93,30 @@ def _argument(number, index, test):
     return [(JEQ, 0, len(body), number), *body]
 
 
+_CODES = {}
+
+
+def code(machine, deny=True, single=False):
+    """The filter's bytes, put together once a process; b"" where its numbers are not known."""
+    if machine not in AUDIT_ARCH:
+        return b""
+    if (machine, deny, single) not in _CODES:
+        _CODES[machine, deny, single] = b"".join(struct.pack("HBBI", *instruction) for instruction in program(machine, deny, single))
+    return _CODES[machine, deny, single]
+
+
 def install(machine, deny=True, single=False):
     """For this process and its children. Needs CAP_SYS_ADMIN in its user namespace (no_new_privs stays off, so that sudo works).
 
     With `single` returns the descriptor by which the supervisor hears of calls.
     """
-    instructions = program(machine, deny, single)
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)
-    buffer = ctypes.create_string_buffer(code)
+    filter = code(machine, deny, single)
+    buffer = ctypes.create_string_buffer(filter)
 
     class Program(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
-    value = Program(len(instructions), ctypes.addressof(buffer))
+    value = Program(len(filter) // 8, ctypes.addressof(buffer))
     if not single:
         return kernel.call(kernel.NUMBERS["seccomp"], 1, 0, ctypes.byref(value))
     try:
