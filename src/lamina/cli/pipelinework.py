@@ -7,8 +7,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from lamina.pipelines.run.images import Images
 from lamina.pipelines.run.junit import junit
 from lamina.pipelines.run.log import Terminal
 from lamina.pipelines.run.record import outline, summary_of, timeline
-from lamina.pipelines.run.runner import Runner, Selection, every_step
+from lamina.pipelines.run.runner import Here, Runner, Selection, StepRunner, every_step
 from lamina.pipelines.show import visible
 from lamina.pipelines.variables import Variable
 from lamina.pipelines.worktree import Worktree
@@ -44,7 +45,8 @@ _THREADS = 4096  # made as they are needed: steps, services and pipes have one e
 
 
 class Work(msgspec.Struct, frozen=True):
-    """`ref` empty: what is checked out. `numbers` None: all steps. `before`: the run that is done again in part."""
+    """`ref` empty: what is checked out. `numbers` None: all steps. `before`: the run that is done again in part. `engine`: the cluster that steps run on, empty
+    for this machine; `shared`: the place that its workers and this machine have between them. `docker_choice`: what `docker_cli` was found by."""
 
     plan: Plan
     project: Project
@@ -67,10 +69,33 @@ class Work(msgspec.Struct, frozen=True):
     changed: tuple[str, ...] | None
     registry_ca: Path | None = None
     insecure_registries: tuple[str, ...] = ()
+    engine: str = ""
+    shared: str = ""
+    docker_choice: str = "auto"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Of one run, in the project's folder; `pool` has a thread for each step."""
+
+    folder: Path
+    artifacts: ArtifactStore
+    pool: ThreadPoolExecutor
+
+
+class Order(msgspec.Struct, frozen=True):
+    """As around.Ordering."""
+
+    pool: ThreadPoolExecutor
+    terminal: Terminal
+    now: Callable[[], float]
 
 
 def carry_out(work: Work, settings: Settings) -> RunRecord:
     """Run it; prints as it goes. The record is on disk, too."""
+    if work.engine:
+        from lamina.cli.clusterwork import on_cluster
+
+        return on_cluster(work, settings)
     services = None
     steps = every_step(work.plan)
     if any(step.docker for step in steps if work.numbers is None or step.number in work.numbers):
@@ -80,16 +105,61 @@ def carry_out(work: Work, settings: Settings) -> RunRecord:
         services = DockerServices(settings.root, options, serve)
     try:
         with open_engine(settings, registry_ca=work.registry_ca, insecure_registries=work.insecure_registries) as engine:
-            return _run(work, engine, settings, services)
+            return recorded(work, lambda place: _here(work, engine, settings, services, place))
     finally:
         if services is not None:
             services.close()
 
 
-def _run(work: Work, engine: Engine, settings: Settings, services: DockerServices | None) -> RunRecord:
+@contextlib.contextmanager
+def _here(work: Work, engine: Engine, settings: Settings, services: DockerServices | None, place: Place) -> Iterator[StepRunner]:
+    """Steps run on this machine."""
     from lamina.engine.engine import own_platform
     from lamina.sandbox import rungs
     from lamina.sandbox.protocols import Sandbox
+
+    project = work.project
+    scratch = engine.store.scratch() / "pipeline"
+    scratch.mkdir(mode=0o711)
+    sandbox: Sandbox = rungs.make(engine.rung, (), engine.store.scratch() / "roots")
+    slots = SlotCaches(project.slots, time.time)
+    versions = VersionedCaches(project.caches, time.time)
+    around = Around(
+        store=engine.store,
+        sandbox=lambda: sandbox,
+        pool=place.pool,
+        images=Images(engine, own_platform(), work.image_map),
+        checkouts=Checkouts(wanted_clone(work), scratch),
+        artifacts=place.artifacts,
+        caches=slots if work.bitbucket_caches else versions,
+        terminal=work.terminal,
+        folder=place.folder,
+        scratch=scratch,
+        room=DiskRoom(scratch),
+        now=time.time,
+        docker_cache=OneTar(slots) if work.bitbucket_caches else SharedBuildCache(),
+        docker=services.start if services is not None else None,
+        docker_apart=work.bitbucket_caches,
+        docker_cli=work.docker_cli,
+        proxies=settings.proxies,
+        own_network=work.own_network,
+        save_on_failure=work.save_on_failure,
+    )
+    try:
+        yield Here(around)
+    finally:
+        sandbox.close()
+    if not work.bitbucket_caches:
+        versions.collect()
+
+
+def wanted_clone(work: Work) -> Wanted:
+    """What steps find in their clone directory."""
+    return Wanted(work.tree.root.resolve(), work.ref, work.merge, work.uncommitted, repository=bool(work.tree.commit))
+
+
+def recorded(work: Work, carried: Callable[[Place], AbstractContextManager[StepRunner]]) -> RunRecord:
+    """Number, folder, record, summary; the steps run where `carried` says. Raises what `carried` raises before anything has begun."""
     from lamina.solver.cancel import CancelToken
 
     project = work.project
@@ -115,43 +185,14 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
         if earlier.is_dir():
             clone_tree(earlier, folder / "artifacts")
         given = [Variable(name, value, "output") for step in work.before.steps for name, value in step.outputs]
-    steps = every_step(work.plan)
     terminal = work.terminal
     terminal.line(f"run {number}: {visible(work.plan.reason)}")
-    scratch = engine.store.scratch() / "pipeline"
-    scratch.mkdir(mode=0o711)
     artifacts = ArtifactStore(folder / "artifacts")
     if work.numbers is not None:
         artifacts.forget(sorted(work.numbers))
-    sandbox: Sandbox = rungs.make(engine.rung, (), engine.store.scratch() / "roots")
     cancel = CancelToken()
-    slots = SlotCaches(project.slots, time.time)
-    versions = VersionedCaches(project.caches, time.time)
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lamina-step")
-    around = Around(
-        store=engine.store,
-        sandbox=lambda: sandbox,
-        pool=pool,
-        images=Images(engine, own_platform(), work.image_map),
-        checkouts=Checkouts(
-            Wanted(work.tree.root.resolve(), work.ref, work.merge, work.uncommitted, repository=bool(work.tree.commit)), scratch
-        ),
-        artifacts=artifacts,
-        caches=slots if work.bitbucket_caches else versions,
-        terminal=terminal,
-        folder=folder,
-        scratch=scratch,
-        room=DiskRoom(scratch),
-        now=time.time,
-        docker_cache=OneTar(slots) if work.bitbucket_caches else SharedBuildCache(),
-        docker=services.start if services is not None else None,
-        docker_apart=work.bitbucket_caches,
-        docker_cli=work.docker_cli,
-        proxies=settings.proxies,
-        own_network=work.own_network,
-        save_on_failure=work.save_on_failure,
-    )
-    width = max((len(f"{step.number}. {visible(step.name)}") for step in steps), default=0)
+    width = max((len(f"{step.number}. {visible(step.name)}") for step in every_step(work.plan)), default=0)
     progress = threading.Lock()
 
     def keep() -> None:
@@ -159,30 +200,37 @@ def _run(work: Work, engine: Engine, settings: Settings, services: DockerService
             ended = tuple(sorted(runner.results, key=lambda step: step.number))
             project.write(msgspec.structs.replace(record, steps=ended, begun=dict(runner.begun)))
 
-    runner = Runner(
-        around, Selection(work.numbers, record.attempt), _confirm(work.yes), cancel, work.jobs, work.changed, given, min(width, 40), keep
-    )
-    passed = False
-    try:
-        passed = runner.run(work.plan)
-    except KeyboardInterrupt:
-        cancel.cancel()
-        raise
-    finally:
-        pool.shutdown(wait=True)
-        sandbox.close()
-        results = _with_outputs(tuple(sorted(runner.results, key=lambda step: step.number)), work.before)
-        record = msgspec.structs.replace(
-            record, steps=results, passed=passed, interrupted=cancel.cancelled(), ended=time.time(), begun=runner.begun
+    with carried(Place(folder, artifacts, pool)) as steps:
+        runner = Runner(
+            Order(pool, terminal, time.time),
+            steps,
+            Selection(work.numbers, record.attempt),
+            _confirm(work.yes),
+            cancel,
+            work.jobs,
+            work.changed,
+            given,
+            min(width, 40),
+            keep,
         )
-        project.write(record)
-        (folder / "junit.xml").write_bytes(junit(f"run {number}: {record.pipeline}", record.steps))
-        os.close(held)
-    for line in (*(f"  {summary_of(step)}" for step in record.steps), *timeline(record.steps, work.width, blocks=work.blocks)):
-        terminal.line(line)
-    terminal.line(f"run {number}: {'passed' if passed else 'failed'}; logs in {folder / 'logs'}")
-    if not work.bitbucket_caches:
-        versions.collect()
+        passed = False
+        try:
+            passed = runner.run(work.plan)
+        except KeyboardInterrupt:
+            cancel.cancel()
+            raise
+        finally:
+            pool.shutdown(wait=True)
+            results = _with_outputs(tuple(sorted(runner.results, key=lambda step: step.number)), work.before)
+            record = msgspec.structs.replace(
+                record, steps=results, passed=passed, interrupted=cancel.cancelled(), ended=time.time(), begun=runner.begun
+            )
+            project.write(record)
+            (folder / "junit.xml").write_bytes(junit(f"run {number}: {record.pipeline}", record.steps))
+            os.close(held)
+        for line in (*(f"  {summary_of(step)}" for step in record.steps), *timeline(record.steps, work.width, blocks=work.blocks)):
+            terminal.line(line)
+        terminal.line(f"run {number}: {'passed' if passed else 'failed'}; logs in {folder / 'logs'}")
     project.prune()
     return record
 

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lamina.registry.auth import Credentials
+from lamina.registry.auth import Credentials, CredentialSource
 from lamina.registry.credentialprograms import CredentialProgram
 from lamina.registry.errors import RegistryError
 
+LENT = "LAMINA_LENT_LOGINS"
+"""Handed from process to process in memory; nobody sets it in a real environment."""
 _HUB = "https://index.docker.io/v1/"
 _LIMIT = 8 << 20
 _TOKEN_USER = "<token>"  # docker's own word: the secret beside it is an identity token
@@ -43,6 +45,24 @@ def login_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
         found.append(Path(environment["XDG_RUNTIME_DIR"], "containers", "auth.json"))
     found.append(Path(environment.get("XDG_CONFIG_HOME") or home / ".config", "containers", "auth.json"))
     return tuple(dict.fromkeys(found))
+
+
+class LentLogins:
+    """A CredentialSource of what somebody else has lent for one job, before this machine's own logins."""
+
+    def __init__(self, text: str, own: CredentialSource | None) -> None:
+        """`text`: {registry: [name, password, identity token]}, as `lend` writes it."""
+        self._lent = {registry: Credentials(*words) for registry, words in json.loads(text).items()}
+        self._own = own
+
+    def credentials(self, registry: str, repository: str) -> Credentials | None:
+        found = self._lent.get(registry)
+        return found if found is not None or self._own is None else self._own.credentials(registry, repository)
+
+
+def lend(logins: Mapping[str, Credentials]) -> str:
+    """For the value of LENT."""
+    return json.dumps({registry: [one.username, one.password, one.identity_token] for registry, one in logins.items()})
 
 
 class Logins:

@@ -13,6 +13,7 @@ from lamina.cli import inputs
 from lamina.cli.commands.pipeline_caches import caches
 from lamina.cli.commands.pipeline_logs import logs
 from lamina.cli.commands.pipeline_run import run
+from lamina.cli.commands.pipeline_step_job import step_job
 from lamina.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def command() -> None:
 command.add_command(run)
 command.add_command(caches)
 command.add_command(logs)
+command.add_command(step_job)
 
 
 @command.command("lint")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lamina.pipelines.worktree import Worktree
 
 FILE = "bitbucket-pipelines.yml"
+_ON_CLUSTERS = 4096  # steps at once: the cluster says how many
 
 
 @click.command("run", short_help="Run a pipeline on this machine")
@@ -50,7 +51,9 @@ FILE = "bitbucket-pipelines.yml"
 @click.option("--rerun-failed", is_flag=True, help="Only what did not pass in the last run, with the artifacts of what did.")
 @click.option("--clean", is_flag=True, help="The commit as it is, without the work tree's changes.")
 @click.option("-y", "--yes", is_flag=True, help="Start manual steps without asking.")
-@click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Steps that run at once (default: 16).")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), metavar="N", help="Steps that run at once (default: 16; on a cluster as many as it takes)."
+)
 @click.option(
     "--image-map",
     "image_map",
@@ -72,6 +75,17 @@ FILE = "bitbucket-pipelines.yml"
     default="auto",
     metavar="FILE",
     help="What steps with a docker service call as docker: a static program, `auto` (this machine's, else lamina's own) or `own`.",
+)
+@click.option(
+    "--engine",
+    metavar="CLUSTER",
+    help="Run the steps on a cluster: dask://SCHEDULER:PORT, ray://HEAD:PORT or processes://N (workers of this machine).",
+)
+@click.option(
+    "--shared",
+    metavar="PLACE",
+    envvar="LAMINA_SHARED",
+    help="With --engine: the shared cache through which clone, artifacts and caches travel, in the words of --cache-to.",
 )
 @click.option("--report", "report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the result as JSON.")
 @click.option("--junit", "junit_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write it as JUnit's XML.")
@@ -107,6 +121,8 @@ def run(
     bitbucket_caches: bool,
     save_on_failure: bool,
     docker_command: str,
+    engine: str | None,
+    shared: str | None,
     report: Path | None,
     junit_file: Path | None,
     progress: str,
@@ -124,6 +140,7 @@ def run(
       lamina pipeline run --custom nightly --var DAYS=3 --yes
       lamina pipeline run --rerun-failed
       lamina pipeline run --image-map atlassian/default-image:3=host
+      lamina pipeline run --engine dask://scheduler:8786 --shared s3://ci/cache
     """
     from lamina.cli.commands.pipeline import deployment_variables, facts_of, read_below, read_file, start_of
     from lamina.diagnostics.render import render_all
@@ -180,18 +197,21 @@ def run(
         numbers=numbers,
         before=before,
         yes=yes,
-        jobs=jobs or 16,
+        jobs=jobs or (_ON_CLUSTERS if engine else 16),
         image_map=inputs.pairs(image_map, "--image-map"),
         own_network=network == "own",
         save_on_failure=save_on_failure,
         bitbucket_caches=bitbucket_caches,
-        docker_cli=docker_cli(docker_command),
+        docker_cli=None if engine else docker_cli(docker_command),
         terminal=terminal,
         width=min(width, 120),
         blocks=(sys.stdout.encoding or "").lower().startswith("utf"),
         changed=request.changed,
         registry_ca=registry_ca,
         insecure_registries=insecure_registries,
+        engine=engine or "",
+        shared=shared or "",
+        docker_choice=docker_command,
     )
     try:
         record = carry_out(work, settings)

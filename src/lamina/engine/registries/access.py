@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lamina.registry.auth import CredentialSource
     from lamina.registry.client import RegistryClient
 
 _CERTIFICATES = (Path("/etc/containers/certs.d"), Path("/etc/docker/certs.d"))
@@ -24,7 +25,7 @@ def client_for(
     from lamina.registry.client import RegistryClient
     from lamina.registry.configuration import RegistrySettings, read_settings, settings_file
     from lamina.registry.hosts import Proxies
-    from lamina.registry.logins import Logins, login_files
+    from lamina.registry.logins import LENT, LentLogins, Logins, login_files
     from lamina.registry.transport import Transport, TransportSettings
 
     settings = RegistrySettings() if environment is None else read_settings(settings_file(environment))
@@ -38,5 +39,7 @@ def client_for(
         from dataclasses import replace
 
         transport = replace(transport, patience=patience, read_timeout=patience, connect_timeout=min(patience, transport.connect_timeout))
-    logins = None if environment is None else Logins(login_files(environment))
+    logins: CredentialSource | None = None if environment is None else Logins(login_files(environment))
+    if environment is not None and environment.get(LENT):
+        logins = LentLogins(environment[LENT], logins)
     return RegistryClient(Transport(transport), logins, mirrors=settings.mirrors, foreign=settings.foreign_layers)

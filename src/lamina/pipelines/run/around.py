@@ -73,6 +73,17 @@ class Around(msgspec.Struct, frozen=True):
     save_on_failure: bool = False
 
 
+class Ordering(Protocol):
+    """What the order of steps needs; Around has it."""
+
+    @property
+    def pool(self) -> ThreadPoolExecutor: ...
+    @property
+    def terminal(self) -> Terminal: ...
+    @property
+    def now(self) -> Callable[[], float]: ...
+
+
 class StepResult(msgspec.Struct, frozen=True):
     """`status`: passed, failed, stopped (Ctrl-C, a failed sibling), skipped (a condition), declined (a manual step), not-run. `seconds` of wall time."""
 

@@ -111,11 +111,13 @@ class ArtifactStore:
         with self._lock:
             return [(kept, self._folder / kept.folder) for kept in self._kept if kept.step in steps]
 
-    def adopt(self, kept: Kept, fill: Callable[[Path], None]) -> None:
-        """What was captured elsewhere; `fill` makes the folder that it is given. An error of it means that nothing is kept."""
+    def adopt(self, kept: Kept, fill: Callable[[Path], None]) -> Kept:
+        """Keep what was captured elsewhere; `fill` makes the folder that it is given. An error of it means that nothing is kept."""
         folder = self._folder / f"{kept.step}-a-{os.urandom(8).hex()}"
         fill(folder)
-        self._add(msgspec.structs.replace(kept, folder=folder.name))
+        mine = msgspec.structs.replace(kept, folder=folder.name)
+        self._add(mine)
+        return mine
 
     def download(self, artifacts: Artifacts | None, clone: Path, before: Sequence[int]) -> list[str]:
         """Put what the steps `before` (in order) left into the clone directory; the lines to print, conflicts among them."""

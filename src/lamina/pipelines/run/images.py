@@ -48,15 +48,12 @@ class _Given:
 
 
 class Images:
-    """Thread-safe. `renamed`: --image-map, by the name that the file has, with or without its tag. `logins` by registry, before the machine's own."""
+    """Thread-safe. `renamed`: --image-map, by the name that the file has, with or without its tag."""
 
-    def __init__(
-        self, engine: Engine, platform: Platform, renamed: Mapping[str, str], logins: Mapping[str, Credentials] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, platform: Platform, renamed: Mapping[str, str]) -> None:
         self._engine = engine
         self._platform = platform
         self._renamed = renamed
-        self._logins = logins or {}
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
         self._found: dict[tuple[str, str], Fetched] = {}
@@ -94,7 +91,6 @@ class Images:
 
     def _client(self, reference: Reference, login: Credentials | None) -> RegistryClient:
         own = self._engine.registry()
-        login = login or self._logins.get(reference.registry)
         if login is None:
             return own
         from lamina.registry.client import RegistryClient

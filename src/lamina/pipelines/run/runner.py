@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from typing import Protocol
 
 import msgspec
 
 from lamina.diagnostics.errors import located
 from lamina.pipelines.changes import Decision, decide
 from lamina.pipelines.plan import Plan, PlannedGroup, PlannedItem, PlannedStage, PlannedStep
-from lamina.pipelines.run.around import Around, StepResult
+from lamina.pipelines.run.around import Around, Ordering, StepResult
 from lamina.pipelines.run.steps import StepRun
 from lamina.pipelines.show import visible
 from lamina.pipelines.variables import Variable, layer
@@ -31,13 +32,52 @@ class Selection(msgspec.Struct, frozen=True):
         return self.numbers is None or planned.number in self.numbers
 
 
+class StepRunner(Protocol):
+    """Where steps run. Thread-safe."""
+
+    def run(
+        self,
+        planned: PlannedStep,
+        given: Sequence[Variable],
+        before: Sequence[int],
+        prefix: str,
+        cancel: CancelToken,
+        attempt: int,
+        begins: Callable[[], None],
+    ) -> StepResult:
+        """Never raises for what the step does. `begins` is called when it does, from any thread; again when it begins anew. The others are StepRun's."""
+        ...
+
+
+class Here:
+    """Steps on this machine."""
+
+    def __init__(self, around: Around) -> None:
+        self._around = around
+
+    def run(
+        self,
+        planned: PlannedStep,
+        given: Sequence[Variable],
+        before: Sequence[int],
+        prefix: str,
+        cancel: CancelToken,
+        attempt: int,
+        begins: Callable[[], None],
+    ) -> StepResult:
+        """As StepRunner."""
+        begins()
+        return StepRun(self._around, planned, given, before, prefix, cancel, attempt).run()
+
+
 class Runner:
     """`changed`: as the plan's. `results` grows while the plan runs; so does `begun`, in seconds since the epoch; `changed_results` is called each time, from any thread. `given`: output variables that
     steps of an earlier run left."""
 
     def __init__(
         self,
-        around: Around,
+        around: Ordering,
+        steps: StepRunner,
         selection: Selection,
         confirm: Confirm,
         cancel: CancelToken,
@@ -48,6 +88,7 @@ class Runner:
         changed_results: Callable[[], None] = lambda: None,
     ) -> None:
         self._around = around
+        self._steps = steps
         self._selection = selection
         self._confirm = confirm
         self._cancel = cancel
@@ -138,8 +179,9 @@ class Runner:
             if token.cancelled():
                 result = _result(planned, "stopped", "stopped before it began")
             else:
-                self._begins(planned)
-                result = StepRun(self._around, planned, outputs, before, self._prefix(planned), token, self._selection.attempt).run()
+                result = self._steps.run(
+                    planned, outputs, before, self._prefix(planned), token, self._selection.attempt, lambda: self._begins(planned)
+                )
         if group is not None:
             if result.status == "failed" and planned.fail_fast:
                 token.cancel()
