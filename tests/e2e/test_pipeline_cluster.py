@@ -18,6 +18,8 @@ import pytest
 
 from lamina.cache.remote.directory import DirectoryObjects
 from lamina.cache.remote.upkeep import Inventory, usage
+from lamina.cli.commands.pipeline_run import docker_cli
+from lamina.testing import bases
 from lamina.testing.project import Project
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="image: host needs the rung root; the ordinary user has a test of his own")]
@@ -60,9 +62,11 @@ def worker(lines: list[str], number: int) -> str:
 
 
 @contextmanager
-def begun(project: Project, *options: str, engine: str = "processes://2") -> Iterator[subprocess.Popen[str]]:
+def begun(
+    project: Project, *options: str, engine: str = "processes://2", environment: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A run under way; its standard output is to be read."""
-    environment = {"PATH": os.environ["PATH"], "LAMINA_ROOT": str(project.root)}
+    environment = {"PATH": os.environ["PATH"], "LAMINA_ROOT": str(project.root), **(environment or {})}
     command = [sys.executable, "-m", "lamina", "pipeline", "run", "--engine", engine, *options]
     process = subprocess.Popen(command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     with process:
@@ -254,3 +258,109 @@ def job(project: Project) -> int:
             found[int(folder.name)] = parent
     (first,) = (pid for pid, parent in found.items() if parent not in found)  # its helpers are forks of it
     return first
+
+
+@pytest.mark.skipif(docker_cli() is None, reason="no docker CLI that runs in any root is installed")
+@pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or "")
+def test_parallel_builds_on_two_workers_share_the_docker_cache(project: Project) -> None:
+    """The seed's collide.yml. The second run has two new workers: what they find comes out of the shared place."""
+    bases.busybox_tar(project.folder / "base.tar")
+    for number in (1, 2, 3):
+        project.write({f"Dockerfile.{number}": f"FROM scratch\nADD base.tar /\nRUN echo {number} > /made\nCOPY README /r\n"})
+    project.write({".dockerignore": ".git\n"})
+    write(project, "pipelines:\n  default:\n    - parallel:" + "".join(f"""
+      - step:
+          name: 'Build {number}'
+          caches:
+            - docker
+          services:
+            - docker
+          script:
+            - docker build -f Dockerfile.{number} .
+    """.rstrip() for number in (1, 2, 3)) + "\n")  # fmt: skip
+    first = run(project)
+    assert len(set(re.findall(r"Successfully built (\w+)", "\n".join(first)))) == 3
+    (project.root / "workers" / "1").rename(project.root / "workers" / "gone1")
+    (project.root / "workers" / "2").rename(project.root / "workers" / "gone2")
+    second = run(project)
+    for number in (1, 2, 3):
+        assert sum("---> Using cache" in line for line in of(second, number)) == 3, "\n".join(of(second, number))
+        assert not any("Running in" in line for line in of(second, number))
+        assert f'Cache "docker": shared: every step reads and adds to the build cache in dir:{project.root}/workers/shared' in of(
+            second, number
+        )
+    assert len(set(re.findall(r"Successfully built (\w+)", "\n".join(second)))) == 3
+    assert (next((project.root / "pipelines").glob("*/runs/2/logs")) / "1-docker.log").exists()
+
+
+SECRET = "a-word-that-nobody-may-see"
+
+
+def test_a_secret_is_in_no_output_log_place_or_process(project: Project, gate: socket.socket) -> None:
+    write(project, """
+        pipelines:
+          default:
+            - step:
+                script:
+                  - echo $TOKEN; printf %s "$TOKEN" | cut -c1-10; printf %s "$TOKEN" | cut -c11-
+                  - printf %s "$TOKEN"; sleep 0; echo; test "$TOKEN" = a-word-that-nobody-may-se''e
+                  - read go < /dev/tcp/127.0.0.1/$PORT
+    """)  # fmt: skip
+    with begun(project, "--var", f"PORT={gate.getsockname()[1]}", "--secret-var", "TOKEN", environment={"TOKEN": SECRET}) as process:
+        connection, _ = gate.accept()
+        seen = job(project)
+        for pid in (seen, *children(seen)):
+            if b"step.sh" in (words := Path(f"/proc/{pid}/cmdline").read_bytes()):
+                continue  # the step itself
+            assert SECRET.encode() not in words
+        shared = [path for path in (project.root / "workers" / "shared").rglob("*") if path.is_file()]
+        assert shared
+        for path in shared:
+            assert SECRET.encode() not in path.read_bytes()
+        connection.sendall(b"go\n")
+        rest, _ = process.communicate()
+        assert process.returncode == 0
+    assert SECRET not in rest
+    assert "$TOKEN" in rest
+    for path in (project.root / "pipelines").rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+    for path in (project.root / "workers").rglob("*"):
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+def children(pid: int) -> list[int]:
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [one for child in below for one in (int(child), *children(int(child)))]
+
+
+@pytest.mark.parametrize(
+    ("options", "engine", "said", "code"),
+    [
+        ((), "process://2", "--engine 'process://2' is no cluster", 2),
+        ((), "processes://0", "'0' is no number of workers", 2),
+        ((), "processes://2,memory=lots", "'memory=lots' is not understood", 2),
+        ((), "dask://127.0.0.1:1", "--engine dask://127.0.0.1:1 needs --shared PLACE", 2),
+        (("--bitbucket-caches",), "processes://2", "--bitbucket-caches compares with one machine", 2),
+        (("--docker-cli", "/bin/true"), "processes://2", "is a program of this machine", 2),
+        (("--shared", "ftp://x"), "processes://2", "is no shared cache", 2),
+        (("--shared", "dir:x,token-file=/no/such"), "processes://2", "/no/such cannot be read", 2),
+        ((), "processes://2,memory=4096,label=gpu", "needs 8192 MB; each worker has 4096 MB", 69),
+        ((), "processes://2", 'no worker has the label "gpu"', 69),
+    ],
+)
+def test_what_cannot_be_is_one_line_before_anything_starts(
+    project: Project, options: tuple[str, ...], engine: str, said: str, code: int
+) -> None:
+    write(project, """
+        pipelines:
+          default:
+            - step: {script: [echo hello]}
+            - step: {size: 2x, runs-on: [self.hosted, linux, gpu], script: [echo hello]}
+    """)  # fmt: skip
+    done = project.run("pipeline", "run", "--engine", engine, *options)
+    text = done.stderr.decode()
+    assert done.returncode == code, text
+    assert said in text
+    assert "Traceback" not in text
+    assert b"hello" not in done.stdout
+    assert not list(project.root.glob("pipelines/*/runs/*"))

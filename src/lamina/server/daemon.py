@@ -137,7 +137,11 @@ class Daemon:
 
         try:
             with self.store() as store:
-                yield Engine(store, sandbox, now=self.engine.now, host=self.engine.host, registry=lambda: self.registry_for(logins or {}))
+                made_here = Engine(
+                    store, sandbox, now=self.engine.now, host=self.engine.host, registry=lambda: self.registry_for(logins or {})
+                )
+                made_here.open_cache, made_here.shared = self.engine.open_cache, self.engine.shared
+                yield made_here
         finally:
             for each in made:
                 each.close()

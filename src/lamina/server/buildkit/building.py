@@ -293,8 +293,9 @@ class Work:
         """With the client's logins and keys, where it gives some; elsewhere as the engine's own commands do."""
         from lamina.engine.caches import open_cache
 
-        if text.startswith("type=s3,") and not self._keys:
-            return self._daemon.engine.open_cache(text)
+        own = self._daemon.engine
+        if text in own.shared or (text.startswith("type=s3,") and not self._keys):
+            return own.open_cache(text)
         logins = SessionLogins(self._session)
         return open_cache(text, now=self._daemon.now, environment=self._keys, registry=lambda seconds: self._daemon.registry_for(logins))
 
