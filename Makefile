@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv check test demo bench bench-archives bench-growth bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak soak-faults soak-builds
+.PHONY: venv check test test-ray demo bench bench-archives bench-growth bench-lookups bench-transfer bench-clean-machine test-deps clean fuzz soak soak-faults soak-builds
 
 venv: $(VENV)/.made
 
@@ -35,6 +35,12 @@ test-deps:
 	  busybox-static docker.io buildah podman skopeo docker-registry uidmap runc crun proot fuse-overlayfs git zstd xz-utils bzip2 openssh-client chromium iproute2 openssl >/dev/null; fi; \
 	.ci/buildx || echo "docker-buildx cannot be had: its tests skip"; \
 	.ci/dockerode/install || echo "dockerode cannot be had: its test skips"
+
+# Pipelines on a real ray cluster: 300 MB of packages, in a venv of their own. Needs root.
+test-ray:
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,ray]'
+	.venv-ray/bin/pytest -p no:cacheprovider tests/e2e/test_pipeline_clusters.py -k ray
 
 demo: venv
 	@bash demo/run.sh $(BIN)/lamina
