@@ -11,7 +11,7 @@ import pytest
 
 from lamina.registry.auth import Credentials
 from lamina.registry.credentialprograms import CredentialProgram, CredentialProgramFailed
-from lamina.registry.logins import BadLoginFile, Logins, log_in, log_out, login_files
+from lamina.registry.logins import BadLoginFile, LentLogins, Logins, lend, log_in, log_out, login_files
 
 HUB = "https://index.docker.io/v1/"
 
@@ -212,3 +212,18 @@ def test_a_login_that_cannot_be_kept(tmp_path: Path, programs: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadLoginFile, match="cannot write"):
         log_in(tmp_path / "file" / "config.json", "r.example", Credentials("me", "s3cret"))
+
+
+def test_lent_logins_come_before_a_machine_s_own(tmp_path: Path) -> None:
+    own = Logins([write(tmp_path / "config.json", {"auths": {"a.example": auth("own", "x"), "b.example": auth("own", "y")}})])
+    lent = LentLogins(lend({"a.example": Credentials("lent", "p"), "c.example": Credentials("", "", "token")}), own)
+
+    def found(registry: str) -> tuple[str, str, str] | None:
+        one = lent.credentials(registry, "r")
+        return None if one is None else (one.username, one.password, one.identity_token)
+
+    assert found("a.example") == ("lent", "p", "")
+    assert found("b.example") == ("own", "y", "")
+    assert found("c.example") == ("", "", "token")
+    assert found("d.example") is None
+    assert LentLogins("{}", None).credentials("a.example", "r") is None
