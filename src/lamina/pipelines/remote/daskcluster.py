@@ -106,6 +106,8 @@ class DaskWorkers:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about versions that differ: nothing of ours depends on them
                 security = distributed.Security() if secure else None
+                if security is not None and not (security.tls_ca_file and security.tls_client_cert):
+                    raise OSError("no certificates are configured")
                 self._client: _Client = distributed.Client(where, timeout=CONNECT, set_as_default=False, name="lamina", security=security)
         except Exception as error:  # dask raises what its layers raise: OSError, ValueError, TypeError, ImportError, ssl.SSLError
             raise ClusterError(f"no dask scheduler can be used at {address}: {_cause(error)}", hint=_way_out(error, secure)) from None
@@ -262,12 +264,16 @@ def _machine(name: str, info: dict[str, object]) -> Machine | None:
     return Machine(name, memory, amounts.get("CPU", float(threads)), threads, labels)
 
 
-def _cause(error: BaseException | None) -> str:
-    """What it was at the bottom, in one line."""
-    while error is not None and (below := error.__cause__ or error.__context__) is not None:
-        error = below
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0]}" if words else type(error).__name__
+def _cause(error: BaseException) -> str:
+    """What it was, in one line: the error of the system at the bottom where there is one."""
+    chain = [error]
+    while (below := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(below)
+    found = next((each for each in reversed(chain) if isinstance(each, OSError) and str(each)), chain[-1])
+    words = str(found).strip().splitlines()
+    if isinstance(found, OSError):
+        return found.strerror or words[0]
+    return f"{type(found).__name__}: {words[0]}" if words else type(found).__name__
 
 
 def _way_out(error: BaseException, secure: bool) -> str:
