@@ -88,15 +88,19 @@ def engine(project: Project) -> Iterator[str]:
             server.kill()
 
 
-@contextmanager
-def building(engine: str, gate: Gate) -> Iterator[None]:
-    """A build of a client that stands before the gate; it has ended when the block has."""
-    dockerfile = f"""FROM base:1 AS tools
+def waiting(gate: Gate) -> str:
+    return f"""FROM base:1 AS tools
 RUN echo before > /before
 RUN echo "{HOSTILE}" && printf '\\033[32mcompiling\\033[0m\\n' && wget -q -O /waited {gate.url}
 FROM base:1
 COPY --from=tools /etc/passwd /p
 """
+
+
+@contextmanager
+def building(engine: str, gate: Gate) -> Iterator[None]:
+    """A build of a client that stands before the gate; it has ended when the block has."""
+    dockerfile = waiting(gate)
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:
         member = tarfile.TarInfo("Dockerfile")
@@ -165,6 +169,31 @@ def test_a_build_goes_on_before_the_eyes(engine: str, gate: Gate, tab: Tab, tmp_
         tab.picture(kept_pictures(tmp_path) / "live-dark.png")
     tab.until("location.pathname.startsWith('/ui/builds/') && document.querySelector('svg')")
     assert "COPY --from=tools" in tab.text()
+
+
+def test_a_build_in_a_terminal_is_shown_too(engine: str, project: Project, gate: Gate, tab: Tab) -> None:
+    (project.folder / "Dockerfile").write_text(waiting(gate))
+    argv = [sys.executable, "-m", "lamina", "--root", str(project.root), "build", "--network", "host", "-t", "shop:2", str(project.folder)]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as build:
+        try:
+            tab.open(f"http://{engine}/ui")
+            tab.until("document.querySelector('main a[href^=\"/ui/live/\"]')")
+            assert "lamina build" in tab.text()
+            tab.value("document.querySelector('main a[href^=\"/ui/live/\"]').click()")
+            tab.until(
+                "location.pathname.startsWith('/ui/live/') && document.querySelector('pre.log') && document.querySelector('a.node.running')"
+            )
+            assert "compiling" in tab.text()
+            assert "shop:2" in tab.text()
+            gate.open.set()
+            said, _ = build.communicate(timeout=90)
+            assert build.returncode == 0, said
+        finally:
+            build.kill()
+    tab.until("location.pathname.startsWith('/ui/builds/') && document.querySelector('svg')")
+    assert "COPY --from=tools" in tab.text()
+    tab.open(f"http://{engine}/ui")
+    assert "Running now" not in tab.text()
 
 
 def test_by_keyboard_alone(engine: str, gate: Gate, tab: Tab) -> None:

@@ -91,6 +91,7 @@ class Engine:
         self.open_cache: Callable[[str], SharedCache] = no_caches  # opens what --cache-from and --cache-to name
         self.shared: tuple[str, ...] = ()  # shared caches that every build reads and writes, whatever its request names
         self.failed: BuildResult | None = None  # of the last build that failed: its steps so far
+        self.build_id = ""  # of the last build that began
         self._sandbox = sandbox
         self.registry = registry
 
@@ -116,7 +117,7 @@ class Engine:
             )
         started = time.monotonic()
         self.failed = None
-        build_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(self.now())) + os.urandom(3).hex()
+        build_id = self.build_id = time.strftime("%Y%m%d-%H%M%S-", time.gmtime(self.now())) + os.urandom(3).hex()
         for output in request.outputs:
             if output.type == "registry":
                 from lamina.engine.registries.pushing import names_to_push

@@ -16,6 +16,7 @@ from lamina.cli.commands.mount_options import WithCacheMounts
 from lamina.cli.inputs import BadOption
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
+from lamina.cli.shown import Shown
 
 if TYPE_CHECKING:
     from lamina.engine.receipt import Receipt
@@ -108,11 +109,13 @@ def command(
 
     notices: list[str] = []
     receipts: list[Receipt] = []
+    reports = [view.report]
 
     def seen(event: ProgressEvent) -> None:
         if isinstance(event, Notice):
             notices.append(event.text)
-        view.report(event)
+        for tell in reports:
+            tell(event)
 
     tracer = _tracer(settings, lambda text: seen(Notice("warning", text, "trace")))
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries, running=True) as engine:
@@ -123,8 +126,11 @@ def command(
             and _short(settings, mode, options, quiet=quiet, files=(report, iidfile, metadata_file), as_json=as_json)
         ):
             engine.on_receipt = receipts.append
+        shown = Shown(engine, ", ".join(tags) or request.target or request.dockerfile_name)
+        reports.append(shown.report)
         try:
-            result = engine.build(request, seen) if tracer is None else tracer.build(engine, request, seen)
+            with shown.showing():
+                result = engine.build(request, seen) if tracer is None else tracer.build(engine, request, seen)
         except BaseException:
             view.close()
             if report is not None and engine.failed is not None:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from lamina.oci import typed
 from lamina.oci.config import ImageConfig
+from lamina.server import elsewhere
 from lamina.server import metrics as figures
 from lamina.server.daemon import Daemon
 from lamina.server.http.messages import Answer, Reply, Request
@@ -39,7 +40,8 @@ def _guarded(daemon: Daemon, request: Request, make: Callable[[], tuple[int, byt
 def builds(daemon: Daemon, request: Request) -> Reply:
     def make() -> tuple[int, bytes]:
         with daemon.store() as store:
-            return 200, pages.builds(store.builds.last(), daemon.now(), daemon.journal.running())
+            found = [*daemon.journal.running(), *elsewhere.running(store)]
+            return 200, pages.builds(store.builds.last(), daemon.now(), sorted(found, key=lambda one: -one.started))
 
     return _guarded(daemon, request, make)
 
@@ -56,13 +58,19 @@ def build(daemon: Daemon, request: Request, name: str) -> Reply:
 
 
 def live(daemon: Daemon, request: Request, name: str) -> Reply:
-    """A build that runs; from its end on its address leads to what is kept of it."""
+    """A build that runs, here or in another process; from its end on its address leads to what is kept of it."""
     refused = refusal(request, daemon.place, daemon.folder)
     if refused is not None:
         return refused
     found = daemon.journal.get(name)
-    if found is not None and found.kept:
-        return Answer(303, b"", "", (("Location", f"/ui/builds/{found.kept}"), *_HEADERS))
+    kept = found.kept if found is not None else ""
+    if found is None:
+        with daemon.store() as store:
+            found = elsewhere.get(store, name)
+            if found is None and (log := store.builds.get(name)) is not None and log.id == name:
+                kept = name
+    if kept:
+        return Answer(303, b"", "", (("Location", f"/ui/builds/{kept}"), *_HEADERS))
     if found is None:
         body = pages.missing("No such build runs, and it is not among the last that ended.")
         return Answer(404, body, "text/html; charset=utf-8", _HEADERS)

@@ -46,7 +46,7 @@ const again = main && setInterval(async () => {
   try {
     const reply = await fetch(location.href, {credentials: "same-origin"});
     if (reply.redirected) { location.replace(reply.url); return; }
-    if (!reply.ok) return;
+    if (!reply.ok && reply.status !== 404) return;
     const page = new DOMParser().parseFromString(await reply.text(), "text/html");
     const fresh = page.querySelector("main");
     if (!fresh || fresh.innerHTML === main.innerHTML) return;
