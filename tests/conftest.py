@@ -7,6 +7,7 @@ import signal
 
 
 def pytest_configure() -> None:
+    os.umask(0o022)  # modes of files that tests write are compared with what git and docker make
     _hear_interrupts()
     _same_examples()
 
