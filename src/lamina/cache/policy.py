@@ -14,8 +14,9 @@ DEFAULT_EXPIRY = 7 * DAY  # since last use, as in the services that people know
 
 
 def too_old(record: Record, max_age: float | None, now: float) -> bool:
-    """`max_age`: seconds since the record was made; 0 = every one is too old. A clock that went back makes none too old."""
-    return max_age is not None and (max_age <= 0 or now - record.created > max_age)
+    """`max_age`: seconds since the record was made; 0 = every one is too old. One from further ahead than that was made by a wrong clock, or the
+    clock is wrong now: its age is not known, so it is too old. A clock that went back by less makes none too old."""
+    return max_age is not None and (max_age <= 0 or abs(now - record.created) > max_age)
 
 
 def choose(records: Sequence[Record], *, present: Callable[[Record], bool], max_age: float | None, now: float) -> Record | None:

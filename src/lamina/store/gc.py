@@ -6,6 +6,7 @@ process can begin to use something; the slow removal comes after it.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -280,7 +281,7 @@ def _drop_facts(store: LocalStore, references: References, pins: frozenset[str],
     """
     limit = -1.0
     if policy is not None and policy.project is None and (policy.everything or policy.max_age is not None):
-        limit = policy.now + 1 if policy.everything else policy.now - (policy.max_age or 0.0)
+        limit = math.inf if policy.everything else policy.now - (policy.max_age or 0.0)  # some are of a clock that was ahead
     with store.database.write() as transaction:
         lost = {manifest for manifest, layers in references.remotes.items() if layers & gone}
         transaction.many("DELETE FROM remotes WHERE manifest=?", [(manifest,) for manifest in lost])

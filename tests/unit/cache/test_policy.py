@@ -20,6 +20,7 @@ def test_too_old() -> None:
     assert not too_old(made(10), 10, NOW)
     assert too_old(made(0), 0, NOW)
     assert not too_old(made(-5), 10, NOW)
+    assert too_old(made(-11), 10, NOW), "made by a clock that was ahead"
 
 
 def test_the_newest_is_chosen() -> None:

@@ -351,21 +351,63 @@ def test_what_a_store_does_by_itself(scene: Scene) -> None:
     scene.layer(1)
     scene.record("k", 1)
     with scene.open() as store:
-        assert keep(store, expiry=7 * DAY, cap=None, grown=True) is None, "a new store has nothing that is old"
+        assert keep(store, expiry=7 * DAY, cap=None, grown=True, running=lambda: scene.time) is None, "a new store has nothing that is old"
     scene.time += 1.1 * DAY
     with scene.open() as store:
-        first = keep(store, expiry=7 * DAY, cap=None, grown=True)
+        first = keep(store, expiry=7 * DAY, cap=None, grown=True, running=lambda: scene.time)
         assert first is not None
         assert first.pruned.swept.layers == ()
     scene.time += 0.9 * DAY
     with scene.open() as store:
-        assert keep(store, expiry=7 * DAY, cap=None, grown=True) is None, "once a day"
+        assert keep(store, expiry=7 * DAY, cap=None, grown=True, running=lambda: scene.time) is None, "once a day"
     scene.time += 7 * DAY
     with scene.open() as store:
-        assert keep(store, expiry=None, cap=None, grown=True) is None
-        done = keep(store, expiry=7 * DAY, cap=None, grown=False)
+        assert keep(store, expiry=None, cap=None, grown=True, running=lambda: scene.time) is None
+        done = keep(store, expiry=7 * DAY, cap=None, grown=False, running=lambda: scene.time)
         assert done is not None
         assert done.pruned.swept.layers == (layer(1),)
-        assert keep(store, expiry=None, cap=1 << 30, grown=False) is None
-        assert keep(store, expiry=None, cap=1 << 30, grown=True) is not None
+        assert keep(store, expiry=None, cap=1 << 30, grown=False, running=lambda: scene.time) is None
+        assert keep(store, expiry=None, cap=1 << 30, grown=True, running=lambda: scene.time) is not None
     assert scene.fates() == {"k": "evicted"}
+
+
+def test_a_clock_that_leapt_ahead_throws_nothing_away(scene: Scene) -> None:
+    """A year on the clock, a minute of running: somebody has set it. It goes on from there, and what is used then counts as used then."""
+    ran = [1000.0]
+
+    def running() -> float:
+        return ran[0]
+
+    scene.layer(1)
+    scene.record("k", 1)
+    with scene.open() as store:
+        assert keep(store, expiry=7 * DAY, cap=None, grown=False, running=running) is None
+    ran[0] += 60
+    scene.time += 365 * DAY
+    with scene.open() as store:
+        assert keep(store, expiry=7 * DAY, cap=None, grown=False, running=running) is None
+    scene.time -= 365 * DAY
+    with scene.open() as store:
+        assert keep(store, expiry=7 * DAY, cap=None, grown=False, running=running) is None, "and back"
+    assert scene.fates() == {"k": None}
+    for _ in range(8):
+        ran[0] += 1.1 * DAY
+        scene.time += 1.1 * DAY
+        with scene.open() as store:
+            assert keep(store, expiry=7 * DAY, cap=None, grown=False, running=running) is not None
+    assert scene.fates() == {"k": "evicted"}
+
+
+def test_everything_is_everything_also_of_a_clock_that_was_ahead(scene: Scene) -> None:
+    scene.time += 365 * DAY
+    scene.layer(1)
+    scene.record("k", 1)
+    with scene.open() as store:
+        store.facts.set_http("http://x/", store.blobs.put(b"x"), None, None)
+    scene.time -= 365 * DAY
+    with scene.open() as store:
+        prune(store, PrunePolicy(scene.time, max_age=7 * DAY))
+        assert store.facts.http("http://x/") is not None
+        prune(store, PrunePolicy(scene.time, everything=True))
+        assert store.facts.http("http://x/") is None
+    assert scene.layers() == set()

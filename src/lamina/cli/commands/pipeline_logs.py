@@ -142,7 +142,7 @@ def _listed(project: Project) -> Iterator[str]:
             continue
         outcome = "passed" if record.passed else "stopped" if record.interrupted else "failed" if record.passed is not None else ""
         outcome = outcome or ("running" if project.running(number) else "killed")
-        took = f" in {seconds(record.ended - record.started)}" if record.ended else ""
+        took = f" in {seconds(max(0.0, record.ended - record.started))}" if record.ended else ""
         commit = f" at {record.commit[:12]}" if record.commit else ""
         again = f", again what failed in run {record.rerun_of}" if record.rerun_of else ""
         when = age(max(0.0, time.time() - record.started))

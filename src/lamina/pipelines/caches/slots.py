@@ -49,7 +49,7 @@ class SlotCaches:
             say(f"{label}: Not found")
             say(f"{label}: miss: nobody has saved it" + (" for these key files" if identity.key else ""))
             return None
-        if self._now() - slot.created > WEEK:
+        if abs(self._now() - slot.created) > WEEK:  # also of a clock that was far ahead
             self.remove(identity)
             say(f"{label}: Not found")
             say(f"{label}: miss: it was saved {age(self._now() - slot.created)} and expires after 7 days")
@@ -78,7 +78,7 @@ class SlotCaches:
         if slot is None:
             return "miss: nobody has saved it" + (" for these key files" if identity.key else "")
         old = age(self._now() - slot.created)
-        if self._now() - slot.created > WEEK:
+        if abs(self._now() - slot.created) > WEEK:  # also of a clock that was far ahead
             return f"miss: it was saved {old} and expires after 7 days"
         return f"hit: {megabytes(slot.size)}, saved {old}; it is not refreshed until it expires"
 
