@@ -15,8 +15,9 @@ import pytest
 
 from lamina.engine.exporters.export import export, save
 from lamina.engine.exporters.output import parse_output
-from lamina.engine.images.importing import load, pull, record_built, stored_layers
+from lamina.engine.images.importing import load, pull
 from lamina.engine.images.layers import ensure_layers
+from lamina.engine.images.recording import record_built, stored_layers
 from lamina.layer.flavour import Flavour, IdMap
 from lamina.layer.pack import diff_id
 from lamina.layer.view import LayerView

@@ -15,10 +15,8 @@ import msgspec
 
 from lamina.cache import keys
 from lamina.dockerfile.lower import Lowered
-from lamina.engine.images.layers import ensure_layer
 from lamina.engine.images.layout import checked_config
 from lamina.graph.vertex import Vertex
-from lamina.layer.normal import normalise
 from lamina.oci.config import History
 from lamina.oci.digest import DiffId, LayerId, StateId, chain
 from lamina.oci.manifest import Descriptor, Manifest
@@ -126,6 +124,9 @@ class _Loaded:
 
     def _normal(self, store: LocalStore, number: int) -> tuple[str, int, bool]:
         if number not in self._diffs:
+            from lamina.engine.images.layers import ensure_layer  # seldom: only where a history matches
+            from lamina.layer.normal import normalise
+
             folder = ensure_layer(store, self._diff_ids[number], self._stored[number]).parent
             found = normalise(folder, store.flavour)
             store.layers.set_diff(LayerId(self._diff_ids[number]), found.digest)

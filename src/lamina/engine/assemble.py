@@ -43,7 +43,7 @@ def assemble(
     if known is not None:
         around.store.images.tag(known.id, names)
         return known
-    from lamina.engine.images.importing import record_built  # an all-cached build does not come here
+    from lamina.engine.images.recording import record_built  # an all-cached build does not come here
 
     return record_built(
         around.store,

@@ -181,7 +181,7 @@ class Job:
         """Steps at which earlier builds ended, by key: when, which build."""
         with self._lock:
             if self._failed is None:
-                from lamina.engine.why import failures
+                from lamina.engine.failures import failures
 
                 self._failed = failures(self.around.store)
             return self._failed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.cache.record import LayerRef
+from lamina.engine.beside import Beside, Later
 from lamina.engine.results import Filesystem
 from lamina.layer.flavour import Flavour
 from lamina.layer.view import LayerView
@@ -21,8 +22,6 @@ from lamina.store.local import LocalStore
 from lamina.store.removal import remove
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
-
     from lamina.layer.ahead import Ahead
     from lamina.layer.sums import Sum
 
@@ -46,8 +45,8 @@ class LayerKeeper:
         self.fetch_blobs: Callable[[Sequence[LayerRef]], None] | None = (
             None  # of layers that other machines built; set where a cache is shared
         )
-        self._hashing: dict[LayerId, Future[DiffId]] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        self._hashing: dict[LayerId, Later[DiffId]] = {}
+        self._beside = Beside(2, "lamina-beside")  # for what the next step need not wait for
         self._ahead: list[Ahead] = []
         self._going: set[Path] = set()  # what is left of active layers, removed beside the build
 
@@ -151,15 +150,7 @@ class LayerKeeper:
     def _start_hashing(self, layer: LayerId, known: Mapping[bytes, Sum] | None = None, ahead: Ahead | None = None) -> None:
         with self._lock:
             if layer not in self._hashing:
-                self._hashing[layer] = self._beside().submit(self._hash, layer, known, ahead)
-
-    def _beside(self) -> ThreadPoolExecutor:
-        """Threads for what the next step need not wait for. With the lock held."""
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
-
-            self._pool = ThreadPoolExecutor(2, thread_name_prefix="lamina-beside")
-        return self._pool
+                self._hashing[layer] = self._beside.submit(lambda: self._hash(layer, known, ahead))
 
     def _remove_later(self, path: Path) -> None:
         def act() -> None:
@@ -168,7 +159,8 @@ class LayerKeeper:
 
         with self._lock:
             self._going.add(path)
-            self._beside().submit(act)
+        with suppress(RuntimeError):  # the build has been given up
+            self._beside.submit(act)
 
     def _hash(self, layer: LayerId, known: Mapping[bytes, Sum] | None, ahead: Ahead | None) -> DiffId:
         from lamina.layer.pack import diff_id
@@ -194,8 +186,8 @@ class LayerKeeper:
             else:
                 self._start_hashing(layer.id)
                 with self._lock:
-                    future = self._hashing[layer.id]
-                result.append(future.result())
+                    later = self._hashing[layer.id]
+                result.append(later.result())
         return result
 
     def packed_sizes(self, layers: Sequence[LayerRef]) -> dict[DiffId, int]:
@@ -205,7 +197,6 @@ class LayerKeeper:
         return told | {row.diff_id: row.packed for row in rows if row.diff_id is not None and row.packed is not None}
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._beside.close()
         for ahead in self._ahead:
             ahead.close()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
-from lamina.engine.exporters.output import BadOutput
 from lamina.engine.request import BuildRequest, BuildResult, Notice, Output, PlanResult, Report
 from lamina.oci import typed
 from lamina.oci.platform import Platform
@@ -64,6 +63,8 @@ def build_each(engine: Engine, request: BuildRequest, report: Report, cancel: Ca
 
     for output in request.outputs:
         if output.type in ("tar", "local", "docker"):
+            from lamina.engine.exporters.output import BadOutput
+
             raise BadOutput(f"type={output.type} takes one platform", hint="type=oci and type=registry take several")
     wanted = tuple(dict.fromkeys(platform.normalised() for platform in request.platforms))
     own = own_platform()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +74,9 @@ def agent_socket(agents: Mapping[str, Path], identifier: str, *, required: bool)
     if stat.S_ISSOCK(mode):
         yield path
         return
-    if not shutil.which("ssh-agent"):
+    from shutil import which  # it brings all archive formats with it
+
+    if not which("ssh-agent"):
         raise SecretUnavailable(
             f"ssh {identifier!r}: {path} is a key file and ssh-agent is not installed", hint="give an agent's socket instead"
         )

@@ -56,16 +56,6 @@ def find_build(store: LocalStore, text: str | None) -> BuildLog:
     return log
 
 
-def failures(store: LocalStore, last: int = 20) -> dict[str, tuple[float, str]]:
-    """Keys of the steps at which the last builds failed -> (seconds since the epoch, the build's id), the newest of each."""
-    found: dict[str, tuple[float, str]] = {}
-    for log in store.builds.last(last):
-        for step in steps_of(log) if log.error is not None and b'"failed"' in bytes(log.steps) else ():
-            if step.get("failed") and step.get("key"):
-                found.setdefault(step["key"], (log.created, log.id))
-    return found
-
-
 def steps_of(log: BuildLog) -> list[Step]:
     steps: list[Step] = msgspec.json.decode(log.steps)
     return steps

@@ -18,9 +18,10 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.engine.exporters.place import replacing
 from lamina.engine.images.errors import BadArchive, ImageNotFound, LayerMismatch, UnsupportedImage
 from lamina.engine.images.exporting import outgoing
-from lamina.engine.images.importing import load, record_built
+from lamina.engine.images.importing import load
 from lamina.engine.images.layers import PackLayer, pack_layer
 from lamina.engine.images.outgoing import Sink, write_docker, write_oci, write_oci_folder
+from lamina.engine.images.recording import record_built
 from lamina.layer.flavour import Flavour, IdMap
 from lamina.layer.pack import diff_id
 from lamina.oci.config import ImageConfig, RootFs, encode_config

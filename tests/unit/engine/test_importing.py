@@ -14,8 +14,9 @@ import pytest
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.images.errors import BadArchive, LayerMismatch
-from lamina.engine.images.importing import import_rootfs, pull, record_built, split_layout_reference
+from lamina.engine.images.importing import import_rootfs, pull, split_layout_reference
 from lamina.engine.images.layers import ensure_layer
+from lamina.engine.images.recording import record_built
 from lamina.layer.flavour import Flavour, IdMap
 from lamina.layer.pack import diff_id
 from lamina.oci.config import ImageConfig, RootFs, encode_config

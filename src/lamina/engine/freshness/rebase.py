@@ -14,8 +14,8 @@ import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.freshness.origins import BaseUse, Origin, content_of, read
-from lamina.engine.images.importing import record_built, stored_layers
 from lamina.engine.images.layers import Fetch, ensure_layers
+from lamina.engine.images.recording import record_built, stored_layers
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.scan import entries
 from lamina.layer.view import LayerView

@@ -17,9 +17,10 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.engine.images.archive import opened
 from lamina.engine.images.errors import BadArchive, ImageNotFound
 from lamina.engine.images.finding import find_image
-from lamina.engine.images.importing import pull, record
+from lamina.engine.images.importing import pull
 from lamina.engine.images.incoming import CHUNK
 from lamina.engine.images.layout import Layout, blob_name
+from lamina.engine.images.recording import record
 from lamina.engine.registries.layouts import LayoutFolder, write_archive
 from lamina.engine.registries.packing import Compression, LeavingImage, ensure_blob, leaving
 from lamina.engine.registries.places import BadPlace, Place

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -190,7 +189,9 @@ class _Mounts:
         if not upper.exists():
             upper.mkdir(exist_ok=True)
             if lowers:  # the root of an overlay has the upper's attributes
-                shutil.copystat(lowers[0], upper)
+                from shutil import copystat  # it brings all archive formats with it
+
+                copystat(lowers[0], upper)
         selector = "/" if isinstance(source, Files) else mount.selector
         self.submounts.append(SubMount(Overlay(lowers, upper, work), mount.target, selector, mount.readonly))
 

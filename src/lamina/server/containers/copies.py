@@ -174,7 +174,7 @@ def commit(
     config: Mapping[str, Any],
 ) -> Image:
     """The container's own layer upon its image's, as a new image."""
-    from lamina.engine.images.importing import record_built
+    from lamina.engine.images.recording import record_built
     from lamina.layer.pack import pack
     from lamina.oci.config import ContainerConfig, History, RootFs, encode_config, parse_config
     from lamina.oci.digest import DiffId
@@ -204,7 +204,7 @@ def commit(
             history=(*base.history, entry),
         )
         layers = [(LayerId(name), diff_id) for name, diff_id in zip([*container.record.layers, layer], diff_ids)]
-        from lamina.engine.images.importing import stored_layers
+        from lamina.engine.images.recording import stored_layers
 
         return record_built(store, encode_config(image), layers, names, stored=stored_layers(store, daemon.image_of(container)))
 
