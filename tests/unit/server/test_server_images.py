@@ -26,6 +26,9 @@ def tar(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="the files of a context are given to root")
+
+
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with daemon_at(tmp_path / "root") as daemon:
@@ -159,6 +162,8 @@ def test_system(daemon: Daemon) -> None:
     document(daemon, "GET", "/swarm", status=503)
 
 
+@pytest.mark.root
+@AS_ROOT
 def test_a_build_answers_in_rows(daemon: Daemon) -> None:
     context = tar({"Dockerfile": b"FROM scratch\nCOPY a.txt /\nLABEL k=v\n", "a.txt": b"a"})
     found = rows(daemon, "POST", "/build?t=made:1", context)
@@ -169,6 +174,8 @@ def test_a_build_answers_in_rows(daemon: Daemon) -> None:
     assert rows(daemon, "POST", "/build?q=1", context) == [{"stream": identifier + "\n"}]
 
 
+@pytest.mark.root
+@AS_ROOT
 @pytest.mark.parametrize(
     ("query", "files", "message"),
     [
@@ -191,12 +198,16 @@ def test_a_build_that_cannot_begin_is_an_ordinary_error(daemon: Daemon, query: s
     assert not list((daemon.engine.store.scratch()).glob("context-*"))
 
 
+@pytest.mark.root
+@AS_ROOT
 def test_a_build_that_fails_ends_with_an_error_row(daemon: Daemon) -> None:
     found = rows(daemon, "POST", "/build", tar({"Dockerfile": b"FROM scratch\nCOPY absent.txt /\n"}))
     assert "absent.txt" in found[-1]["error"]
     assert found[-1]["errorDetail"]["message"] == found[-1]["error"]
 
 
+@pytest.mark.root
+@AS_ROOT
 def test_a_context_without_the_last_padding_is_taken(daemon: Daemon) -> None:
     """As the docker CLI of 20.10 sends it with `-f -`."""
     data = tar({"a": b"x", "Dockerfile": b"FROM scratch\nCOPY a /\n"}).rstrip(b"\0")
