@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,3 +105,88 @@ def test_groups_of_the_dead_are_swept(module: ModuleType, tmp_path: Path) -> Non
 def test_without_limits_nothing_is_made(module: ModuleType) -> None:
     group = module.Group({})
     assert (group.how, group.folders, group.close()) == ("", [], False)
+
+
+FILES = {
+    "2": ("cgroup.procs", "memory.max", "memory.swap.max", "memory.events", "cpu.max", "pids.max"),
+    "memory": ("cgroup.procs", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.oom_control"),
+    "cpu": ("cgroup.procs", "cpu.cfs_period_us", "cpu.cfs_quota_us"),
+    "pids": ("cgroup.procs", "pids.max"),
+}
+
+
+class Kernel:
+    """`os` of a machine whose control groups have files as soon as they are made, and go with them."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(os, name)
+
+    def mkdir(self, path: str, mode: int = 0o777) -> None:
+        os.mkdir(path, mode)
+        kind = next(name for name in ("memory", "cpu", "pids", "2") if name == "2" or f"/cg/{name}" in path)
+        for name in FILES[kind]:
+            Path(path, name).touch()
+
+    def rmdir(self, path: str) -> None:
+        shutil.rmtree(path)
+
+
+def written(folder: str) -> dict[str, str]:
+    return {path.name: path.read_text() for path in Path(folder).iterdir() if path.read_text()}
+
+
+def test_what_is_written_in_version_2(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(tmp_path, "0::/user/me\n", "30 1 0:1 / /cg rw - cgroup2 cgroup2 rw\n")
+    own = tmp_path / "cg/user/me"
+    own.mkdir(parents=True)
+    (own / "cgroup.controllers").write_text("cpuset cpu io memory pids")
+    (own / "cgroup.subtree_control").write_text("memory")
+    monkeypatch.setattr(module, "os", Kernel())
+    group = module.Group({"memory": 64 << 20, "cpus": 1.5, "pids": 9})
+    assert group.how == "cgroup"
+    (folder,) = group.folders
+    assert folder.startswith(f"{own}/lamina-{os.getpid()}-")
+    assert written(folder) == {"memory.max": str(64 << 20), "memory.swap.max": "0", "cpu.max": "150000 100000", "pids.max": "9"}
+    assert (own / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+    group.join()
+    assert written(folder)["cgroup.procs"] == "0"
+    assert not group.starved()
+    Path(folder, "memory.events").write_text("oom 1\noom_kill 1\n")
+    assert group.close()
+    assert not Path(folder).exists()
+
+
+def test_version_2_without_the_controllers_falls_back_on_version_1(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd's hybrid has it: version 2 is mounted, the controllers are version 1's."""
+    names = ("memory", "cpu", "pids")
+    machine(
+        tmp_path,
+        "".join(f"{number}:{name}:/\n" for number, name in enumerate(names, 1)) + "0::/\n",
+        "29 1 0:1 / /cg/unified rw - cgroup2 cgroup2 rw\n"
+        + "".join(f"{30 + number} 1 0:1 / /cg/{name} rw - cgroup cgroup rw,{name}\n" for number, name in enumerate(names)),
+    )
+    for name in ("unified", *names):
+        (tmp_path / "cg" / name).mkdir(parents=True)
+    (tmp_path / "cg/unified/cgroup.controllers").write_text("")
+    monkeypatch.setattr(module, "os", Kernel())
+    group = module.Group({"memory": 64 << 20, "cpus": 0.5, "pids": 9})
+    assert group.how == "cgroup"
+    memory, cpu, pids = group.folders
+    assert written(memory) == {"memory.limit_in_bytes": str(64 << 20), "memory.memsw.limit_in_bytes": str(64 << 20)}
+    assert written(cpu) == {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}
+    assert written(pids) == {"pids.max": "9"}
+    group.join()
+    assert [written(folder)["cgroup.procs"] for folder in group.folders] == ["0", "0", "0"]
+    assert not group.close()
+    assert not any(Path(folder).exists() for folder in (memory, cpu, pids))
+
+
+def test_a_controller_that_is_missing_leaves_nothing_behind(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(tmp_path, "1:memory:/\n", "30 1 0:1 / /cg/memory rw - cgroup cgroup rw,memory\n")
+    (tmp_path / "cg/memory").mkdir(parents=True)
+    monkeypatch.setattr(module, "os", Kernel())
+    assert module.Group({"memory": 1 << 20, "pids": 9}).how == "rlimit"
+    assert module.Group({"memory": 1 << 20, "pids": 9, "only_groups": 1}).how == ""
+    assert list((tmp_path / "cg/memory").iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,3 +108,39 @@ def test_no_number_stands_twice(seccomp: ModuleType) -> None:
     for machine in ("x86_64", "aarch64"):
         found = [n for table in (seccomp.DENIED, seccomp.NOTIFIED, seccomp.PRETENDED) for n in seccomp.numbers(table, machine).values()]
         assert len(found) == len(set(found))
+
+
+HEADERS = {"x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), "aarch64": Path("/usr/include/asm-generic/unistd.h")}
+
+
+def kernels(machine: str) -> dict[str, int]:
+    """The kernel's own list (linux-libc-dev); that of aarch64 is the generic one."""
+    text = HEADERS[machine].read_text()
+    return {name: int(number) for name, number in re.findall(r"#define\s+__NR(?:3264)?_(\w+)\s+(\d+)\b", text)}
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_numbers_are_the_kernels(machine: str, seccomp: ModuleType) -> None:
+    if not HEADERS[machine].exists():
+        pytest.skip(f"{HEADERS[machine]} is not there (linux-libc-dev)")
+    known, column = kernels(machine), 0 if machine == "x86_64" else 1
+    tables = {**seccomp.DENIED, **seccomp.NOTIFIED, **seccomp.PRETENDED}
+    tables |= {"clone": tuple(seccomp.CLONE.values()), "clone3": (seccomp.CLONE3,) * 2, "socket": tuple(seccomp.SOCKET.values())}
+    tables["personality"] = tuple(seccomp.PERSONALITY.values())
+    differing = {name: (row[column], known.get(name)) for name, row in tables.items() if row[column] != known.get(name)}
+    # Calls that only headers of other ages have: gone since, or not there yet.
+    assert {name for name in differing if known.get(name) is not None} == set(), differing
+    assert set(differing) <= {"lookup_dcookie", "nfsservctl", "quotactl_fd", "uselib", "ustat"}, differing
+    kernel = sys.modules["kernel"]
+    for name, number in kernel._OWN[machine].items():
+        assert known[name] == number, name
+    for name in ("open_tree", "move_mount", "fsopen", "fsconfig", "fsmount", "openat2", "mount_setattr"):
+        assert known[name] == getattr(kernel, name.upper()), name
+
+
+def test_both_machines_have_all(seccomp: ModuleType) -> None:
+    kernel = sys.modules["kernel"]
+    machines = {"x86_64", "aarch64"}
+    for table in (seccomp.AUDIT_ARCH, seccomp.CLONE, seccomp.PERSONALITY, seccomp.SOCKET, kernel._OWN):
+        assert table.keys() == machines
+    assert kernel._OWN["x86_64"].keys() == kernel._OWN["aarch64"].keys()

@@ -4,6 +4,7 @@ and as a program by an ordinary user: `python -m lamina.testing.conformance.sand
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import tempfile
 import threading
@@ -439,6 +440,37 @@ def every_refused_call_is_refused(b: Bench) -> None:
     assert not wrong, wrong
 
 
+def _machine_code(code: bytes) -> bytes:
+    """A static ELF program for x86-64 that is this code and nothing else."""
+    start = 0x400000
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, start + 120, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return head + struct.pack("<IIQQQQQQ", 1, 5, 0, start, start, 120 + len(code), 120 + len(code), 0x1000) + code
+
+
+_EXIT_WITH_ERRNO = b"\xf7\xd8\x89\xc7\xb8\x3c\x00\x00\x00\x0f\x05"  # neg eax; mov edi, eax; mov eax, 60; syscall
+# close(-1): errno 9 (EBADF) where the call arrives
+CALL_OF_32_BITS = _machine_code(b"\xbb\xff\xff\xff\xff\xb8\x06\x00\x00\x00\xcd\x80" + _EXIT_WITH_ERRNO)  # mov ebx, -1; mov eax, 6; int 0x80
+CALL_OF_X32 = _machine_code(
+    b"\xbf\xff\xff\xff\xff\xb8\x03\x00\x00\x40\x0f\x05" + _EXIT_WITH_ERRNO
+)  # mov edi, -1; mov eax, 0x40000003; syscall
+CALL_OF_64_BITS = _machine_code(b"\xbf\xff\xff\xff\xff\xb8\x03\x00\x00\x00\x0f\x05" + _EXIT_WITH_ERRNO)
+
+
+def calls_of_other_tables_are_refused(b: Bench) -> None:
+    """A 64-bit program can call by the table of 32-bit programs (int 0x80) or of x32, where the numbers are others: none of these arrives."""
+    if os.uname().machine != "x86_64":
+        return
+    lower = b.layer("tables")
+    for name, program in (("32", CALL_OF_32_BITS), ("x32", CALL_OF_X32), ("64", CALL_OF_64_BITS)):
+        if not (lower / name).exists():
+            (lower / name).write_bytes(program)
+            (lower / name).chmod(0o755)
+    found = {name: b.start(b.spec(f"/{name}", lowers=(lower, b.base))).code for name in ("64", "32", "x32")}
+    assert found["64"] == 9, found
+    for name in ("32", "x32"):
+        assert found[name] == 38 or found[name] >= 128, found  # ENOSYS, or it was killed
+
+
 def system_calls_are_refused(b: Bench) -> None:
     for script in (
         "mount -t tmpfs x /tmp",
@@ -628,7 +660,7 @@ PROBES: tuple[Callable[[Bench], None], ...] = (
     nothing_injected_reaches_the_upper, mount_points_made_in_the_upper_go_away, secrets_are_files_on_tmpfs, read_only_bind, read_write_bind,
     bind_of_a_file, symlinked_mount_target_stays_inside, submounts, tmpfs_with_a_size, daemons_end_with_the_workload, cancelled_runs_end_as_a_tree,
     term_comes_before_kill, timeouts_end_the_tree, kill_of_the_zygote_leaves_nothing, proc_is_masked, own_processes_only, no_descriptor_is_inherited,
-    devices, made_devices_cannot_be_opened, capabilities, insecure_keeps_capabilities, system_calls_are_refused, every_refused_call_is_refused, users, unknown_users_are_named,
+    devices, made_devices_cannot_be_opened, capabilities, insecure_keeps_capabilities, system_calls_are_refused, every_refused_call_is_refused, calls_of_other_tables_are_refused, users, unknown_users_are_named,
     files_belong_to_the_user, ownership, new_files_in_a_setgid_folder, owners_of_lower_layers_stay, devices_are_in_the_layer, environment_is_complete, working_directory, host_names, network_none_has_loopback_only, limits, limits_hold, empty_root, many_lowers,
     many_at_once, setuid_programs_work,
 )  # fmt: skip
@@ -637,7 +669,7 @@ PROBES: tuple[Callable[[Bench], None], ...] = (
 # What chroot and proot do not promise: they have no namespaces and no mounts.
 ISOLATION = frozenset({
     tmpfs_with_a_size, kill_of_the_zygote_leaves_nothing, proc_is_masked, own_processes_only, devices, made_devices_cannot_be_opened,
-    capabilities, insecure_keeps_capabilities, system_calls_are_refused, every_refused_call_is_refused, host_names, network_none_has_loopback_only,
+    capabilities, insecure_keeps_capabilities, system_calls_are_refused, every_refused_call_is_refused, calls_of_other_tables_are_refused, host_names, network_none_has_loopback_only,
 })  # fmt: skip
 # proot keeps owners as little as it changes users: both are pretended to the workload only. It waits for daemons and hands no signal on.
 PROOT = frozenset(
