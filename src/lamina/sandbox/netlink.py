@@ -41,8 +41,13 @@ class Links:
     def close(self) -> None:
         self._socket.close()
 
-    def bridge(self, label: str) -> None:
-        self._ask(_NEWLINK, _CREATE | _EXCL, _link() + attribute(_IFNAME, name(label)) + nested(_LINKINFO, attribute(1, b"bridge")))
+    def bridge(self, label: str, mac: bytes) -> None:
+        """The address is fixed: else it would be the lowest one of what is connected, and change for its neighbours when that goes."""
+        self._ask(
+            _NEWLINK,
+            _CREATE | _EXCL,
+            _link() + attribute(_IFNAME, name(label)) + attribute(_ADDRESS, mac) + nested(_LINKINFO, attribute(1, b"bridge")),
+        )
 
     def pair(self, label: str, master: int, other: str, mac: bytes, namespace: int) -> None:
         """A veth: `label` here, below the bridge with the index `master` and up; `other` in the network of the descriptor `namespace`."""

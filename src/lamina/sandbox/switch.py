@@ -93,7 +93,7 @@ class Switch:
         for path, value in (("ipv4/ip_forward", "0"), ("ipv6/conf/default/disable_ipv6", "1"), ("bridge/bridge-nf-call-iptables", "0")):
             with contextlib.suppress(OSError):  # a kernel without that part
                 _set(path, value)
-        self._links.bridge("probe")
+        self._links.bridge("probe", b"\x02\x42\0\0\0\1")
         self._links.delete("probe")
         self.listener = socket.socket()
         self.listener.bind(("0.0.0.0", 0))
@@ -110,7 +110,7 @@ class Switch:
         def make() -> Bridge:
             self._count += 1
             label = f"br{self._count}"
-            self._links.bridge(label)
+            self._links.bridge(label, mac(interface))
             try:
                 index = socket.if_nametoindex(label)
                 self._links.address(index, interface)

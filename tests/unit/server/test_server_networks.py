@@ -283,3 +283,12 @@ def test_networks_that_are_refused(daemon: Daemon, body: dict[str, object]) -> N
     reply = call(daemon, "POST", "/networks/create", body)
     assert isinstance(reply, Answer)
     assert reply.status >= 400
+
+
+def test_the_gateway_has_one_hardware_address_for_good(daemon: Daemon) -> None:
+    """Who asked for names just now must not lose them when a neighbour leaves."""
+    document(daemon, "POST", "/networks/create", {"Name": "front"}, 201)
+    gateway = document(daemon, "GET", "/networks/front")["IPAM"]["Config"][0]["Gateway"]
+    code, text = ask(daemon, f"nslookup {gateway} {gateway} > /dev/null; grep '^{gateway} ' /proc/net/arp", network="front")
+    assert code == 0
+    assert text.split()[3] == "02:42:" + ":".join(f"{int(part):02x}" for part in gateway.split("."))
