@@ -161,12 +161,16 @@ def _nearest(
 
     best = min(score(record) for record in neighbours)
     nearest = [record for record in neighbours if score(record) == best][:_COMPARED]
-    compared = [
-        (record, differences(record.parts, parts, old_text=record.place.text, new_text=place.text, args=facts.args, compare=compare))
-        for record in nearest
-    ]
     # Of several that are as near the one with the fewest files that differ; neighbours are newest first.
-    return min(compared, key=lambda item: sum(len(difference.paths) for difference in item[1]))
+    compared: list[tuple[int, Record, list[Difference]]] = []
+    for record in nearest:
+        found = differences(record.parts, parts, old_text=record.place.text, new_text=place.text, args=facts.args, compare=compare)
+        files = sum(len(difference.paths) for difference in found)
+        compared.append((files, record, found))
+        if files == 1:
+            break  # no record is nearer
+    _, record, found = min(compared, key=lambda item: item[0])
+    return record, found
 
 
 def _same_place(one: Place, other: Place) -> bool:

@@ -25,12 +25,14 @@ HEAD = b"lamina-normal-diff-1\n"
 _LARGE = 1 << 20  # bytes from which a thread is worth it
 _PIECE = 1 << 20
 _WAITING = 64  # files that may be open for the threads
+_PLAIN = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK)
 
 
 class NormalDiff(msgspec.Struct, frozen=True):
     digest: str  # "sha256:HEX"
     size: int  # bytes of regular files, each inode once
     entries: int
+    on_disk: tuple[int, int] | None = None  # (names, bytes of all regular files), where each entry is one name with bytes of its own; sockets are not counted
     as_told: bool = False  # the tar of the entries that were told is the tar of the layer, as far as headers go
 
 
@@ -47,6 +49,7 @@ def normalise(
     """
     result = sha256(HEAD)
     size = entries = 0
+    plain = True  # each entry is a name on disk, and no bytes have two names
     pool: ThreadPoolExecutor | None = None
     waiting: deque[tuple[Entry, str | Future[str]]] = deque()
     open_files = 0
@@ -82,6 +85,7 @@ def normalise(
             if expected is not None and not (entries < len(expected) and _same_header(entry, expected[entries])):
                 expected = None
             entries += 1
+            plain = plain and entry.kind in _PLAIN
             content: str | Future[str] = ""
             if entry.kind is Kind.FILE:
                 size += entry.size
@@ -106,7 +110,8 @@ def normalise(
     finally:
         if pool is not None:
             pool.shutdown(wait=True)
-    return NormalDiff("sha256:" + result.hexdigest(), size, entries, expected is not None and len(expected) == entries)
+    on_disk = (entries, size) if plain else None
+    return NormalDiff("sha256:" + result.hexdigest(), size, entries, on_disk, expected is not None and len(expected) == entries)
 
 
 def _same_header(one: Entry, other: Entry) -> bool:

@@ -42,12 +42,14 @@ class LayerRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LayerFacts(msgspec.Struct, frozen=True):
-    """What its maker knows of a new layer; `extra` is the side table of the layer room (None: not needed)."""
+    """What its maker knows of a new layer; `extra` is the side table of the layer room (None: not needed); `measured` what `measure` would
+    find, (names, bytes), where the maker has counted them."""
 
     diff: str | None = None
     diff_id: DiffId | None = None
     blob: Digest | None = None
     extra: bytes | None = None
+    measured: tuple[int, int] | None = None
 
 
 class ActiveLayer(msgspec.Struct, frozen=True):
@@ -103,7 +105,7 @@ class Layers:
             if facts.extra is not None:
                 active.extra.write_bytes(facts.extra)
             trash: Path | None = None
-            entries, size = measure(active.upper)
+            entries, size = facts.measured or measure(active.upper)
             self._lease.pin((layer,))
             if self.path(layer) is None:
                 trash = self._publish(active, layer, (size, entries), facts)

@@ -377,6 +377,27 @@ def test_the_nearest_of_several_records_of_one_place_is_compared() -> None:
     assert reason.record_age == 99
 
 
+def test_a_record_that_differs_in_one_file_is_the_nearest() -> None:
+    """Listings of 50,000 names were compared with two more records, none of which could be nearer."""
+    asked: list[str] = []
+
+    def compare(old: InputPart, new: InputPart) -> list[Difference]:
+        asked.append(old.id)
+        return [Difference(b"./a", "changed")] if old.id == "newest" else [Difference(b"./a", "changed"), Difference(b"./b", "changed")]
+
+    def with_files(name: str) -> KeyParts:
+        return parts(copy_op(), STEP, InputPart("files", name, "build context", Digest("sha256:listing")))
+
+    older = [record(with_files(name), place(), age=age) for name, age in (("middle", 50), ("old", 99))]
+    newest = record(with_files("newest"), place(), age=1)
+    reason = explain_miss(with_files("now"), place(), [newest, *older], Facts(NOW), compare)
+    assert reason.record_age == 1
+    assert asked == ["newest"]
+    asked.clear()
+    assert explain_miss(with_files("now"), place(), [older[0], newest, older[1]], Facts(NOW), compare).record_age == 1
+    assert asked == ["middle", "newest"]
+
+
 def test_files_made_by_a_step_that_ran_now_name_it() -> None:
     made = Upstream("RUN make", 5, Reason("forced", "x"))
     facts = Facts(NOW, sources=(made,))

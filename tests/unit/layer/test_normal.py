@@ -16,6 +16,7 @@ from lamina.layer.flavour import Flavour, IdMap
 from lamina.layer.normal import NormalDiff, normalise
 from lamina.layer.sums import Sum
 from lamina.layer.writer import EntryWriter
+from lamina.store.layers import measure
 
 PLAIN = Flavour("plain", IdMap("single"))
 BASE = [
@@ -53,6 +54,15 @@ def test_the_bytes_are_those_of_the_specification(tmp_path: Path) -> None:
         ]
     )
     assert normalise(made(tmp_path / "a", BASE), PLAIN) == NormalDiff("sha256:" + sha256(expected).hexdigest(), 5, 8)
+
+
+def test_names_and_bytes_on_disk_are_told_where_each_entry_is_one_name(tmp_path: Path) -> None:
+    """Counting them again cost a tenth of a COPY of 50,000 files. A layer is compared with the count after the machine's next start."""
+    simple = [entry for entry in BASE if entry.kind in (Kind.DIRECTORY, Kind.FILE, Kind.SYMLINK)]
+    folder = made(tmp_path / "a", [*simple, Entry(b"z", Kind.FILE, 0o600, 0, 0, 5, 1.0)])
+    assert normalise(folder, PLAIN).on_disk == measure(folder / "diff") == (4, 10)
+    for number, other in enumerate(entry for entry in BASE if entry not in simple):
+        assert normalise(made(tmp_path / str(number), [*simple, other]), PLAIN).on_disk is None
 
 
 def test_times_do_not_count(tmp_path: Path) -> None:
