@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,8 @@ from lamina.cache.remote.upkeep import Inventory, usage
 from lamina.cli.commands.pipeline_run import docker_cli
 from lamina.testing import bases
 from lamina.testing.project import Project
+from lamina.testing.registry import docker_registry
+from lamina.testing.registryauth import PASSWORD, USER, htpasswd
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="image: host needs the rung root; the ordinary user has a test of his own")]
 
@@ -111,6 +115,7 @@ pipelines:
 """
 
 
+@pytest.mark.slow
 def test_artifacts_outputs_caches_and_changes_travel(project: Project) -> None:
     write(project, THREE)
     project.write({"README": "changed\n"})
@@ -131,6 +136,7 @@ def test_artifacts_outputs_caches_and_changes_travel(project: Project) -> None:
     assert usage(Inventory(DirectoryObjects(project.root / "workers" / "shared"))).orphans == 0
 
 
+@pytest.mark.slow
 def test_a_cache_that_one_worker_saved_is_a_hit_on_another(project: Project) -> None:
     write(project, """
         definitions:
@@ -173,6 +179,7 @@ def gate() -> Iterator[socket.socket]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_killed_worker_s_step_runs_again_and_nothing_of_the_lost_attempt_is_seen(project: Project, gate: socket.socket) -> None:
     write(project, WAITS)
     with begun(project, "--var", f"PORT={gate.getsockname()[1]}") as process:
@@ -194,6 +201,7 @@ def test_a_killed_worker_s_step_runs_again_and_nothing_of_the_lost_attempt_is_se
     assert log.count("] ready\n") == 2
 
 
+@pytest.mark.slow
 def test_a_step_that_loses_every_worker_fails(project: Project, gate: socket.socket) -> None:
     write(project, WAITS)
     with begun(project, "--var", f"PORT={gate.getsockname()[1]}", engine="processes://1") as process:
@@ -209,6 +217,7 @@ def test_a_step_that_loses_every_worker_fails(project: Project, gate: socket.soc
     assert "2. Step 2: not-run" in rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_end_of_the_run_ends_its_steps(project: Project, gate: socket.socket, number: signal.Signals) -> None:
     write(project, WAITS)
@@ -223,6 +232,7 @@ def test_the_end_of_the_run_ends_its_steps(project: Project, gate: socket.socket
     assert not list((project.root / "workers").glob("*/pipelines/*/travelling/*/data/versions/*"))
 
 
+@pytest.mark.slow
 def test_fail_fast_ends_the_siblings_on_their_workers(project: Project, gate: socket.socket) -> None:
     write(project, """
         pipelines:
@@ -260,6 +270,7 @@ def job(project: Project) -> int:
     return first
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(docker_cli() is None, reason="no docker CLI that runs in any root is installed")
 @pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or "")
 def test_parallel_builds_on_two_workers_share_the_docker_cache(project: Project) -> None:
@@ -296,6 +307,7 @@ def test_parallel_builds_on_two_workers_share_the_docker_cache(project: Project)
 SECRET = "a-word-that-nobody-may-see"
 
 
+@pytest.mark.slow
 def test_a_secret_is_in_no_output_log_place_or_process(project: Project, gate: socket.socket) -> None:
     write(project, """
         pipelines:
@@ -343,6 +355,7 @@ def children(pid: int) -> list[int]:
         (("--bitbucket-caches",), "processes://2", "--bitbucket-caches compares with one machine", 2),
         (("--docker-cli", "/bin/true"), "processes://2", "is a program of this machine", 2),
         (("--shared", "ftp://x"), "processes://2", "is no shared cache", 2),
+        (("--shared", "http://127.0.0.1:1"), "processes://2,label=gpu", "127.0.0.1:1", 69),
         (("--shared", "dir:x,token-file=/no/such"), "processes://2", "/no/such cannot be read", 2),
         ((), "processes://2,memory=4096,label=gpu", "needs 8192 MB; each worker has 4096 MB", 69),
         ((), "processes://2", 'no worker has the label "gpu"', 69),
@@ -364,3 +377,34 @@ def test_what_cannot_be_is_one_line_before_anything_starts(
     assert "Traceback" not in text
     assert b"hello" not in done.stdout
     assert not list(project.root.glob("pipelines/*/runs/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("docker-registry"), reason="docker-registry is not installed")
+@pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or "")
+def test_a_registry_with_a_password_is_the_shared_place_and_has_the_images(project: Project, gate: socket.socket, tmp_path: Path) -> None:
+    """The login is known where the run is, and travels: its file is gone when the second step begins."""
+    with docker_registry(tmp_path, auth=htpasswd(tmp_path)) as host:
+        logins = tmp_path / "logins"
+        project.environment["DOCKER_CONFIG"] = str(logins)
+        bases.busybox_tar(tmp_path / "base.tar")
+        logins.mkdir()
+        packed = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        (logins / "config.json").write_text(json.dumps({"auths": {host: {"auth": packed}}}))
+        assert project.run("import", str(tmp_path / "base.tar"), f"{host}/box:1").returncode == 0
+        assert project.run("push", f"{host}/box:1").returncode == 0
+        write(project, f"""
+            pipelines:
+              default:
+                - step: {{script: ["read go < /dev/tcp/127.0.0.1/$PORT", mkdir d, echo kept > d/e], artifacts: ["d/**"]}}
+                - step: {{image: "{host}/box:1", script: [cat d/e README]}}
+        """)  # fmt: skip
+        more = {"DOCKER_CONFIG": str(logins), "LAMINA_SHARED": f"oci://{host}/shared"}
+        with begun(project, "--var", f"PORT={gate.getsockname()[1]}", engine="processes://1", environment=more) as process:
+            connection, _ = gate.accept()
+            shutil.rmtree(logins)
+            connection.sendall(b"go\n")
+            rest, _ = process.communicate()
+        assert process.returncode == 0, rest
+        assert {"kept", "hello"} <= set(of(rest.splitlines(), 2)), rest
+        assert PASSWORD not in rest

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lamina.pipelines.remote.cluster import Cluster
     from lamina.registry.client import RegistryClient
 
+_NOTHING = "blobs/sha256/" + "0" * 64
 _AWS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -77,6 +78,7 @@ def on_cluster(work: Work, settings: Settings) -> RunRecord:
     with contextlib.closing(open_engine(work.engine, workers, settings.rung)) as cluster:
         must_fit([step for step in steps if step.decision.verdict != "skip"], cluster.fits, work.engine)
         with _opened(shared, settings, work) as cache:
+            cache.objects.exists([_NOTHING])  # a place that does not answer is said before anything starts
             return recorded(work, lambda made: _there(work, settings, cluster, shared, cache, made))
 
 
