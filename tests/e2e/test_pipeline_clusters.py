@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import subprocess
 import sys
 import textwrap
@@ -282,9 +281,7 @@ def test_a_worker_is_killed_in_mid_job(bench: Bench) -> None:
     said = Said()
     running = cluster.submit(job("doomed", Needs(100, 1, "gpu")), said)
     pids = watch(said.wait(2))
-    worker = bench.running.workers[1]
-    os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait()
+    bench.running.kill_worker(1)
     with pytest.raises(WorkerLost):
         running.result()
     all_end(pids)

@@ -65,6 +65,12 @@ class Running:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    def kill_worker(self, number: int) -> None:
+        """As a machine that loses its power: with -9."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.workers[number].pid, signal.SIGKILL)
+        self.workers[number].wait()
+
 
 class Dask:
     """A dask scheduler and workers without nannies: the process of a worker is the worker."""
@@ -87,7 +93,8 @@ class Dask:
                 )
                 for number in range(len(resources)):
                     made.workers.append(Dask.worker(made, number, resources[number], threads=threads))
-                network.wait_for(8786)
+                for number, process in enumerate(made.workers):
+                    _wait_for_line(folder / f"worker-{number}.log", "Registered to", process)
                 yield made
             finally:
                 made.end()
@@ -104,7 +111,9 @@ class Dask:
             str(threads),
         ]
         words += ["--resources", resources, "--local-directory", str(cluster.folder), "--death-timeout", "60", "--memory-limit", "0"]
-        return cluster.start(cluster.network.machines[number], words, f"worker-{number}")
+        log = cluster.folder / f"worker-{number}.log"
+        log.unlink(missing_ok=True)
+        return cluster.start(cluster.network.machines[number], words, log.stem, _own_store(cluster, number))
 
 
 class Ray:
@@ -139,7 +148,9 @@ class Ray:
         log = cluster.folder / f"node-{number}.log"
         log.unlink(missing_ok=True)
         address = f"198.18.0.{10 + number}"
-        process = cluster.start(cluster.network.machines[number], Ray._start(cluster, address, words), log.stem, _QUIET)
+        process = cluster.start(
+            cluster.network.machines[number], Ray._start(cluster, address, words), log.stem, {**_QUIET, **_own_store(cluster, number)}
+        )
         # One after the other: two nodes that begin at once on one host take each other's names of sockets.
         _wait_for_line(log, "will now block", process)
         return process
@@ -153,6 +164,11 @@ class Ray:
 
 
 _QUIET = {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_DEDUP_LOGS": "0"}
+
+
+def _own_store(cluster: Running, number: int) -> dict[str, str]:
+    """Machines have nothing in common but the network."""
+    return {"LAMINA_ROOT": str(cluster.folder / f"store-{number}")}
 
 
 def _wait_for_line(log: Path, words: str, process: subprocess.Popen[bytes]) -> None:

@@ -236,7 +236,7 @@ class DaskSeat:
             raise self._gone("the scheduler has forgotten the task")
 
     def _gone(self, why: str) -> WorkerLost:
-        return WorkerLost(f"the worker {self.worker} was lost: {why}", transient=True)
+        return WorkerLost(f"{self.worker}: {why}", transient=True)
 
 
 def _scheduler(address: str) -> tuple[str, bool]:

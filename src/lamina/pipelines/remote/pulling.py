@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import deque
@@ -192,7 +193,7 @@ class Pulled:
                 if time.monotonic() - begun > self._lease / 2:
                     # A request that was sent may have arrived: from the last one on a whole lease must pass.
                     self._pause(sent + self._lease + MARGIN - time.monotonic())
-                    raise self._lost(seat, f"{seat.worker} does not answer") from None
+                    raise self._lost(seat, "does not answer") from None
                 self._pause(min(0.2, self._lease / 10))
                 sent = time.monotonic()
                 continue
@@ -204,11 +205,11 @@ class Pulled:
 
     def _known(self, answer: Answer, seat: Seat) -> Answer:
         if answer.state == "unknown":
-            raise self._lost(seat, f"{seat.worker} was started again")
+            raise self._lost(seat, "was started again")
         return answer
 
     def _lost(self, seat: Seat, why: str) -> WorkerLost:
-        return WorkerLost(f"the worker of {self._job.name} was lost: {why}", transient=True)
+        return WorkerLost(f"{seat.worker} {why}", transient=True)
 
     def _pause(self, seconds: float) -> None:
         if seconds > 0:
@@ -252,8 +253,15 @@ def _verdict(ended: Ended, worker: str) -> LaminaError | None:
     if ended.failed:
         return JobFailed(f"{worker} cannot start a job: {ended.failed}", hint="is the same lamina installed on the workers?")
     if ended.code < 0:
-        return WorkerLost(f"the job was killed on {worker} (signal {-ended.code})", transient=True)
+        return WorkerLost(f"{worker}: the job's process was ended by {_signal(-ended.code)}", transient=True)
     if ended.code:
         words = ended.errors.decode(errors="replace").strip().splitlines()
         return JobFailed(f"the job on {worker} ended with code {ended.code}" + (f": {words[-1]}" if words else ""))
     return None
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

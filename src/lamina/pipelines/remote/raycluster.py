@@ -166,7 +166,7 @@ class RaySeat:
         except errors.RayActorError as error:
             if "creation task" in str(error):
                 raise ClusterError(f"ray cannot run lamina's actor on {self.worker}: {_line(error, last=True)}", hint=_SAME) from None
-            raise WorkerLost(f"the worker {self.worker} was lost: {_line(error)}", transient=True) from None
+            raise WorkerLost(f"{self.worker}: {_line(error)}", transient=True) from None
         except Exception as error:
             raise ClusterError(f"ray cannot run lamina's actor on {self.worker}: {_line(error, last=True)}", hint=_SAME) from None
 
