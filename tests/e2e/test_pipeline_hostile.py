@@ -133,11 +133,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_to_its_end(repository: Proj
 
 def test_a_step_that_fills_the_disk_is_ended_before_it_is_full(repository: Project, small_disk: Path) -> None:
     shutil.copytree(repository.root, small_disk / "store", symlinks=True)
+    # Much at once, then slowly: who looks on is given seconds, whatever else the machine does.
     pipelines(repository, """
         pipelines:
           default:
             - parallel:
-              - step: {name: greedy, script: ['while :; do head -c 200000 /dev/zero >> /big || exit 9; sleep 0.02; done']}
+              - step:
+                  name: greedy
+                  script: ['head -c 14000000 /dev/zero > /big; while :; do head -c 50000 /dev/zero >> /big || exit 9; sleep 0.02; done']
               - step: {name: modest, script: [sleep 0.1, echo good]}
     """)  # fmt: skip
     # A floor and a size that fit the small disk: what is left when the step is ended is what others live on.

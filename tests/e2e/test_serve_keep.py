@@ -71,7 +71,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -100,8 +100,8 @@ def test_a_counter_loses_nothing_when_engines_are_killed(engine: Engine) -> None
     assert engine.docker("exec", "count", "echo", "inside") == "inside"
     waiter = subprocess.Popen(["docker", "--host", engine.host, "wait", "count"], stdout=subprocess.PIPE, text=True)
     engine.docker("stop", "-t", "0", "count")
-    assert waiter.communicate(timeout=60)[0].strip() == "137"
-    assert int((following + [int(line) for line in follower.communicate(timeout=60)[0].split()])[-1]) > following[-1]
+    assert waiter.communicate(timeout=180)[0].strip() == "137"
+    assert int((following + [int(line) for line in follower.communicate(timeout=180)[0].split()])[-1]) > following[-1]
     numbers = [int(line) for line in engine.docker("logs", "count").split()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert engine.log.read_text().count("1 container was kept by an engine before this one and is taken over\n") == 3
@@ -169,7 +169,7 @@ def test_networks_names_and_ports_are_restored(engine: Engine) -> None:
         with guest:
             guest.recv(1 << 16)
             guest.sendall(b"HTTP/1.0 200 OK\r\n\r\noutside")
-        assert fetch.communicate(timeout=60)[0] == b"outside"
+        assert fetch.communicate(timeout=180)[0] == b"outside"
     engine.docker("network", "disconnect", "app", "beside")
     engine.stop()
     engine.start("--keep")

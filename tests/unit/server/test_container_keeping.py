@@ -73,7 +73,7 @@ def logs(daemon: Daemon, identifier: str, query: str = "stdout=1&stderr=1") -> b
     return unframed(stream(daemon, "GET", f"/containers/{identifier}/logs?{query}"))
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -436,3 +436,32 @@ def test_many_descriptors_come_over(root: Path) -> None:
     process.let_go()
     process.wait()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_runs_without_an_engine_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lamina.cli.main import run
+    from lamina.server.places import waiting
+
+    with daemon_at(root, keep=True, place="unix:///x.sock") as daemon:
+        identifier = start(daemon, "sleep", "60")
+        assert waiting(root) == []
+    assert [(each.place, each.containers) for each in waiting(root)] == [("unix:///x.sock", (identifier,))]
+    assert run(["--root", str(root), "doctor"]) == 0
+    told = capsys.readouterr().out
+    assert f"1 container runs on without an engine: {identifier[:12]}\nlamina serve --keep --host unix:///x.sock takes it over" in told
+    with daemon_at(root, place="unix:///x.sock"):
+        assert waiting(root) == []
+    assert waiting(root) == []
+
+
+def test_checks_and_prunes_take_nothing_from_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lamina.cli.main import run
+
+    with daemon_at(root, keep=True) as daemon:
+        identifier = start(daemon, "sh", "-c", "echo kept > /file; exec sleep 60")
+        until((folder_of(root, identifier) / "diff/file").exists)
+    for command in (["check"], ["prune", "--all"], ["check"]):
+        assert run(["--root", str(root), *command]) == 0, capsys.readouterr()
+    with daemon_at(root, keep=True) as daemon:
+        assert run_inside(daemon, identifier, "grep", "-q", "kept", "/file") == 0
+        assert run_inside(daemon, identifier, "ls", "/bin/busybox") == 0
