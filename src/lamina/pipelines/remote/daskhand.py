@@ -19,4 +19,7 @@ def sit(ticket: str, lease: float) -> None:
 
 
 async def talk(request: bytes) -> bytes:
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, hand.call, request)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, hand.call, request)
+    except Exception as error:  # dask would write the request into the worker's log, secrets and all
+        return hand.refused(f"{type(error).__name__} on the worker")

@@ -188,9 +188,14 @@ def call(request: bytes) -> bytes:
     try:
         return msgspec.msgpack.encode(_answer(msgspec.msgpack.decode(request, type=Request)))
     except msgspec.MsgspecError as error:
-        return msgspec.msgpack.encode(Answer("refused", why=f"the lamina on the worker is another version: {error}"))
+        return refused(f"the lamina on the worker is another version: {error}")
     except Exception as error:
-        return msgspec.msgpack.encode(Answer("refused", why=f"{type(error).__name__} on the worker"))
+        return refused(f"{type(error).__name__} on the worker")
+
+
+def refused(why: str) -> bytes:
+    """An Answer."""
+    return msgspec.msgpack.encode(Answer("refused", why=why))
 
 
 def _answer(request: Request) -> Answer:
