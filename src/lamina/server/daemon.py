@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -217,6 +218,9 @@ class Daemon:
         return [c.id for c in self.containers.all() if any(mount.name == name for mount in c.record.mounts)]
 
 
+_PATIENCE = 1.0  # seconds for an engine that is ending, or somebody who only looks whether there is one
+
+
 class Taken(LaminaError):
     code = "server/taken"
     default_exit = 2
@@ -226,6 +230,7 @@ def _own_folder(root: Path, place: str, *, only: bool) -> tuple[Path, int]:
     """The folder of the engine at this place; when another engine has it, one with a random name. `only`: Taken instead, as nobody would
     find that again."""
     folder = folder_of(root, place)
+    deadline = time.monotonic() + _PATIENCE
     while True:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -234,6 +239,9 @@ def _own_folder(root: Path, place: str, *, only: bool) -> tuple[Path, int]:
             return folder, lock
         except BlockingIOError:
             os.close(lock)
+            if only and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
             if only:
                 raise Taken(
                     f"another engine serves {place} on this store, and its containers are there",

@@ -460,7 +460,7 @@ def test_checks_and_prunes_take_nothing_from_it(root: Path, capsys: pytest.Captu
     with daemon_at(root, keep=True) as daemon:
         identifier = start(daemon, "sh", "-c", "echo kept > /file; exec sleep 60")
         until((folder_of(root, identifier) / "diff/file").exists)
-    for command in (["check"], ["prune", "--all"], ["check"]):
+    for command in (["check"], ["cache", "prune", "--all"], ["check"]):
         assert run(["--root", str(root), *command]) == 0, capsys.readouterr()
     with daemon_at(root, keep=True) as daemon:
         assert run_inside(daemon, identifier, "grep", "-q", "kept", "/file") == 0

@@ -33,8 +33,10 @@ def command(settings: Settings, /, as_json: bool) -> int:
     """
     from lamina.sandbox.rungs import RUNTIMES
     from lamina.sandbox.survey import survey
+    from lamina.server.places import waiting
     from lamina.version import __version__
 
+    alone = waiting(settings.root)
     findings = survey(settings.root)
     usable = next((f.rung for f in findings if f.works and f.rung not in RUNTIMES), "none")
     wrong = _wrong(settings.rung, findings)
@@ -54,6 +56,7 @@ def command(settings: Settings, /, as_json: bool) -> int:
                 **facts,
                 "chosen": None if wrong else usable,
                 "error": wrong,
+                "kept": [{"host": each.place, "containers": each.containers} for each in alone],
                 "rungs": [{"rung": f.rung, "works": f.works, "detail": f.detail, "remedy": f.remedy} for f in findings],
             },
             sys.stdout,
@@ -69,6 +72,12 @@ def command(settings: Settings, /, as_json: bool) -> int:
         print(f"{paint('green', 'works') if finding.works else paint('red', 'no   ')}  {finding.rung:14} {finding.detail}")
         if finding.remedy:
             print(f"       {'':14} {paint('dim', finding.remedy)}")
+    for each in alone:
+        count = len(each.containers)
+        names = ", ".join(name[:12] for name in each.containers[:5]) + (", …" if count > 5 else "")
+        hosts = "".join(f" --host {host}" for host in each.place.split(",")) if each.place else ""
+        print(f"\n{count} {'container runs' if count == 1 else 'containers run'} on without an engine: {names}")
+        print(f"lamina serve --keep{hosts} takes {'it' if count == 1 else 'them'} over; without --keep they end with that engine")
     if wrong:
         print(f"\nerror: {wrong}", file=sys.stderr)
         return UNUSABLE
