@@ -135,8 +135,8 @@ class _Loaded:
 
 
 def _loaded(store: LocalStore) -> Iterator[_Loaded]:
-    for image in store.images.all():
-        if store.origins.of(image.id) is not None or store.facts.pulled(image.manifest) or store.blobs.missing(image.blobs):
+    for image in store.images.loaded():
+        if store.blobs.missing(image.blobs):
             continue
         config = checked_config(store.blobs.read(image.id), f"image {image.id}")
         manifest = parse_checked(store.blobs.read(image.manifest))

@@ -95,6 +95,7 @@ class Job:
         self.results: list[Record] = []  # of all steps that were found or ran: what a shared cache is told
         self.hits: list[tuple[str, Record]] = []  # steps that were found, in the order of showing
         self._lock = threading.Lock()
+        self._loading = False
 
     def account(self, vertex: Vertex) -> Account:
         with self._lock:
@@ -435,6 +436,7 @@ class Job:
         weak = rungs.warning(around.sandbox.name)
         if weak is not None:
             self.warn(weak, "weak-sandbox")
+        self._load_ahead()
         report = run_exec(
             op,
             root,
@@ -455,6 +457,17 @@ class Job:
             hints = {127: "a command was not found in the image", 126: "the command cannot be executed"}
             hint = "it ran out of memory" if report.oom else hints.get(report.exit_code)
             raise RunFailed(f"{node.steps[0].text if node.steps else node.name} {why}", hint=hint, exit_code=report.exit_code)
+
+    def _load_ahead(self) -> None:
+        """Modules that the end of a build needs, loaded while the first RUN is waited for."""
+        with self._lock:
+            if self._loading:
+                return
+            self._loading = True
+        from importlib import import_module
+
+        later = ("lamina.layer.sums", "lamina.layer.normal", "lamina.layer.pack", "lamina.engine.images.recording")
+        threading.Thread(target=lambda: [import_module(name) for name in later], daemon=True).start()
 
     def _end(self, node: Vertex, verdict: Verdict) -> None:
         account = self.account(node)

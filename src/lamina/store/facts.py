@@ -88,10 +88,6 @@ class Facts:
         with self._database.write() as transaction:
             transaction.run("INSERT OR REPLACE INTO watches VALUES (?,?,?)", (url, answer, self._now()))
 
-    def pulled(self, manifest: Digest) -> bool:
-        """Whether some tag of a registry was seen to lead to this manifest (or index)."""
-        return self._database.first(tuple[int], "SELECT 1 FROM remotes WHERE manifest=? LIMIT 1", (manifest,)) is not None
-
     def remote(self, reference: str, platform: str) -> RemoteAnswer | None:
         return self._database.first(
             RemoteAnswer, "SELECT manifest, checked FROM remotes WHERE reference=? AND platform=?", (reference, platform)

@@ -188,6 +188,16 @@ class Images:
         rows = self._database.all(_Row, f"SELECT {_COLUMNS} FROM images ORDER BY created DESC, id")
         return [_image(row, tuple(names.get(row.id, ()))) for row in rows]
 
+    def loaded(self) -> list[Image]:
+        """Those that no build here made and no registry told of, newest first: they came from archives."""
+        there = self._database.first(tuple[str], "SELECT name FROM sqlite_master WHERE name='origins'") is not None
+        built = " AND id NOT IN (SELECT image FROM origins)" if there else ""
+        rows = self._database.all(
+            tuple[Digest],
+            f"SELECT id FROM images WHERE manifest NOT IN (SELECT manifest FROM remotes){built} ORDER BY created DESC, id",
+        )
+        return [image for row in rows if (image := self._get(row[0])) is not None]
+
     def untag(self, name: str) -> Removed:
         """`rmi NAME`: the name goes, and with its last name the image. ImageNotFound."""
         with self._database.write() as transaction:
@@ -240,7 +250,8 @@ class Images:
         manifests = []
         for image in sorted(self.all(), key=lambda image: image.id):
             path = self._layout.blob(image.manifest)
-            if not all(os.path.isfile(self._layout.blob(digest)) for digest in (image.manifest, image.id, *image.blobs)):
+            # Layers first: those of an image that was built here are seldom blobs.
+            if not all(os.path.isfile(self._layout.blob(digest)) for digest in (*image.blobs, image.manifest, image.id)):
                 continue
             raw = path.read_bytes()
             system, _, rest = image.platform.partition("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lamina.engine.beside import Beside
 from lamina.engine.images.errors import UnsupportedImage
 from lamina.engine.images.incoming import IncomingImage, ingest_bytes
 from lamina.engine.images.layout import checked_config
@@ -52,8 +53,14 @@ def record_built(
             descriptor = Descriptor(media_type=OCI_LAYER, digest=Digest(diff_id), size=size)
         descriptors.append(descriptor)
     raw = built_manifest(config, descriptors)
-    config_digest = ingest_bytes(store.blobs, config)
-    manifest = ingest_bytes(store.blobs, raw)
+    # Both wait for the disk: together they wait once.
+    beside = Beside(1, "lamina-blob")
+    try:
+        written = beside.submit(lambda: ingest_bytes(store.blobs, config))
+        manifest = ingest_bytes(store.blobs, raw)
+        config_digest = written.result()
+    finally:
+        beside.close()
     incoming = IncomingImage(raw, manifest, OCI_MANIFEST, config, config_digest, tuple(descriptors))
     return record(store, incoming, names, tuple(layer for layer, _ in layers))
 
