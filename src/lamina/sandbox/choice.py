@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +65,9 @@ def _join(containers: Path, rung: str | None) -> Chosen | None:
         if kind is None:
             return None
         found = "userns" if kind == "range" else "userns-single"
+        with contextlib.suppress(OSError):
+            told = (containers.parent / "rung").read_text(errors="replace")
+            found = told if told in rungs.RUNGS else found
         if rung not in (None, found):
             raise SandboxUnavailable(
                 f"containers that run on from before, like {folder.name[:12]}, are in the sandbox {found}: {rung} cannot be used with them",

@@ -83,6 +83,7 @@ class Daemon:
         self.folder, self._lock = _own_folder(engine.store.layout.root, place, only=keep)
         if keep:
             (self.folder / "place").write_text(place)  # whoever finds what was kept can say which engine it waits for
+            (self.folder / "rung").write_text(rung)
         self.id = hashlib.sha256(str(self.folder).encode()).hexdigest()[:32]
         self.seen_steps = SeenSteps(self.folder / "steps")
         self.events = Events(now_nano)

@@ -91,7 +91,7 @@ def info(daemon: Daemon, request: Request) -> Reply:
             "DockerRootDir": root, "HttpProxy": "", "HttpsProxy": "", "NoProxy": "", "Name": daemon.engine.host, "Labels": [], "ExperimentalBuild": False,
             "ServerVersion": __version__, "Runtimes": {"lamina": {"path": "lamina"}}, "DefaultRuntime": "lamina",
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "", "RemoteManagers": None},
-            "LiveRestoreEnabled": False, "Isolation": "", "InitBinary": "", "ContainerdCommit": {"ID": "", "Expected": ""},
+            "LiveRestoreEnabled": daemon.keep, "Isolation": "", "InitBinary": "", "ContainerdCommit": {"ID": "", "Expected": ""},
             "RuncCommit": {"ID": "", "Expected": ""}, "InitCommit": {"ID": "", "Expected": ""},
             "SecurityOptions": ["name=seccomp,profile=default", *(["name=rootless"] if daemon.rung != "root" else [])], "Warnings": warnings,
         }
