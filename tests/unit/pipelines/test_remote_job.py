@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -20,7 +21,8 @@ def python(text: str) -> tuple[str, ...]:
 
 
 FAMILY = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(0))
 def child(level):
     if os.fork():
         return
@@ -31,24 +33,50 @@ def child(level):
     sys.stdout.write(f"{os.getpid()}\\n"); sys.stdout.flush()
     time.sleep(1000)
 child(1); child(2)
-sys.stdout.write(f"{os.getpid()}\\n"); sys.stdout.flush()
+sys.stdout.write(f"command {os.getpid()}\\n"); sys.stdout.flush()
 time.sleep(1000)
 """
-"""Three processes that print their pids and stay; one of them is a daemon."""
+"""Three processes that print their pids and stay; one of them is a daemon. The first one ends of SIGUSR1."""
 
 
-def family(process: Process) -> list[int]:
+def opened(text: bytes) -> tuple[int, list[int]]:
+    """(pid of the command, descriptors of all three)."""
+    lines = text.decode().splitlines()
+    (command,) = (int(line.partition(" ")[2]) for line in lines if line.startswith("command "))
+    return command, [os.pidfd_open(int(line.rpartition(" ")[2])) for line in lines]
+
+
+def family(process: Process) -> tuple[int, list[int]]:
     text = b""
     while text.count(b"\n") < 3:
-        text += process.read()
-    return [os.pidfd_open(int(word)) for word in text.split()]
+        piece = process.read()
+        assert piece, "it has ended"
+        text += piece
+    return opened(text)
 
 
-def all_end(descriptors: list[int]) -> bool:
+@contextmanager
+def renewed(process: Process) -> Iterator[None]:
+    """Somebody speaks for the job meanwhile."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(0.05):
+            process.renew()
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def all_end(descriptors: list[int]) -> None:
     for number in descriptors:
         assert select.select([number], [], [], 30)[0], "a process of the job is alive"
         os.close(number)
-    return True
 
 
 def test_output_comes_in_pieces_and_whole() -> None:
@@ -97,46 +125,37 @@ def test_the_command_gets_no_other_descriptor() -> None:
 
 def test_kill_takes_the_whole_family() -> None:
     process = Process(python(FAMILY), b"", 1000)
-    pids = family(process)
+    _, pids = family(process)
     process.kill()
     process.kill()
     assert process.read() == b""
     assert process.end().code == -signal.SIGKILL
-    assert all_end(pids)
+    all_end(pids)
 
 
 def test_what_a_job_leaves_behind_ends_with_it() -> None:
-    text = FAMILY.rpartition("time.sleep")[0]
-    process = Process(python(text), b"", 1000)
-    pids = family(process)
+    process = Process(python(FAMILY), b"", 1000)
+    command, pids = family(process)
+    os.kill(command, signal.SIGUSR1)
     assert process.read() == b""
     assert process.end() == Ended(0)
-    assert all_end(pids)
+    all_end(pids)
 
 
 def test_without_renewal_the_lease_ends() -> None:
-    process = Process(python(FAMILY), b"", 1.0)
-    pids = family(process)
+    process = Process(python(FAMILY), b"", 4.0)
+    with renewed(process):
+        _, pids = family(process)
     assert process.read() == b""
     assert process.end().code == -signal.SIGKILL
-    assert all_end(pids)
+    all_end(pids)
 
 
+@pytest.mark.slow
 def test_renewal_keeps_it() -> None:
-    process = Process(python("import time; time.sleep(3); print('well')"), b"", 1.5)
-    over = threading.Event()
-
-    def renew() -> None:
-        while not over.wait(0.05):
-            process.renew()
-
-    thread = threading.Thread(target=renew)
-    thread.start()
-    try:
+    process = Process(python("import time; time.sleep(6); print('well')"), b"", 4.0)
+    with renewed(process):
         assert process.read() == b"well\n"
-    finally:
-        over.set()
-        thread.join()
     assert process.read() == b""
     assert process.end() == Ended(0)
 
@@ -155,29 +174,20 @@ def test_a_killed_worker_leaves_nothing(group: bool) -> None:
     worker = subprocess.Popen([sys.executable, "-c", WORKER, FAMILY], stdout=subprocess.PIPE, start_new_session=True)
     with worker:
         assert worker.stdout is not None
-        pids = [os.pidfd_open(int(worker.stdout.readline())) for _ in range(3)]
+        _, pids = opened(b"".join(worker.stdout.readline() for _ in range(3)))
         if group:
             os.killpg(worker.pid, signal.SIGKILL)
         else:
             worker.kill()
-    assert all_end(pids)
+    all_end(pids)
 
 
 def test_a_killed_guard_takes_the_command_along() -> None:
     process = Process(python(FAMILY.replace("os.setsid()", "pass")), b"", 1000)
-    pids = family(process)
-    with open(f"/proc/{int(_oldest(pids))}/stat", "rb") as file:
+    command, pids = family(process)
+    with open(f"/proc/{command}/stat", "rb") as file:
         guard = int(file.read().rpartition(b")")[2].split()[1])
     os.kill(guard, signal.SIGKILL)
     process.read()
     assert process.end().code == -signal.SIGKILL
-    assert all_end(pids)
-
-
-def _oldest(descriptors: list[int]) -> int:
-    """The command itself: the one that is a session's member below the guard, started first."""
-    pids = []
-    for number in descriptors:
-        text = Path(f"/proc/self/fdinfo/{number}").read_text()
-        pids.append(int(next(line for line in text.splitlines() if line.startswith("Pid:")).split()[1]))
-    return min(pids)
+    all_end(pids)
