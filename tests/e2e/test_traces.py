@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,9 +17,12 @@ from typing import Any
 import pytest
 
 from lamina.engine.tracing.tracer import tracer
+from lamina.server.http.messages import Stream
 from lamina.server.running import Journal
+from lamina.testing import bases, buildx, engineapi
 from lamina.testing.collector import Collector, collecting
 from lamina.testing.engineapi import daemon_at, rows
+from lamina.testing.engineserver import serving
 from lamina.testing.project import Project
 from lamina.testing.registry import free_port
 
@@ -119,6 +123,81 @@ def test_builds_of_clients(tmp_path: Path) -> None:
     assert SECRET.encode() not in body
     assert [span["name"] for span in spans(body)] == ["build", "COPY a $DIR/$TOKEN/", "WORKDIR $DIR/$TOKEN"]
     assert value(spans(body)[0], "lamina.build.tags") == "docker.io/library/made:1"
+
+
+def test_a_clients_traceparent_is_the_parent_of_its_build(tmp_path: Path) -> None:
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        member = tarfile.TarInfo("Dockerfile")
+        member.size = len(b"FROM scratch\nWORKDIR /a\n")
+        archive.addfile(member, io.BytesIO(b"FROM scratch\nWORKDIR /a\n"))
+    answers = (b"Successfully built", b"Successfully tagged")
+    with collecting() as collector, daemon_at(tmp_path / "root") as daemon:
+        daemon.journal = Journal(daemon.now, tracer(wanted(collector), pytest.fail))
+        for target in ("/build", "/build?version=2&t=x"):
+            reply = engineapi.call(daemon, "POST", target, context.getvalue(), headers={"traceparent": PARENT, "tracestate": "a=b"})
+            assert isinstance(reply, Stream)
+            client = engineapi.Client()
+            reply.run(client)
+            assert any(word in client.got for word in answers), client.got
+        # Who keeps no trace gets none.
+        reply = engineapi.call(daemon, "POST", "/build", context.getvalue(), headers={"traceparent": PARENT[:-1] + "0"})
+        assert isinstance(reply, Stream)
+        reply.run(engineapi.Client())
+        bodies = [spans(body)[0] for _, _, body in collector.got]
+    assert [(body["traceId"], body["parentSpanId"], body["traceState"]) for body in bodies] == [
+        ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "a=b")
+    ] * 2
+
+
+@pytest.mark.docker
+@pytest.mark.skipif(buildx.buildx() is None, reason="docker-buildx is not here (make test-deps)")
+def test_a_build_of_buildx_belongs_to_its_trace(tmp_path: Path) -> None:
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "Dockerfile").write_text("FROM scratch\nWORKDIR /a\n")
+    with collecting() as collector, serving(tmp_path / "root", environment=list(wanted(collector).items())) as host:
+        client = buildx.Client("buildx", host, tmp_path / "home")
+        code, said = client.build(tmp_path / "context", environment={"TRACEPARENT": PARENT})
+        assert code == 0, said
+        assert collector.came.acquire(timeout=90)
+        span = spans(collector.got[0][2])[0]
+    assert span["traceId"] == "0af7651916cd43dd8448eb211c80319c"
+    assert span["parentSpanId"] not in ("", "b7ad6b7169203331")  # buildx's own span is between
+
+
+@pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or "")
+def test_a_run_of_a_pipeline_is_one_trace(tmp_path: Path, seeded_store: Path) -> None:
+    shutil.copytree(seeded_store, tmp_path / "store", symlinks=True)
+    project = Project(tmp_path / "repo", tmp_path / "store")
+    project.write(
+        {
+            "Dockerfile": "FROM base:1\nRUN echo made > /made\n",
+            "bitbucket-pipelines.yml": """
+image: base:1
+pipelines:
+  default:
+    - step: {name: build it, services: [docker], script: [docker build -t app:1 .]}
+    - step: {name: break it, script: ["echo $TOKEN; exit 3"]}
+    - step: {name: never, script: [echo no]}
+""",
+        }
+    )
+    with collecting() as collector:
+        project.environment = wanted(collector, TRACEPARENT=PARENT)
+        done = project.run("pipeline", "run", "--branch", "main", "--docker-cli", "own", "--secret-var", f"TOKEN={SECRET}")
+        assert done.returncode == 1, done.stderr
+        bodies = [body for _, _, body in collector.got]
+    assert all(SECRET.encode() not in body for body in bodies)
+    build, run = (spans(body) for body in bodies)
+    assert [span["name"] for span in run] == ["pipeline", "build it", "break it"]
+    whole, made, broken = run
+    assert (whole["traceId"], whole["parentSpanId"]) == ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
+    assert {span["parentSpanId"] for span in (made, broken)} == {whole["spanId"]}
+    assert (value(whole, "lamina.pipeline.outcome"), whole["status"]["code"]) == ("failed", 2)
+    assert (value(broken, "lamina.step.status"), value(broken, "process.exit.code"), broken["status"]["code"]) == ("failed", "3", 2)
+    # The build of the first step's docker service hangs below that step.
+    assert [span["name"] for span in build] == ["build", "RUN echo made > /made"]
+    assert (build[0]["traceId"], build[0]["parentSpanId"]) == (whole["traceId"], made["spanId"])
 
 
 def test_an_engine_that_serves(tmp_path: Path) -> None:

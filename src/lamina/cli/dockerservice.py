@@ -49,8 +49,10 @@ class DockerServices:
                 os._exit(0)
         theirs.close()
 
-    def start(self, name: str, root: Path | None, log: Path, clone: Path, memory: int, /) -> DockerService:
-        """As pipelines.run.around.StartDocker."""
+    def start(
+        self, name: str, root: Path | None, log: Path, clone: Path, memory: int, /, environment: Mapping[str, str] | None = None
+    ) -> DockerService:
+        """As pipelines.run.around.StartDocker. `environment`: more of it, for this engine."""
         place = self._folder / name
         store = self._root if root is None else root
         command = [
@@ -64,7 +66,11 @@ class DockerServices:
             "--host",
             f"unix://{place}",
         ]
-        pid = int(self._ask({"start": command, "log": str(log), "memory": memory << 20, "environment": self._environment})["pid"])
+        pid = int(
+            self._ask(
+                {"start": command, "log": str(log), "memory": memory << 20, "environment": {**self._environment, **(environment or {})}}
+            )["pid"]
+        )
         deadline = time.monotonic() + _PATIENCE
         while not _answers(place):
             if not _runs(pid) or time.monotonic() > deadline:

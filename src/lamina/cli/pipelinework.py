@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.cli.dockerservice import DockerServices
+from lamina.cli.pipelinetrace import RunTrace, run_trace
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.pipelines.caches.dockercache import OneTar, SharedBuildCache
@@ -23,7 +24,7 @@ from lamina.pipelines.caches.slots import SlotCaches
 from lamina.pipelines.caches.versions import VersionedCaches
 from lamina.pipelines.masking import Masker
 from lamina.pipelines.plan import Plan
-from lamina.pipelines.run.around import Around, StepResult
+from lamina.pipelines.run.around import Around, StartDocker, StepResult
 from lamina.pipelines.run.artifacts import ArtifactStore
 from lamina.pipelines.run.checkout import Checkouts, Wanted
 from lamina.pipelines.run.diskroom import DiskRoom
@@ -91,7 +92,15 @@ class Order(msgspec.Struct, frozen=True):
 
 
 def carry_out(work: Work, settings: Settings) -> RunRecord:
-    """Run it; prints as it goes. The record is on disk, too."""
+    """Run it; prints as it goes. The record is on disk, too, and a trace of it where OTEL_* names a collector."""
+    trace = run_trace(settings)
+    record = _carried_out(work, settings, trace)
+    if trace is not None:
+        trace.send(record)
+    return record
+
+
+def _carried_out(work: Work, settings: Settings, trace: RunTrace | None) -> RunRecord:
     if work.engine:
         from lamina.cli.clusterwork import on_cluster
 
@@ -105,14 +114,15 @@ def carry_out(work: Work, settings: Settings) -> RunRecord:
         services = DockerServices(settings.root, options, serve)
     try:
         with open_engine(settings, registry_ca=work.registry_ca, insecure_registries=work.insecure_registries) as engine:
-            return recorded(work, lambda place: _here(work, engine, settings, services, place))
+            start = None if services is None else services.start if trace is None else trace.below_steps(services)
+            return recorded(work, lambda place: _here(work, engine, settings, start, place))
     finally:
         if services is not None:
             services.close()
 
 
 @contextlib.contextmanager
-def _here(work: Work, engine: Engine, settings: Settings, services: DockerServices | None, place: Place) -> Iterator[StepRunner]:
+def _here(work: Work, engine: Engine, settings: Settings, docker: StartDocker | None, place: Place) -> Iterator[StepRunner]:
     """Steps run on this machine."""
     from lamina.engine.engine import own_platform
     from lamina.sandbox import rungs
@@ -138,7 +148,7 @@ def _here(work: Work, engine: Engine, settings: Settings, services: DockerServic
         room=DiskRoom(scratch),
         now=time.time,
         docker_cache=OneTar(slots) if work.bitbucket_caches else SharedBuildCache(),
-        docker=services.start if services is not None else None,
+        docker=docker,
         docker_apart=work.bitbucket_caches,
         docker_cli=work.docker_cli,
         proxies=settings.proxies,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lamina.engine.request import ListedStep, ProgressEvent, StepOutput
+from lamina.engine.request import ListedStep, Notice, ProgressEvent, StepOutput
 
 if TYPE_CHECKING:
+    from lamina.cli.settings import Settings
     from lamina.engine.engine import Engine
+    from lamina.engine.request import BuildRequest, BuildResult, Report
+    from lamina.engine.tracing.tracer import Tracer
     from lamina.server.running import Running
 
 _FIRST = 0.7  # seconds: what ends before is not shown
@@ -89,3 +92,30 @@ class Shown:
                 one.report(event)
         self._bytes = 0
         return taken
+
+
+def watching(engine: Engine, settings: Settings, client: str) -> Callable[[BuildRequest, Report], BuildResult]:
+    """`engine.build`, shown on the dashboard and sent as a trace where OTEL_* names a collector."""
+
+    def build(request: BuildRequest, report: Report) -> BuildResult:
+        from lamina.oci.reference import Reference
+
+        shown = Shown(engine, ", ".join(Reference.parse(tag).familiar for tag in request.tags) or request.dockerfile_name, client)
+
+        def seen(event: ProgressEvent) -> None:
+            shown.report(event)
+            report(event)
+
+        tracer = tracer_of(settings, lambda text: report(Notice("warning", text, "trace")))
+        with shown.showing():
+            return engine.build(request, seen) if tracer is None else tracer.build(engine, request, seen)
+
+    return build
+
+
+def tracer_of(settings: Settings, warn: Callable[[str], None]) -> Tracer | None:
+    if not any(name.startswith("OTEL_") for name in settings.environment):
+        return None
+    from lamina.engine.tracing.tracer import tracer
+
+    return tracer(settings.environment, warn)

@@ -199,9 +199,15 @@ class Journal:
                     self._ended.popitem(last=False)
 
     def build(
-        self, engine: Engine, request: BuildRequest, report: Callable[[ProgressEvent], None], cancel: CancelToken, client: str
+        self,
+        engine: Engine,
+        request: BuildRequest,
+        report: Callable[[ProgressEvent], None],
+        cancel: CancelToken,
+        client: str,
+        traced: tuple[str, str] = ("", ""),
     ) -> BuildResult:
-        """`engine.build`, shown while it runs. `engine.on_steps` and `report` are called as before."""
+        """`engine.build`, shown while it runs. `engine.on_steps` and `report` are called as before. `traced`: the client's traceparent and tracestate."""
         from lamina.server.errors import message_of
         from lamina.server.ui.words import familiar
 
@@ -220,7 +226,8 @@ class Journal:
 
             engine.on_steps = listed
             try:
-                begin = engine.build if self._tracer is None else partial(self._tracer.build, engine)
+                tracer = self._tracer.below(*traced) if self._tracer is not None else None
+                begin = engine.build if tracer is None else partial(tracer.build, engine)
                 result = begin(request, seen, cancel)
             except BaseException as error:
                 kept = engine.failed.build_id if engine.failed is not None else ""

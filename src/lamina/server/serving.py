@@ -120,7 +120,8 @@ def _taken_over(count: int, keep: bool) -> str:
 
 
 def _tracer(environment: Mapping[str, str]) -> Tracer | None:
-    """Each build is a trace of its own: that of who started the engine is not the parent of them all."""
+    """Each build is a trace of its own, or its client's: that of who started the engine is not the parent of them all. An engine that was started
+    for one step of a pipeline is told by LAMINA_TRACEPARENT what its builds belong below; it may end at once after one, so that builds wait for it."""
     if not any(name.startswith("OTEL_") for name in environment):
         return None
     import sys
@@ -130,7 +131,9 @@ def _tracer(environment: Mapping[str, str]) -> Tracer | None:
     def warn(text: str) -> None:
         print(f"lamina serve: {text}", file=sys.stderr, flush=True)
 
-    return tracer({name: value for name, value in environment.items() if name not in ("TRACEPARENT", "TRACESTATE")}, warn, wait=False)
+    asked = {name: value for name, value in environment.items() if name not in ("TRACEPARENT", "TRACESTATE")}
+    step = environment.get("LAMINA_TRACEPARENT", "")
+    return tracer(asked | {"TRACEPARENT": step} if step else asked, warn, wait=bool(step))
 
 
 def _few_arenas() -> None:

@@ -18,7 +18,7 @@ from lamina.cache.reason import Reason
 from lamina.engine.engine import Engine
 from lamina.engine.request import BuildRequest, BuildResult, ListedStep, Notice, ProgressEvent, StepEnded, StepOutput, StepStarted
 from lamina.engine.tracing import sending
-from lamina.engine.tracing.asked import BadTracing, asked
+from lamina.engine.tracing.asked import Asked, BadTracing, asked, below
 from lamina.engine.tracing.otlp import Span, as_json, as_protobuf
 from lamina.engine.tracing.tracer import Tracer, tracer
 from lamina.solver.cancel import CancelToken
@@ -273,6 +273,23 @@ def test_a_parent_that_is_none_begins_a_trace(parent: str) -> None:
     found = asked({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "TRACEPARENT": parent})
     assert found is not None
     assert (found.trace, found.parent) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("parent", "state", "found"),
+    [
+        (PARENT, "a=b", ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "a=b")),
+        (f" {PARENT.upper()} ", "", ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "")),
+        (PARENT, "x" * 5000, ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "")),
+        (PARENT, "a\nb", ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "")),
+        ("", "a=b", ("", "", "")),
+        (PARENT + "-" + "x" * 5000, "", ("", "", "")),
+        (PARENT[:-1] + "0", "", None),
+    ],
+)
+def test_below_what_a_client_names(parent: str, state: str, found: tuple[str, str, str] | None) -> None:
+    made = below(Asked("http://x/v1/traces", "http/json"), parent, state)
+    assert (None if made is None else (made.trace, made.parent, made.state)) == found
 
 
 def test_values_of_all_kinds_in_both_encodings() -> None:

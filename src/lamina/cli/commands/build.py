@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,11 @@ from lamina.cli.commands.mount_options import WithCacheMounts
 from lamina.cli.inputs import BadOption
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
-from lamina.cli.shown import Shown
+from lamina.cli.shown import Shown, tracer_of
 
 if TYPE_CHECKING:
     from lamina.engine.receipt import Receipt
     from lamina.engine.request import BuildResult, Output, ProgressEvent
-    from lamina.engine.tracing.tracer import Tracer
 
 
 @click.command(cls=WithCacheMounts, short_help="Build an image from a Dockerfile")
@@ -117,7 +115,7 @@ def command(
         for tell in reports:
             tell(event)
 
-    tracer = _tracer(settings, lambda text: seen(Notice("warning", text, "trace")))
+    tracer = tracer_of(settings, lambda text: seen(Notice("warning", text, "trace")))
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries, running=True) as engine:
         if (
             tracer is None
@@ -171,14 +169,6 @@ def command(
         silent, names = quiet or mode == "quiet", result.images[0].tags
         write(receipts[0], request, options["file"], settings.arguments, settings.environment, quiet=silent, notices=notices, tags=names)
     return 0
-
-
-def _tracer(settings: Settings, warn: Callable[[str], None]) -> Tracer | None:
-    if not any(name.startswith("OTEL_") for name in settings.environment):
-        return None
-    from lamina.engine.tracing.tracer import tracer
-
-    return tracer(settings.environment, warn)
 
 
 def _short(settings: Settings, mode: str, options: dict[str, Any], *, quiet: bool, files: tuple[Path | None, ...], as_json: bool) -> bool:

@@ -88,10 +88,13 @@ def command(
                 print_json(found, ())
             return BEHIND if found.behind else 0
         from lamina.cli import progress
+        from lamina.cli.shown import watching
         from lamina.engine.freshness.rebuild import rebuild as build_again
 
         view = progress.choose("quiet" if quiet or as_json else "plain", sys.stderr, colour=False, width=100)
-        done = build_again(engine, found, view.report, push=push, done=None if as_json else print_rebuilt, given=ours)
+        watched = watching(engine, settings, "lamina outdated --rebuild")
+        told = None if as_json else print_rebuilt
+        done = build_again(engine, found, view.report, push=push, done=told, given=ours, build=watched)
         view.close()
     if as_json:
         print_json(found, done)

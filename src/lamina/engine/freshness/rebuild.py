@@ -12,7 +12,7 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.engine.freshness.origins import content_of, read
 from lamina.engine.freshness.outdated import ImageReport, Outdated
 from lamina.engine.freshness.recipe import NOTHING_GIVEN, Given, request_of
-from lamina.engine.request import BuildResult, Report
+from lamina.engine.request import BuildRequest, BuildResult, Report
 from lamina.oci import typed
 from lamina.oci.config import parse_config
 from lamina.oci.digest import Digest
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Outcome = Literal["rebuilt", "same", "cut-off", "impossible", "failed", "stopped"]
 """same: built again and equal. stopped: something that it stands on could not be rebuilt."""
+
+
+Build = Callable[[BuildRequest, Report], BuildResult]
 
 
 class Rebuilt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,9 +45,10 @@ def rebuild(
     push: bool = False,
     done: Callable[[Rebuilt], None] | None = None,
     given: Given = NOTHING_GIVEN,
+    build: Build | None = None,
 ) -> tuple[Rebuilt, ...]:
     """In the order of `found`. One image's failure stops what stands on it and nothing else. `push` repeats a build's --push; `given` is what
-    the builds have beside what was kept of them, as it was for `found`."""
+    the builds have beside what was kept of them, as it was for `found`. `build`: in place of `engine.build`, to look on."""
     results: list[Rebuilt] = []
     stuck: dict[str, str] = {}
     built: dict[tuple[bytes, tuple[str, ...]], BuildResult] = {}  # one build may be several images: one for each platform
@@ -53,7 +57,7 @@ def rebuild(
             _settle(engine.store, image)
         if image.verdict not in ("outdated", "follows"):
             continue
-        result = _one(engine, image, report, push, given, stuck, built)
+        result = _one(engine, image, report, push, given, stuck, built, build or engine.build)
         if result.outcome in ("impossible", "failed", "stopped"):
             stuck |= {name: _shown(image.names) for name in image.names}
         results.append(result)
@@ -70,6 +74,7 @@ def _one(
     given: Given,
     stuck: dict[str, str],
     built: dict[tuple[bytes, tuple[str, ...]], BuildResult],
+    build: Build,
 ) -> Rebuilt:
     held = next((stuck[base.reference] for base in image.bases if base.reference in stuck and base.verdict == "follows"), None)
     if held is not None and image.verdict == "follows":
@@ -89,7 +94,7 @@ def _one(
     if key in built:
         return _told(image, built[key])
     try:
-        result = built[key] = engine.build(request_of(origin.recipe, image.names, push=push, given=given), report)
+        result = built[key] = build(request_of(origin.recipe, image.names, push=push, given=given), report)
     except LaminaError as error:
         kind: Outcome = "impossible" if error.code == "freshness/cannot-rebuild" else "failed"
         return Rebuilt(image.names, kind, why=image.cannot or error.message)

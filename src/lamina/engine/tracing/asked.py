@@ -15,6 +15,7 @@ from lamina.diagnostics.errors import LaminaError
 DEFAULT_SECONDS = 3.0  # the specification has 10: a build should not wait so long for a collector that is away
 MOST_SECONDS = 10.0
 _PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_STATE = 512  # characters of a tracestate that others must pass on
 _PROTOCOLS = ("http/protobuf", "http/json")
 
 
@@ -62,13 +63,7 @@ def asked(environment: Mapping[str, str]) -> Asked | None:
     compression = _either(environment, "COMPRESSION").lower()
     if compression not in ("", "none", "gzip"):
         raise BadTracing(f"OTEL_EXPORTER_OTLP_COMPRESSION={compression}: only gzip and none are known")
-    trace = parent = state = ""
-    found = _PARENT.fullmatch(environment.get("TRACEPARENT", "").strip().lower())
-    if found is not None:
-        if not int(found[3], 16) & 1:
-            return None  # who began it keeps no trace
-        trace, parent, state = found[1], found[2], environment.get("TRACESTATE", "").strip()
-    return Asked(
+    made = Asked(
         endpoint,
         "http/json" if protocol == "http/json" else "http/protobuf",
         _headers(environment),
@@ -76,10 +71,20 @@ def asked(environment: Mapping[str, str]) -> Asked | None:
         _resource(environment),
         compression == "gzip",
         _either(environment, "CERTIFICATE") or None,
-        trace,
-        parent,
-        state,
     )
+    return below(made, environment.get("TRACEPARENT", ""), environment.get("TRACESTATE", ""))
+
+
+def below(wanted: Asked, parent: str, state: str = "") -> Asked | None:
+    """The same below the span that a traceparent names (W3C trace context); a text that is none changes nothing. None: who began it keeps no trace."""
+    found = _PARENT.fullmatch(parent.strip().lower()) if len(parent) < 200 else None
+    if found is None:
+        return wanted
+    if not int(found[3], 16) & 1:
+        return None
+    state = state.strip()
+    kept = state if len(state) <= _STATE and state.isascii() and state.isprintable() else ""
+    return msgspec.structs.replace(wanted, trace=found[1], parent=found[2], state=kept)
 
 
 def _either(environment: Mapping[str, str], name: str) -> str:

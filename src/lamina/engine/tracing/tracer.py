@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.request import ListedStep, Notice, ProgressEvent, StepEnded, StepStarted
-from lamina.engine.tracing.asked import Asked, BadTracing, asked
+from lamina.engine.tracing.asked import Asked, BadTracing, asked, below
 from lamina.engine.tracing.otlp import Span, Value, as_json, as_protobuf
 from lamina.engine.tracing.sending import send
 
@@ -60,12 +60,18 @@ class Tracer(msgspec.Struct, frozen=True):
             return result
         finally:
             engine.on_steps = told
-            self._send(trace)
+            self.send(trace.spans())
 
-    def _send(self, trace: Trace) -> None:
+    def below(self, parent: str, state: str = "") -> Tracer | None:
+        """For what a client asks for: its traceparent and tracestate, "" without. None: the client keeps no trace of it."""
+        found = below(self.asked, parent, state)
+        return None if found is None else msgspec.structs.replace(self, asked=found)
+
+    def send(self, spans: Iterable[Span]) -> None:
+        """Never raises."""
         encode = as_json if self.asked.protocol == "http/json" else as_protobuf
         try:
-            send(self.asked, encode(self.asked.resource, trace.spans()), self.warn, wait=self.wait)
+            send(self.asked, encode(self.asked.resource, spans), self.warn, wait=self.wait)
         except Exception as error:  # a machine out of threads, a bug of ours: the build is more than its trace
             self.warn(f"the trace was not sent: {type(error).__name__}")
 

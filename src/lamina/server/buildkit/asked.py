@@ -52,6 +52,7 @@ class Asked(msgspec.Struct, frozen=True):
     cache_from: tuple[Mapping[str, str], ...] = ()  # with "type"
     cache_to: tuple[Mapping[str, str], ...] = ()
     entitlements: tuple[str, ...] = ()
+    traced: tuple[str, str] = ("", "")  # the client's traceparent and tracestate
 
     @property
     def filename(self) -> str:

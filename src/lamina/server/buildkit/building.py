@@ -91,7 +91,7 @@ class Work:
 
         engine.on_steps = listed
         try:
-            return self._daemon.journal.build(engine, request, self._progress.report, self._cancel, "a BuildKit client")
+            return self._daemon.journal.build(engine, request, self._progress.report, self._cancel, "a BuildKit client", self._asked.traced)
         except BaseException as error:
             if looking is not None:
                 looking.end(message_of(error) if isinstance(error, Exception) else "context canceled")

@@ -85,7 +85,7 @@ def _solve(daemon: Daemon, call: ServerCall) -> None:
     request = call.request(m.SolveRequest)
     if (request.definition is not None and request.definition.operations) or request.frontend_inputs:
         raise RpcError(UNIMPLEMENTED, asking.LLB_REFUSED)
-    asked = _asked(request)
+    asked = _asked(request, (call.value("traceparent"), call.value("tracestate")))
     if request.frontend:
         asking.check(asked, request.frontend, privileged=daemon.rules.privileged)
     build = daemon.buildkit.builds.begin(request.ref)
@@ -106,7 +106,7 @@ def _solve(daemon: Daemon, call: ServerCall) -> None:
     call.send(m.SolveResponse(answer))
 
 
-def _asked(request: m.SolveRequest) -> asking.Asked:
+def _asked(request: m.SolveRequest, traced: tuple[str, str]) -> asking.Asked:
     exports = [asking.Export(found.type, found.attrs, found.id or str(number)) for number, found in enumerate(request.exporters)]
     if not exports and request.exporter:
         exports = [asking.Export(request.exporter, request.exporter_attrs)]
@@ -120,6 +120,7 @@ def _asked(request: m.SolveRequest) -> asking.Asked:
         tuple(imports),
         tuple({"type": entry.type, **entry.attrs} for entry in cache.exports),
         tuple(request.entitlements),
+        traced,
     )
 
 

@@ -64,6 +64,7 @@ class Bridge:
             asking.once(self._asked.cache_from + tuple({"type": entry.type, **entry.attrs} for entry in request.cache_imports)),
             self._asked.cache_to,
             self._asked.entitlements,
+            self._asked.traced,
         )
         asking.check(asked, request.frontend, privileged=self._daemon.rules.privileged)
         work = Work(self._daemon, self._session, asked, self._build.progress, self._build.cancel)

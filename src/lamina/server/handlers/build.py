@@ -47,7 +47,7 @@ def build(daemon: Daemon, request: Request) -> Reply:
     try:
         if not _remote(query):
             _unpack(daemon, request.body, place)
-        run = _prepare(daemon, query, place / "diff", tags, given)
+        run = _prepare(daemon, query, place / "diff", tags, given, request.traced)
     except BaseException:
         remove(place)
         raise
@@ -108,7 +108,7 @@ class _Padded:
         return data
 
 
-def _prepare(daemon: Daemon, query: Query, context: Path, tags: tuple[str, ...], given: logins.Given) -> Any:
+def _prepare(daemon: Daemon, query: Query, context: Path, tags: tuple[str, ...], given: logins.Given, traced: tuple[str, str]) -> Any:
     """Everything that can be refused before the first row is refused here; of a context that is fetched, nothing is known before."""
     from lamina.engine.request import BuildRequest, Incoming
     from lamina.oci.platform import Platform
@@ -145,7 +145,7 @@ def _prepare(daemon: Daemon, query: Query, context: Path, tags: tuple[str, ...],
     )
     declared = {pair[0] for pairs in _arg_pairs(document) for pair in pairs} if document is not None else set(args)
     unused = sorted(n for n in args if n not in declared and n not in _PREDEFINED)
-    return lambda out: _run(daemon, build, out, given, unused, quiet=query.flag("q"))
+    return lambda out: _run(daemon, build, out, given, unused, traced, quiet=query.flag("q"))
 
 
 def _arg_pairs(document: Any) -> list[tuple[tuple[str, str | None], ...]]:
@@ -184,7 +184,7 @@ def _ulimits(query: Query) -> tuple[tuple[str, int, int], ...]:
     return tuple((str(item["Name"]), int(item["Soft"]), int(item["Hard"])) for item in query.json("ulimits", None) or ())
 
 
-def _run(daemon: Daemon, build: Any, out: Outlet, given: logins.Given, unused: list[str], *, quiet: bool) -> None:
+def _run(daemon: Daemon, build: Any, out: Outlet, given: logins.Given, unused: list[str], traced: tuple[str, str], *, quiet: bool) -> None:
     from lamina.server.classic import Transcript
     from lamina.solver.cancel import CancelToken
 
@@ -198,7 +198,7 @@ def _run(daemon: Daemon, build: Any, out: Outlet, given: logins.Given, unused: l
         with daemon.builder(given) as engine:
             engine.on_steps = transcript.listed
             try:
-                result = daemon.journal.build(engine, build, transcript.report, cancel, "docker build, classic")
+                result = daemon.journal.build(engine, build, transcript.report, cancel, "docker build, classic", traced)
             finally:
                 transcript.close()
                 daemon.seen_steps.add(transcript.made)

@@ -73,7 +73,7 @@ def build(daemon: Daemon, request: Request) -> Reply:
         return _upload(daemon, request, name.removeprefix(_UPLOAD + ":"))
     from lamina.server.buildkit.asked import check
 
-    asked = _asked(daemon, query)
+    asked = _asked(daemon, query, request.traced)
     check(asked, "dockerfile.v0", privileged=daemon.rules.privileged)
     sessions = daemon.buildkit.sessions
     remote = query.get("remote")
@@ -156,7 +156,7 @@ def _spooled(daemon: Daemon, request: Request) -> int:
         return os.dup(file.fileno())
 
 
-def _asked(daemon: Daemon, query: Query) -> Asked:
+def _asked(daemon: Daemon, query: Query, traced: tuple[str, str]) -> Asked:
     """The query of /build as the front end's options."""
     from lamina.server.buildkit.asked import Asked
 
@@ -183,7 +183,7 @@ def _asked(daemon: Daemon, query: Query) -> Asked:
     limits = [f"{item['Name']}={item['Soft']}:{item['Hard']}" for item in query.json("ulimits", None) or ()]
     if limits:
         attrs["ulimit"] = ",".join(limits)
-    return Asked(attrs, tuple(_exports(query)), tuple(_cache_from(daemon, query)))
+    return Asked(attrs, tuple(_exports(query)), tuple(_cache_from(daemon, query)), traced=traced)
 
 
 def _listed(query: Query, name: str) -> list[object]:

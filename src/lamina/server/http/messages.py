@@ -66,6 +66,11 @@ class Request(msgspec.Struct):
     version: tuple[int, int] = (1, 41)
     upgrade: str = ""  # "tcp", "h2c": the client asks to take over the connection and says so
 
+    @property
+    def traced(self) -> tuple[str, str]:
+        """The client's traceparent and tracestate, "" without."""
+        return self.headers.get("traceparent", ""), self.headers.get("tracestate", "")
+
     def json(self) -> dict[str, Any]:
         """The body as a JSON object; {} where there is none. BadRequest."""
         data = self.body.read(_BODY_LIMIT + 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lamina.testing.collector import collecting
 from lamina.testing.fakeregistry import FakeRegistry
 from lamina.testing.images import push, simple_image, tar_of
 
@@ -106,6 +107,21 @@ def test_rebuild_goes_upwards_and_stops_at_what_comes_out_equal(lamina: Lamina, 
     assert done["side:1"].get("ran", 0) == 0, "the file that it takes is the same: cut off"
     assert asked(lamina)[0] == 0
     assert set(verdicts(asked(lamina)[1]).values()) == {"current"}
+
+
+def test_rebuilds_are_traced(lamina: Lamina, contexts: Path, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    built(lamina, "low", "high")
+    base(registry, b"2\n")
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+        monkeypatch.setenv("TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+        code, _ = asked(lamina, "--rebuild")
+        assert code == 0
+        found = [json.loads(body)["resourceSpans"][0]["scopeSpans"][0]["spans"][0] for _, _, body in collector.got]
+    tags = [next(a["value"]["stringValue"] for a in span["attributes"] if a["key"] == "lamina.build.tags") for span in found]
+    assert tags == ["docker.io/library/low:1", "docker.io/library/high:1"]
+    assert {span["parentSpanId"] for span in found} == {"b7ad6b7169203331"}
 
 
 def test_a_base_with_the_same_layers_and_settings_rebuilds_nothing(lamina: Lamina, contexts: Path, registry: FakeRegistry) -> None:
