@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from lamina.pipelines.remote.cluster import Job, JobFailed, JobStopped, Needs, WorkerLost
+from lamina.pipelines.remote.cluster import ClusterError, Job, JobFailed, JobStopped, Needs, WorkerLost
 from lamina.pipelines.remote.dispatch import Dispatched, Workers
 from lamina.pipelines.remote.frames import Frames
 from lamina.pipelines.remote.job import LEASE
 from lamina.testing import clusters, machines
+from lamina.testing.registryauth import authority, certificate
 
 pytestmark = [
     pytest.mark.root,
@@ -295,3 +298,38 @@ def test_a_worker_is_killed_in_mid_job(bench: Bench) -> None:
     with pytest.raises(JobStopped):
         again.result()
     all_end(pids)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+@pytest.mark.skipif(clusters.why_not("distributed") is not None, reason=str(clusters.why_not("distributed")))
+def test_dask_with_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dask
+
+    from lamina.pipelines.remote import daskcluster
+
+    authority(tmp_path)
+    made, key = certificate(tmp_path)
+    tls = "distributed.comm.tls."
+    files = {f"{tls}ca-file": str(tmp_path / "ca.crt"), f"{tls}client.cert": str(made), f"{tls}client.key": str(key)}
+    with (
+        machines.network(1) as net,
+        clusters.Dask.running(net, RESOURCES[:1], tls=tmp_path) as running,
+        clusters.inside(net.hub),
+        dask.config.set(files),
+    ):
+        workers = daskcluster.DaskWorkers(running.url)
+        cluster = Dispatched(workers, command=(sys.executable, "-I", "-S", "-c", PRELUDE + TALKS))
+        assert cluster.submit(job(), Said()).result() == b"got a"
+        cluster.close()
+        with pytest.raises(ClusterError, match="no dask scheduler can be used"):
+            daskcluster.DaskWorkers(running.url.replace("+tls", ""))
+        monkeypatch.setattr(daskcluster, "CONNECT", 3.0)
+        (tmp_path / "stranger").mkdir()
+        authority(tmp_path / "stranger")
+        made, key = certificate(tmp_path / "stranger")
+        with (
+            dask.config.set({f"{tls}client.cert": str(made), f"{tls}client.key": str(key)}),
+            pytest.raises(ClusterError, match="no dask scheduler can be used") as caught,
+        ):
+            daskcluster.DaskWorkers(running.url)
+        assert "\n" not in str(caught.value)

@@ -43,6 +43,7 @@ class Running:
     url: str
     network: Network
     folder: Path
+    tls: Path | None = None
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -79,18 +80,13 @@ class Dask:
 
     @staticmethod
     @contextmanager
-    def running(network: Network, resources: Sequence[str], *, threads: int = 4) -> Iterator[Running]:
-        """One worker for each of `resources` (`MEM=1000 CPU=2`)."""
+    def running(network: Network, resources: Sequence[str], *, threads: int = 4, tls: Path | None = None) -> Iterator[Running]:
+        """One worker for each of `resources` (`MEM=1000 CPU=2`). `tls`: a folder of `registryauth.authority` and `certificate`."""
         with _folder() as folder:
-            made = Running(f"dask://{ADDRESS}:8786", network, folder)
+            made = Running(f"dask{'+tls' if tls else ''}://{ADDRESS}:8786", network, folder, tls=tls)
             try:
-                made.others.append(
-                    made.start(
-                        network.hub,
-                        [*_module("distributed.cli.dask_scheduler"), "--host", ADDRESS, "--port", "8786", "--no-dashboard"],
-                        "scheduler",
-                    )
-                )
+                words = [*_module("distributed.cli.dask_scheduler"), "--host", ADDRESS, "--port", "8786", "--no-dashboard"]
+                made.others.append(made.start(network.hub, [*words, *_protocol(tls)], "scheduler"))
                 for number in range(len(resources)):
                     made.workers.append(Dask.worker(made, number, resources[number], threads=threads))
                 for number, process in enumerate(made.workers):
@@ -102,18 +98,19 @@ class Dask:
     @staticmethod
     def worker(cluster: Running, number: int, resources: str, *, threads: int = 4) -> subprocess.Popen[bytes]:
         """Start one, or one more."""
-        words = [
-            *_module("distributed.cli.dask_worker"),
-            f"tcp://{ADDRESS}:8786",
-            "--no-nanny",
-            "--no-dashboard",
-            "--nthreads",
-            str(threads),
-        ]
+        scheduler = f"{'tls' if cluster.tls else 'tcp'}://{ADDRESS}:8786"
+        words = [*_module("distributed.cli.dask_worker"), scheduler, "--no-nanny", "--no-dashboard", "--nthreads", str(threads)]
         words += ["--resources", resources, "--local-directory", str(cluster.folder), "--death-timeout", "60", "--memory-limit", "0"]
         log = cluster.folder / f"worker-{number}.log"
         log.unlink(missing_ok=True)
-        return cluster.start(cluster.network.machines[number], words, log.stem, _own_store(cluster, number))
+        return cluster.start(cluster.network.machines[number], [*words, *_protocol(cluster.tls)], log.stem, _own_store(cluster, number))
+
+
+def _protocol(tls: Path | None) -> list[str]:
+    if tls is None:
+        return []
+    files = ["--tls-ca-file", str(tls / "ca.crt"), "--tls-cert", str(tls / "server.pem"), "--tls-key", str(tls / "server.key")]
+    return ["--protocol", "tls", *files]
 
 
 class Ray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 ADDRESS = "198.18.0.1"
 """Where servers listen: in the namespace with the bridge. The range is the one for measurements (RFC 2544), routed nowhere."""
+_NUMBERS = itertools.count()  # a process may have several networks at once
 
 
 def why_not() -> str | None:
@@ -49,7 +51,7 @@ class Network:
 @contextmanager
 def network(number: int) -> Iterator[Network]:
     """`number` machines, at most 200. RuntimeError where the host refuses."""
-    stem = f"lamina{os.getpid()}"
+    stem = f"lamina{os.getpid()}n{next(_NUMBERS)}"
     made = Network(f"{stem}-hub", tuple(f"{stem}-m{each}" for each in range(number)))
     try:
         _ip("netns", "add", made.hub)
