@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 RegistryFor = Callable[["Given"], "RegistryClient"]
 """A client with the logins that a request brought along; without any, the engine's own."""
+AfterBuilds = Callable[["LocalStore", bool], None]
+"""Told of the store, and whether it has grown, when builds have ended."""
 
 
 class Daemon:
@@ -66,6 +68,7 @@ class Daemon:
         runs: Runs | None = None,
         tracer: Tracer | None = None,
         keep: bool = False,
+        after_builds: AfterBuilds | None = None,
     ) -> None:
         self.engine = engine
         self.rung = rung
@@ -77,6 +80,9 @@ class Daemon:
         self.now_nano = now_nano
         self.keep = keep
         self.closing = False
+        self._after_builds = after_builds
+        self._grown = False
+        self._tidying: threading.Timer | None = None
         self._using = threading.RLock()
         self._users = 0
         flavour = engine.store.flavour
@@ -123,9 +129,8 @@ class Daemon:
         with self._using:
             if self._users:
                 return 0
-            store = self.engine.store
-            store.lease.release({layer for container in self.containers.all() for layer in container.record.layers})
-            return collect_garbage(store).freed
+            self._release()
+            return collect_garbage(self.engine.store).freed
 
     @contextlib.contextmanager
     def builder(self, logins: Given | None = None) -> Iterator[Engine]:
@@ -137,6 +142,7 @@ class Daemon:
                 made.append(rungs.make(self.rung))
             return made[0]
 
+        before = self._newest()
         try:
             with self.store() as store:
                 made_here = Engine(
@@ -147,13 +153,51 @@ class Daemon:
         finally:
             for each in made:
                 each.close()
+            self._built(self._newest() != before)
+
+    def _newest(self) -> object:
+        """Another one when the store has got a layer."""
+        if self._after_builds is None:
+            return None
+        return self.engine.store.database.first(tuple[int, float | None], "SELECT count(*), max(created) FROM layers")
+
+    def _built(self, grown: bool) -> None:
+        """The cache is looked after when nobody has used the store for a moment: a client may still fetch what it has built."""
+        if self._after_builds is None:
+            return
+        with self._using:
+            self._grown = self._grown or grown
+            if self._tidying is None and not self.closing:
+                self._tidying = threading.Timer(_MOMENT, self._tidy)
+                self._tidying.daemon = True
+                self._tidying.start()
+
+    def _tidy(self) -> None:
+        with self._using:
+            self._tidying = None
+            if self.closing or self._after_builds is None:
+                return
+            if self._users:
+                self._built(False)
+                return
+            grown, self._grown = self._grown, False
+            with contextlib.suppress(LaminaError):
+                self._release()
+                self._after_builds(self.engine.store, grown)
+
+    def _release(self) -> None:
+        """All pins but those of containers. Under the lock, without users."""
+        self.engine.store.lease.release({layer for container in self.containers.all() for layer in container.record.layers})
 
     def close(self) -> None:
         """Containers are stopped, or left behind where they are kept; what they wrote stays."""
         from lamina.server.containers import keeping
         from lamina.server.containers.running import end_all
 
-        self.closing = True
+        with self._using:  # what is being tidied up ends first
+            self.closing = True
+            if self._tidying is not None:
+                self._tidying.cancel()
         if self.keep:
             for container in self.containers.all():
                 keeping.let_go(container)
@@ -220,6 +264,9 @@ class Daemon:
 
 
 _PATIENCE = 1.0  # seconds for an engine that is ending, or somebody who only looks whether there is one
+
+
+_MOMENT = 2.0  # seconds after a build
 
 
 class Taken(LaminaError):

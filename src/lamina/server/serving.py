@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.server.containers.creating import Rules
-from lamina.server.daemon import Daemon
+from lamina.server.daemon import AfterBuilds, Daemon
 from lamina.server.http.messages import Answer, Hijack, Reply, Request, Stream
 from lamina.server.listening import Server, Tls, open_sockets
 from lamina.server.logins import Given, GivenLogins
@@ -40,6 +40,7 @@ class ServeOptions(msgspec.Struct, frozen=True):
     insecure_registries: tuple[str, ...] = ()
     runs: Runs | None = None  # of pipelines, for the pages
     keep: bool = False  # containers outlive the engine
+    after_builds: AfterBuilds | None = None
 
 
 def serve(
@@ -79,6 +80,7 @@ def serve(
         runs=options.runs,
         tracer=_tracer(environment),
         keep=options.keep,
+        after_builds=options.after_builds,
     )
     from lamina.server.routes import ROUTER
 

@@ -17,7 +17,7 @@ from lamina.registry.client import RegistryClient
 from lamina.sandbox import rungs
 from lamina.sandbox.protocols import Sandbox
 from lamina.server.containers.creating import Rules
-from lamina.server.daemon import Daemon
+from lamina.server.daemon import AfterBuilds, Daemon
 from lamina.server.errors import ClientGone
 from lamina.server.http.messages import Answer, Hijack, Reply, Rows, Stream, request
 from lamina.server.logins import Given
@@ -26,7 +26,15 @@ from lamina.store.local import LocalStore
 
 
 @contextmanager
-def daemon_at(root: Path, *, rung: str = "root", place: str = "test", rules: Rules | None = None, keep: bool = False) -> Iterator[Daemon]:
+def daemon_at(
+    root: Path,
+    *,
+    rung: str = "root",
+    place: str = "test",
+    rules: Rules | None = None,
+    keep: bool = False,
+    after_builds: AfterBuilds | None = None,
+) -> Iterator[Daemon]:
     """A daemon over the store `root`; containers that run at the end are stopped. Registries cannot be asked."""
 
     def no_registry(given: Given) -> RegistryClient:
@@ -40,7 +48,16 @@ def daemon_at(root: Path, *, rung: str = "root", place: str = "test", rules: Rul
 
     with LocalStore.open(root, Flavour("trusted"), now=time.time) as store:
         engine = Engine(store, sandbox, now=time.time, host="test", registry=lambda: no_registry({}))
-        daemon = Daemon(engine, rung, place=place, now_nano=time.time_ns, rules=rules or Rules(), registry_for=no_registry, keep=keep)
+        daemon = Daemon(
+            engine,
+            rung,
+            place=place,
+            now_nano=time.time_ns,
+            rules=rules or Rules(),
+            registry_for=no_registry,
+            keep=keep,
+            after_builds=after_builds,
+        )
         try:
             yield daemon
         finally:

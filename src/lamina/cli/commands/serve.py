@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lamina.cli import keeping
 from lamina.cli.commands.registry_options import registry_options
 from lamina.cli.inputs import BadOption, duration
 from lamina.cli.session import open_engine
@@ -95,6 +96,7 @@ def command(
     chosen = hosts or (("fd://",) if activated else (f"unix://{default_socket(settings)}",))
     tls = _tls(tlsverify, tlscacert, tlscert, tlskey)
     shown = [_shown(text) for text in roots]
+    allowed = keeping.limits(settings)
     beside = containers_at(settings.root, chosen)
     with open_engine(settings, registry_ca=registry_ca, insecure_registries=insecure_registries, beside=beside) as engine:
         from lamina.cli.pipelineruns import PipelineRuns
@@ -112,6 +114,7 @@ def command(
             # An engine with borders is one that a pipeline's step talks to: it sees no other run.
             runs=None if roots else PipelineRuns(settings.root),
             keep=keep,
+            after_builds=lambda store, grown: keeping.after_build(store, allowed, grown=grown, quiet=False),
         )
         engine.shared = () if build_cache is None else (build_cache,)
         serve(engine, engine.rung, options, environment=settings.environment, proxies=settings.proxies, ready=_ready, say=_say)
