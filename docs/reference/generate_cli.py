@@ -32,6 +32,8 @@ def sections(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None
+            if below.hidden:
+                continue
             yield from sections(below, (*path, name))
 
 

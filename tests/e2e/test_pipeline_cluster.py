@@ -304,6 +304,30 @@ def test_parallel_builds_on_two_workers_share_the_docker_cache(project: Project)
     assert (next((project.root / "pipelines").glob("*/runs/2/logs")) / "1-docker.log").exists()
 
 
+@pytest.mark.slow
+def test_what_failed_runs_again_with_what_the_others_left(project: Project) -> None:
+    write(project, """
+        pipelines:
+          default:
+            - step:
+                script: [mkdir d, echo kept > d/e, 'echo A=from-one > "$BITBUCKET_PIPELINES_VARIABLES_PATH"']
+                output-variables: [A]
+                artifacts: ["d/**"]
+            - step: {script: [cat d/e, echo "A is $A", test "$GO"]}
+    """)  # fmt: skip
+    assert "exit code 1" in of(run(project, engine="processes://1", code=1), 2)
+    lines = run(project, "--rerun-failed", "--secret-var", "GO=yes", engine="processes://1")
+    assert "  1. Step 1: kept (not asked for)" in lines
+    assert {"kept", "A is from-one"} <= set(of(lines, 2))
+    # The same pipeline on this machine: what lies in the run's folder is what it would have left itself.
+    done = project.run("pipeline", "run", "--from-step", "2", "--secret-var", "GO=yes")
+    assert done.returncode == 1
+    run(project, engine="processes://1", code=1)
+    done = project.run("pipeline", "run", "--rerun-failed", "--secret-var", "GO=yes")
+    assert done.returncode == 0, done.stdout.decode()
+    assert {"kept", "A is from-one"} <= set(of(done.stdout.decode().splitlines(), 2))
+
+
 SECRET = "a-word-that-nobody-may-see"
 
 

@@ -92,6 +92,8 @@ class Layout(msgspec.Struct, frozen=True):
             "index.json",
             "ballast",
             "lost+found",
+            "pipelines",  # a run on a cluster makes these two, and no store
+            "workers",
         }
         return any(path.name not in own for path in self.root.iterdir())
 

@@ -49,6 +49,13 @@ def test_an_empty_folder_becomes_a_store_a_full_one_does_not(tmp_path: Path) -> 
     assert os.listdir(full) == ["homework.txt"]
 
 
+def test_what_pipelines_on_a_cluster_left_there_is_not_in_the_way(tmp_path: Path) -> None:
+    for name in ("pipelines", "workers"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    open_(tmp_path / "root").close()
+    assert (tmp_path / "root" / "workers").is_dir()
+
+
 def test_a_creation_that_was_interrupted_is_completed(root: Path) -> None:
     (root / "blobs").mkdir(parents=True)
     (root / "locks").mkdir()
