@@ -23,8 +23,8 @@ pytestmark = [
     pytest.mark.skipif(not Path("/bin/busybox").exists(), reason="busybox-static is not installed (make test-deps)"),
 ]
 ROOT = ("root", "chroot", "runc", "crun")  # rungs that root takes; the others are an ordinary user's
-RUNGS = ("chroot", "runc", "crun", "userns", "userns-single", "proot")
-NEEDS = {"runc": "runc", "crun": "crun", "userns": "newuidmap", "proot": "proot"}
+RUNGS = ("chroot", "runc", "crun", "userns", "userns-fuse", "userns-single", "proot")
+NEEDS = {"runc": "runc", "crun": "crun", "userns": "newuidmap", "userns-fuse": "fuse-overlayfs", "proot": "proot"}
 NO_OWNERS = ("proot",)  # owners that a RUN sets are lost there, and the user is told
 ONE_ID = ("userns-single", "proot")  # no supplementary groups there, which `id` tells
 
@@ -89,6 +89,8 @@ def place() -> Iterator[Place]:
 def test_the_same_tree(rung: str, name: str, place: Place) -> None:
     if shutil.which(NEEDS.get(rung, "sh")) is None:
         pytest.skip(f"{NEEDS[rung]} is not installed (make test-deps)")
+    if rung == "userns-fuse" and not ordinary.has_fuse():
+        pytest.skip("/dev/fuse is not there, or not for everybody")
     expected, found = place.tree("root", name), place.tree(rung, name)
     if rung in NO_OWNERS:
         expected, found = without_owners(expected), without_owners(found)

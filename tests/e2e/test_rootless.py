@@ -19,7 +19,15 @@ pytestmark = [
     pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or ""),
 ]
 NEEDS_RANGE = pytest.mark.skipif(not shutil.which("newuidmap"), reason="newuidmap is not installed (make test-deps)")
-RUNGS = [pytest.param("userns", marks=NEEDS_RANGE), "userns-single"]
+NEEDS_FUSE = pytest.mark.skipif(
+    not (shutil.which("fuse-overlayfs") and ordinary.has_fuse()),
+    reason="fuse-overlayfs is not installed (make test-deps), or /dev/fuse is not there for everybody",
+)
+RUNGS = [
+    pytest.param("userns", marks=NEEDS_RANGE),
+    pytest.param("userns-fuse", marks=[NEEDS_RANGE, NEEDS_FUSE, pytest.mark.slow]),
+    "userns-single",
+]
 
 DOCKERFILE = """
 FROM base:1 AS build

@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
     "rung",
     envvar="LAMINA_SANDBOX",
     metavar="RUNG",
-    help="Force a rung of the sandbox: root, userns, userns-single, runc, crun, chroot, proot or none.",
+    help="Force a rung of the sandbox: root, userns, userns-fuse, userns-single, runc, crun, chroot, proot or none.",
 )
 @click.option("--limit", "limits", envvar="LAMINA_LIMIT", metavar="LIMITS", help="What each RUN may use: memory=512m,cpus=1.5,pids=200.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")

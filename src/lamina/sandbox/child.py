@@ -191,7 +191,21 @@ def helper(out, err, run):
     spec = json.loads(read_exactly(connection, struct.unpack("!I", read_exactly(connection, 4))[0]))
     read_error, write_error = os.pipe2(os.O_CLOEXEC)
     group = limits.Group(spec["limits"])
+    mounts = prepared = None
+    if spec.get("fuse"):
+        import fuse  # seldom needed, and nothing of the image is in sight yet
+
+        mounts = fuse.Mounts(spec["fuse"])
+        try:
+            prepared = rootfs.prepare_by_fuse(spec, mounts)
+        except (OSError, fuse.Failed) as error:
+            mounts.end()
+            group.close()
+            answer(connection, {"setup_error": "mounts: %s" % (getattr(error, "strerror", None) or error)})
+            return
     if spec["tree"] is None and not isolate(spec, connection):
+        if mounts is not None:
+            mounts.end()
         group.close()
         return
     if shares_processes(spec):
@@ -203,14 +217,14 @@ def helper(out, err, run):
     if child == 0:
         connection.close()
         os.close(read_error)
-        first_process(spec, out, err, write_error, made_list(spec), teller, group)
+        first_process(spec, out, err, write_error, made_list(spec), teller, group, prepared)
     if teller is not None:
         teller.close()
     os.close(write_error)
-    watch(child, connection, spec, (read_error, out, err), group, heard)
+    watch(child, connection, spec, (read_error, out, err), group, heard, mounts)
 
 
-def watch(child, connection, spec, descriptors, group, heard=None):
+def watch(child, connection, spec, descriptors, group, heard=None, mounts=None):
     """From the fork of PID 1 to the report. `descriptors`: (what set-up errors come from, the workload's stdout and stderr)."""
     read_error, out, err = descriptors
     os.close(out)
@@ -218,7 +232,7 @@ def watch(child, connection, spec, descriptors, group, heard=None):
     spec["secrets"] = []
     report = wait(child, read_error, connection, spec["timeout"], heard, spec["upper"])
     if shares_processes(spec):
-        end_descendants()
+        end_descendants([child for child, _ in mounts.running] if mounts is not None else ())
     if spec["oci"]:
         import oci
 
@@ -228,6 +242,11 @@ def watch(child, connection, spec, descriptors, group, heard=None):
     # Without a group of its own others may have been killed: then only what died by SIGKILL counts.
     report["oom"] = killed and (bool(report.get("exit_code")) if group.folders else report.get("exit_code") == 137)
     report["limited"] = group.how
+    if mounts is not None:
+        import fuse
+
+        mounts.end()
+        fuse.normalise(spec["upper"], spec["lowers"])
     if spec["tree"] is None:
         rootfs.remove_made(spec["upper"], made_list(spec))
     answer(connection, report)
@@ -272,7 +291,7 @@ def isolation_refused(flags, network_of=""):
     return None
 
 
-def first_process(spec, out, err, write_error, created, teller, group):
+def first_process(spec, out, err, write_error, created, teller, group, prepared=None):
     """PID 1 of the new namespaces: never returns."""
     stage = "start"
     try:
@@ -287,7 +306,7 @@ def first_process(spec, out, err, write_error, created, teller, group):
 
             oci.start(spec, out, err, write_error, created)
         if spec["tree"] is None:
-            rootfs.build(spec, created)
+            rootfs.build(spec, created, prepared)
         stage = "process"
         workload.start(spec, out, err, write_error, None if teller is None else teller.fileno())
     except rootfs.ProcRefused:
@@ -383,19 +402,17 @@ def wait(child, read_error, connection, timeout, heard, upper):
     }
 
 
-def end_descendants():
-    """Without a pid namespace: what the workload left running comes to us, one generation after the other."""
+def end_descendants(spared=()):
+    """Without a pid namespace: what the workload left running comes to us, one generation after the other. `spared`: children of our own."""
     while True:
-        for entry in os.listdir("/proc"):
-            if entry.isdigit() and parent_of(entry) == os.getpid():
-                try:
-                    os.kill(int(entry), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-        try:
-            os.wait()
-        except ChildProcessError:
+        found = [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and parent_of(entry) == os.getpid()]
+        found = [child for child in found if child not in spared]
+        if not found:
             return
+        for child in found:
+            os.kill(child, signal.SIGKILL)
+        for child in found:
+            os.waitpid(child, 0)
 
 
 def parent_of(process):

@@ -42,6 +42,8 @@ def choose(rung: str | None, uid: int, root: Path | None = None, beside: Path | 
         from lamina.sandbox import userns  # ctypes: not for root
 
         kind, refused = userns.enter_best()
+        if kind == "range" and not rungs.kernel_overlays() and rungs.why_not("userns-fuse") is None:
+            return Chosen("userns-fuse", (f"userns: this kernel gives no overlay to a user namespace, {rungs.FUSE} does",))
         if kind is not None:
             return Chosen("userns" if kind == "range" else "userns-single", (*tried, *refused))
         tried += refused

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from lamina.sandbox.limits import Limits
     from lamina.sandbox.zygoteprocess import ZygoteProcess
 
-RUNGS = ("root", "userns", "userns-single", "chroot", "proot", "runc", "crun", "none")
+RUNGS = ("root", "userns", "userns-fuse", "userns-single", "chroot", "proot", "runc", "crun", "none")
+FUSE = "fuse-overlayfs"
 RUNTIMES = ("runc", "crun")  # only when asked for
 WEAK = ("chroot", "proot")  # a RUN sees the machine's processes and network
 
@@ -39,14 +40,20 @@ class NamespaceSandbox:
     """Own namespaces over an overlay. `root`: as root with trusted attributes; `userns`: the process is root of a user namespace."""
 
     def __init__(
-        self, name: str, flavour: Flavour, limits: Limits | None = None, oci: str | None = None, process: ZygoteProcess | None = None
+        self,
+        name: str,
+        flavour: Flavour,
+        limits: Limits | None = None,
+        oci: str | None = None,
+        process: ZygoteProcess | None = None,
+        fuse: str | None = None,
     ) -> None:
         self._name = name
         self._flavour = flavour
         from lamina.sandbox.zygote import Zygote  # only where something runs
 
         self._zygote = Zygote(
-            userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single", limits=limits, oci=oci, process=process
+            userxattr=flavour.whiteouts == "user", single=flavour.ids.kind == "single", limits=limits, oci=oci, fuse=fuse, process=process
         )
 
     @property
@@ -136,7 +143,7 @@ def flavour_of(rung: str) -> Flavour:
     match rung:
         case "root" | "runc" | "crun":
             return Flavour("trusted")
-        case "userns":
+        case "userns" | "userns-fuse":
             return Flavour("user")
         case "userns-single":
             return Flavour("user", IdMap("single"))
@@ -168,11 +175,30 @@ def why_not(rung: str) -> str | None:
         if uid != 0:
             return "it needs uid 0"
         return None if may(_SYS_CHROOT, _CHOWN, _FOWNER, _DAC_OVERRIDE) else "this root may not chroot or chown (capabilities are missing)"
+    if rung == "userns-fuse":
+        return _why_no_fuse()
     if rung == "proot":
         import shutil
 
         return None if shutil.which("proot") else "proot is not installed"
     return None
+
+
+def _why_no_fuse() -> str | None:
+    import shutil
+
+    if shutil.which(FUSE) is None:
+        return f"{FUSE} is not installed"
+    return None if os.access("/dev/fuse", os.R_OK | os.W_OK) else "/dev/fuse is not there, or not for this user"
+
+
+def kernel_overlays() -> bool:
+    """Whether the kernel is of an age to give overlays to user namespaces (5.11). What else refuses them is found by doing."""
+    try:
+        major, minor = (int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    except ValueError:
+        return True
+    return (major, minor) >= (5, 11)
 
 
 def on_overlay(place: Path) -> bool:
@@ -225,4 +251,8 @@ def make(
         import shutil
 
         return NamespaceSandbox(rung, flavour_of(rung), limits, shutil.which(rung) or rung, process)
+    if rung == "userns-fuse":
+        import shutil
+
+        return NamespaceSandbox(rung, flavour_of(rung), limits, process=process, fuse=shutil.which(FUSE) or FUSE)
     return NamespaceSandbox(rung, flavour_of(rung), limits, process=process)

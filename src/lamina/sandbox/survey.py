@@ -25,6 +25,7 @@ print("; ".join(problems))
 _DETAILS = {
     "root": "namespaces, overlay with trusted attributes",
     "userns": "user namespace with a range of ids",
+    "userns-fuse": "user namespace with a range of ids, overlays by fuse-overlayfs: slower, for kernels that give none",
     "userns-single": "user namespace with a single id: the layers carry true owners; a RUN itself sees root only",
     "chroot": "no isolation: a RUN sees this machine's processes and network; /proc is missing",
     "proot": "no isolation, slow; owners that a RUN sets are lost",
@@ -56,6 +57,9 @@ def _finding(rung: str, place: Path) -> Finding:
         remedy = "install proot (Debian: proot), where nothing stronger works"
     if rung == "root" and os.geteuid():
         remedy = "not needed: a user namespace does as well"
+    if rung == "userns-fuse":
+        why = why or userns.why_no_range()
+        remedy = "install fuse-overlayfs, where the kernel gives no overlay to a user namespace; /dev/fuse must be open to the user"
     if rung == "userns":
         why = userns.why_no_range()
         remedy = "install uidmap and give the user a range: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME"
@@ -67,7 +71,7 @@ def _finding(rung: str, place: Path) -> Finding:
         return Finding(
             rung, False, f"{place} lies on a container's own disk, where no overlay can be made", "put the store on a volume: --root"
         )
-    return _tried(rung, _DETAILS[rung], _namespace_remedy() if rung.startswith("userns") else remedy, place)
+    return _tried(rung, _DETAILS[rung], _namespace_remedy() if rung in ("userns", "userns-single") else remedy, place)
 
 
 def _tried(rung: str, detail: str, remedy: str, place: Path) -> Finding:

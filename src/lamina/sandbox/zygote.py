@@ -43,9 +43,11 @@ class Zygote:
         single: bool = False,
         limits: Limits | None = None,
         oci: str | None = None,
+        fuse: str | None = None,
         process: ZygoteProcess | None = None,
     ) -> None:
-        """`process` is ended by `close`."""
+        """`process` is ended by `close`. `fuse`: the program that makes overlays in the kernel's place."""
+        self._fuse = fuse
         self._oci = oci
         self._limits = limits
         self._userxattr = userxattr
@@ -116,7 +118,7 @@ class Zygote:
         )
 
     def _more(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"shared_pids": self._shared_pids, "oci": self._oci}
+        found: dict[str, Any] = {"shared_pids": self._shared_pids, "oci": self._oci, "fuse": self._fuse}
         if self._limits is not None:
             found["limits"] = {"memory": self._limits.memory, "cpus": self._limits.cpus, "pids": self._limits.pids}
         return found
@@ -129,7 +131,7 @@ class Zygote:
 
     def _kind(self, spec: SandboxSpec, plain: Plain | None) -> bytes:
         """Whether a helper that has made the usual namespaces already can take this run (child.py, Spare)."""
-        special = plain or self._single or self._shared_pids or self._oci or self._limits or spec.memory or spec.pids
+        special = plain or self._single or self._shared_pids or self._oci or self._fuse or self._limits or spec.memory or spec.pids
         return b"R" if special or spec.network != "host" else b"S"
 
     def _send(self, kind: bytes, descriptors: list[int]) -> None:

@@ -27,6 +27,14 @@ def why_not() -> str | None:
     return None
 
 
+def has_fuse() -> bool:
+    """Whether that user may open /dev/fuse."""
+    try:
+        return os.stat("/dev/fuse").st_mode & 0o006 == 0o006
+    except OSError:
+        return False
+
+
 def make_user(*, subordinate: bool = True) -> None:
     """Idempotent, also for several processes at once. With a range of 65,536 ids where newuidmap is there."""
     with open("/etc/passwd", "rb") as one_at_a_time:  # useradd itself does not wait for another one

@@ -32,20 +32,19 @@ READONLY = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"]
 DEVICES = ["null", "zero", "full", "random", "urandom", "tty"]
 
 
-def build(spec, made):
-    """After this the process is inside the image's root. `made`: host file that lists what had to be made in the upper."""
-    kernel.unshare(kernel.CLONE_NEWNS)
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_SLAVE)
+def build(spec, made, prepared=None):
+    """After this the process is inside the image's root. `made`: host file that lists what had to be made in the upper. `prepared`: the injected
+    files, where `prepare_by_fuse` has mounted already what we have a copy of."""
+    own_mounts()
     scratch = spec["scratch"]
-    root, injected = (os.path.join(scratch, name) for name in ("m", "inject"))
-    for folder in (root, injected):
-        os.makedirs(folder, exist_ok=True)
+    root = os.path.join(scratch, "m")
     if not spec["shared_pids"]:
         new_proc()  # before the overlay: its work folder serves for one mount only
-    kernel.mount("tmpfs", injected, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "mode=0700")
-    files = inject(spec, injected)
-    stub = find_stub(spec, os.path.join(scratch, "stub"), files)
-    kernel.overlay(root, [*spec["lowers"], stub], spec["upper"], spec["work"], spec["userxattr"])
+    if prepared is None:
+        files, stub = prepare(spec)
+        kernel.overlay(root, [*spec["lowers"], stub], spec["upper"], spec["work"], spec["userxattr"])
+    else:
+        files = prepared
     place = Places(root, spec["upper"])
     if spec["network"] == "none" and not spec.get("network_of"):
         bring_lo_up()
@@ -68,6 +67,41 @@ def build(spec, made):
     place.close()
     enter()
     mask(spec)
+
+
+def own_mounts():
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_SLAVE)
+
+
+def prepare(spec):
+    """(injected files with their targets, the stub); the root's mount point is made."""
+    scratch = spec["scratch"]
+    injected = os.path.join(scratch, "inject")
+    for folder in (os.path.join(scratch, "m"), injected):
+        os.makedirs(folder, exist_ok=True)
+    kernel.mount("tmpfs", injected, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "mode=0700")
+    files = inject(spec, injected)
+    return files, find_stub(spec, os.path.join(scratch, "stub"), files)
+
+
+def prepare_by_fuse(spec, mounts):
+    """In the helper, before any other namespace is made: its mount namespace gets all overlays of the run. -> the injected files."""
+    own_mounts()
+    scratch = spec["scratch"]
+    files, stub = prepare(spec)
+    mounts.add(os.path.join(scratch, "m"), [*spec["lowers"], stub], spec["upper"], spec["work"])
+    for number, item in enumerate(spec["submounts"]):
+        mounted, empty = submount_folders(os.path.join(scratch, "sub%d" % number))
+        mounts.add(mounted, [*item["lowers"], empty], item["upper"], item["work"])
+    return files
+
+
+def submount_folders(scratch):
+    mounted, empty = scratch + ".m", scratch + ".empty"
+    os.makedirs(mounted, exist_ok=True)
+    os.makedirs(empty, exist_ok=True)
+    return mounted, empty
 
 
 def new_proc():
@@ -334,10 +368,9 @@ def bind(place, source, target, readonly, below=""):
 
 def submount(place, spec, item, scratch):
     """An overlay of its own, a part of which is shown at a target."""
-    mounted, empty = scratch + ".m", scratch + ".empty"
-    os.makedirs(mounted, exist_ok=True)
-    os.makedirs(empty, exist_ok=True)
-    kernel.overlay(mounted, [*item["lowers"], empty], item["upper"], item["work"], spec["userxattr"])
+    mounted, empty = submount_folders(scratch)
+    if not spec.get("fuse"):
+        kernel.overlay(mounted, [*item["lowers"], empty], item["upper"], item["work"], spec["userxattr"])
     root = os.open(mounted, os.O_PATH | os.O_DIRECTORY)
     try:
         selected = kernel.open_in_root(root, item["selector"], os.O_PATH)
