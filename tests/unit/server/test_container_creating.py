@@ -89,6 +89,15 @@ def test_a_bind_s_missing_folder_is_made_as_docker_does(tmp_path: Path) -> None:
     assert (tmp_path / "new").is_dir()
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "file/below"])
+def test_a_folder_that_cannot_be_made_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadRequest, match="invalid volume specification"):
+        mounts({}, {"Binds": [f"{tmp_path}/{name}:/m"]}, Rules(), lambda name: name)
+    with pytest.raises(BadRequest, match="does not exist"):
+        mounts({}, {"Mounts": [{"Type": "bind", "Source": f"{tmp_path}/{name}", "Target": "/m"}]}, Rules(), lambda name: name)
+
+
 def test_binds_stay_below_the_allowed_folders_also_through_links(tmp_path: Path) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()

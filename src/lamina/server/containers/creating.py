@@ -262,7 +262,11 @@ def _bind(text: str, rules: Rules, volume: Callable[[str], str]) -> MountPoint:
     if not parts[0].startswith("/"):
         return MountPoint("volume", parts[1], name=volume(parts[0]), readonly=readonly)
     source = allowed(parts[0], rules)
-    source.mkdir(parents=True, exist_ok=True) if not source.exists() else None
+    try:
+        if not source.exists():
+            source.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # longer than a name may be, below a file, on a disk that is full
+        raise BadRequest(f"invalid volume specification: {parts[0]!r}: {error.strerror}") from None
     return MountPoint("bind", parts[1], str(source), readonly=readonly, root=rules.root_of(source))
 
 
@@ -270,7 +274,7 @@ def _mount(item: Mapping[str, Any], rules: Rules, volume: Callable[[str], str]) 
     kind, target, readonly = item.get("Type", "volume"), str(item.get("Target", "")), bool(item.get("ReadOnly"))
     if kind == "bind":
         source = allowed(str(item.get("Source", "")), rules)
-        if not source.exists():
+        if not os.path.exists(source):
             raise BadRequest(f'invalid mount config for type "bind": bind source path does not exist: {source}')
         return MountPoint("bind", target, str(source), readonly=readonly, root=rules.root_of(source))
     if kind == "volume":
