@@ -292,3 +292,21 @@ def test_the_gateway_has_one_hardware_address_for_good(daemon: Daemon) -> None:
     code, text = ask(daemon, f"nslookup {gateway} {gateway} > /dev/null; grep '^{gateway} ' /proc/net/arp", network="front")
     assert code == 0
     assert text.split()[3] == "02:42:" + ":".join(f"{int(part):02x}" for part in gateway.split("."))
+
+
+def test_networks_and_volumes_tell_of_containers(daemon: Daemon) -> None:
+    document(daemon, "POST", "/networks/create", {"Name": "told"}, 201)
+    identifier = create(daemon, "true", network="told", Binds=["kept:/data:ro"])
+    call(daemon, "POST", f"/containers/{identifier}/start")
+    stream(daemon, "POST", f"/containers/{identifier}/wait")
+    document(daemon, "DELETE", f"/containers/{identifier}")
+    found = [event for event in daemon.events.past() if event.attributes.get("container") == identifier or event.id == identifier]
+    assert [(event.type, event.action) for event in found] == [
+        ("container", "create"), ("network", "connect"), ("volume", "mount"), ("container", "start"), ("container", "die"),
+        ("network", "disconnect"), ("volume", "unmount"), ("container", "destroy"),
+    ]  # fmt: skip
+    network = document(daemon, "GET", "/networks/told")["Id"]
+    assert (found[1].id, dict(found[1].attributes)) == (network, {"container": identifier, "name": "told", "type": "bridge"})
+    assert (found[2].id, found[2].attributes["destination"], found[2].attributes["read/write"]) == ("kept", "/data", "false")
+    document(daemon, "DELETE", "/networks/told")
+    assert [event.action for event in daemon.events.past() if event.id == network] == ["create", "connect", "disconnect", "destroy"]

@@ -89,6 +89,8 @@ def _start(daemon: Daemon, container: Container) -> None:
     if tty and stdin is not None:
         _thread(_type, stdin, process.terminal)
     container.save()
+    _tell_of_networks(daemon, container, "connect")
+    _tell_of_volumes(daemon, container, "mount")
     daemon.events.emit("container", "start", container.id, container.attributes())
     daemon.ports.open(container)
     container.notify()
@@ -116,6 +118,22 @@ def _begin(
     os.close(out_read)
     os.close(err_read)
     return process, ((STDOUT, os.dup(process.terminal)),)
+
+
+def _tell_of_networks(daemon: Daemon, container: Container, action: str) -> None:
+    for name in container.record.networks:
+        network = daemon.networks.named(name)
+        if network is not None:
+            daemon.events.emit("network", action, network.id, {"container": container.id, "name": name, "type": network.driver})
+
+
+def _tell_of_volumes(daemon: Daemon, container: Container, action: str) -> None:
+    for mount in container.record.mounts:
+        if mount.type == "volume":
+            found = {"container": container.id, "driver": "local"}
+            if action == "mount":
+                found |= {"destination": mount.target, "propagation": "", "read/write": "false" if mount.readonly else "true"}
+            daemon.events.emit("volume", action, mount.name, found)
 
 
 def go_on(daemon: Daemon, container: Container) -> None:
@@ -250,6 +268,8 @@ def _supervise(daemon: Daemon, container: Container, process: Process, pumps: li
         keeping.ended(daemon, container)
         container.log.close()
         daemon.events.emit("container", "die", container.id, {**container.attributes(), "exitCode": str(ended.exit_code)})
+        _tell_of_networks(daemon, container, "disconnect")
+        _tell_of_volumes(daemon, container, "unmount")
         container.notify()
     daemon.execs.forget(container)
     if removing:
