@@ -84,6 +84,13 @@ def test_binds_volumes_and_tmpfs(tmp_path: Path) -> None:
     assert made == ["named", ""]
 
 
+def test_a_part_of_a_volume_is_refused_and_not_the_whole_mounted() -> None:
+    mount = {"Type": "volume", "Source": "v", "Target": "/m", "VolumeOptions": {"Subpath": "part"}}
+    with pytest.raises(BadRequest, match="volume-subpath"):
+        mounts({}, {"Mounts": [mount]}, Rules(), lambda name: name)
+    assert mounts({}, {"Mounts": [{**mount, "VolumeOptions": {"Subpath": ""}}]}, Rules(), lambda name: name)
+
+
 def test_a_bind_s_missing_folder_is_made_as_docker_does(tmp_path: Path) -> None:
     mounts({}, {"Binds": [f"{tmp_path}/new:/m"]}, Rules(), lambda name: name)
     assert (tmp_path / "new").is_dir()
@@ -132,7 +139,8 @@ def test_durations(seconds: int, text: str) -> None:
     [
         {"Env": 5}, {"Env": [5]}, {"Labels": []}, {"Cmd": {}}, {"Volumes": "/"}, {"HostConfig": []}, {"HostConfig": {"Binds": [None]}},
         {"HostConfig": {"RestartPolicy": "always"}}, {"HostConfig": {"Memory": "1g"}}, {"HostConfig": {"Ulimits": [{}]}}, {"StopTimeout": "x"},
-        {"NetworkingConfig": {"EndpointsConfig": [1]}},
+        {"NetworkingConfig": {"EndpointsConfig": [1]}}, {"Healthcheck": {"StartInterval": "1s"}},
+        {"HostConfig": {"Mounts": [{"VolumeOptions": {"Subpath": 5}}]}},
     ],
 )  # fmt: skip
 def test_a_field_of_another_type_is_refused_at_the_door(body: dict[str, object]) -> None:

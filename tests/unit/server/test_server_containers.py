@@ -274,3 +274,36 @@ def test_a_published_port_leads_inside(daemon: Daemon) -> None:
         with socket.create_connection(("127.0.0.1", int(port)), 90) as connection:
             received = connection.recv(64)
     assert received == b"hello\n"
+
+
+def test_what_later_apis_ask_for_and_is_not_kept_is_a_warning(daemon: Daemon, tmp_path: Path) -> None:
+    def warned(**more: Any) -> list[str]:
+        found: list[str] = document(daemon, "POST", "/v1.44/containers/create", {"Image": "busybox", "Cmd": ["true"], **more}, 201)[
+            "Warnings"
+        ]
+        return [text.partition(" is not kept")[0] for text in found]
+
+    address = "02:42:ac:11:00:99"
+    assert warned(MacAddress=address) == ["the MAC address"]
+    assert warned(NetworkingConfig={"EndpointsConfig": {"bridge": {"MacAddress": address}}}) == ["the MAC address"]
+    assert warned(NetworkingConfig={"EndpointsConfig": {"bridge": {"MacAddress": ""}}}) == []
+    mount = {"Type": "bind", "Source": str(tmp_path), "Target": "/m", "ReadOnly": True, "BindOptions": {"ReadOnlyForceRecursive": True}}
+    assert warned(HostConfig={"Mounts": [mount]}) == ["bind-recursive"]
+    assert warned(HostConfig={"Mounts": [{**mount, "BindOptions": {"Propagation": "rprivate"}}]}) == []
+
+
+def test_while_it_starts_health_is_asked_for_more_often(daemon: Daemon) -> None:
+    second = 10**9
+    check = {"Test": ["CMD", "true"], "Interval": 3600 * second, "StartInterval": second // 20, "StartPeriod": 3000 * second}
+    identifier = create(daemon, "sleep", "1000", Healthcheck=check)
+    assert status(call(daemon, "POST", f"/containers/{identifier}/start")) == 204
+    container = daemon.containers.find(identifier)
+    pause = threading.Event()
+    for _ in range(6000):  # a minute: without StartInterval it were an hour
+        if container.health is not None and container.health["Status"] == "healthy":
+            break
+        pause.wait(0.01)
+    else:
+        raise AssertionError(container.health)
+    assert document(daemon, "GET", f"/containers/{identifier}/json")["Config"]["Healthcheck"] == check
+    assert status(call(daemon, "POST", f"/containers/{identifier}/kill")) == 204

@@ -279,6 +279,8 @@ def _mount(item: Mapping[str, Any], rules: Rules, volume: Callable[[str], str]) 
         return MountPoint("bind", target, str(source), readonly=readonly, root=rules.root_of(source))
     if kind == "volume":
         name = str(item.get("Source") or "")
+        if (item.get("VolumeOptions") or {}).get("Subpath"):  # since API 1.45: the whole volume in its place would be a mistake nobody sees
+            raise BadRequest("a part of a volume (volume-subpath) cannot be mounted by this engine")
         return MountPoint("volume", target, name=volume(name), readonly=readonly, anonymous=not name)
     if kind == "tmpfs":
         options = item.get("TmpfsOptions") or {}

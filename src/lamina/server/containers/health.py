@@ -22,13 +22,16 @@ def watch(daemon: Daemon, container: Container, run: int) -> None:
     timeout = (check.get("Timeout") or 30 * 10**9) / 10**9
     retries = int(check.get("Retries") or 3)
     grace = (check.get("StartPeriod") or 0) / 10**9
+    at_first = (check.get("StartInterval") or 0) / 10**9  # since API 1.44
     test = list(check["Test"])
     shell = container.record.config.get("Shell") or ["/bin/sh", "-c"]
     argv = test[1:] if test[0] == "CMD" else [*shell, *test[1:]]
     began = daemon.now()
     while True:
         with container.changed:
-            if container.changed.wait_for(lambda: container.ended >= run or container.removed, interval):
+            starting = container.health is not None and container.health["Status"] == "starting" and daemon.now() - began < grace
+            pause = at_first if at_first and starting else interval
+            if container.changed.wait_for(lambda: container.ended >= run or container.removed, pause):
                 return
         started = daemon.now()
         try:

@@ -33,11 +33,17 @@ class _Tmpfs(msgspec.Struct):
     Mode: int | None = None
 
 
+class _VolumeOptions(msgspec.Struct):
+    Subpath: str | None = None
+
+
 class _Mount(msgspec.Struct):
     Type: str = "volume"
     Source: str | None = None
     Target: str = ""
     TmpfsOptions: _Tmpfs | None = None
+    VolumeOptions: _VolumeOptions | None = None
+    BindOptions: dict[str, Any] | None = None
 
 
 class _Binding(msgspec.Struct):
@@ -83,6 +89,7 @@ class _Health(msgspec.Struct):
     Timeout: int | None = None
     Retries: int | None = None
     StartPeriod: int | None = None
+    StartInterval: int | None = None
 
 
 class _Networking(msgspec.Struct):

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lamina.sandbox import groups
@@ -36,7 +36,20 @@ def create(daemon: Daemon, request: Request) -> Reply:
         image = find_image(store, name)
         config = json.loads(store.blobs.read(image.id)).get("config") or {}
     container, warnings = daemon.containers.create(image, name, config, body, request.query.get("name"))
-    return answer({"Id": container.id, "Warnings": warnings}, 201)
+    return answer({"Id": container.id, "Warnings": [*warnings, *_not_kept(body)]}, 201)
+
+
+def _not_kept(body: Mapping[str, Any]) -> list[str]:
+    """Warnings about what later APIs ask for and this engine does not do. Addresses stand in the container's settings, and from API 1.44 on in its networks'."""
+    ends = (body.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+    found = []
+    if body.get("MacAddress") or any((each or {}).get("MacAddress") for each in ends.values()):
+        found.append("the MAC address is not kept: it follows from the container's IP address")
+    mounts = (body.get("HostConfig") or {}).get("Mounts") or ()
+    options = [mount.get("BindOptions") or {} for mount in mounts]
+    if any(each.get("ReadOnlyForceRecursive") or each.get("ReadOnlyNonRecursive") or each.get("NonRecursive") for each in options):
+        found.append("bind-recursive is not kept: mounts below a bound folder are taken along as they are")
+    return found
 
 
 def summary(daemon: Daemon, container: Container) -> dict[str, Any]:
