@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +41,7 @@ class LayerKeeper:
         self._store = store
         self._fetch = fetch
         self._lock = threading.Lock()
-        self._here: set[LayerId] = set()  # were found; the store's lease keeps them, and each step of many names all those below it
+        self._here: dict[LayerId, Path] = {}  # were found; the store's lease keeps them, and each step of many names all those below it
         self.fetch_blobs: Callable[[Sequence[LayerRef]], None] | None = (
             None  # of layers that other machines built; set where a cache is shared
         )
@@ -55,15 +55,20 @@ class LayerKeeper:
         return self._store.flavour
 
     def all_present(self, layers: Sequence[LayerRef]) -> bool:
-        wanted = {layer.id for layer in layers} - self._here
-        found = self._store.layers.present(wanted) if wanted else {}
-        self._here |= found.keys()
-        return len(found) == len(wanted)
+        wanted = {layer.id for layer in layers}
+        return len(self._present(wanted)) == len(wanted)
+
+    def _present(self, layers: Collection[LayerId]) -> dict[LayerId, Path]:
+        """Those that are here, with their `diff` folders."""
+        unknown = [layer for layer in layers if layer not in self._here]
+        if unknown:
+            self._here |= self._store.layers.present(unknown)
+        return {layer: self._here[layer] for layer in layers if layer in self._here}
 
     def make_present(self, layers: Sequence[LayerRef], cancel: CancelToken) -> bool:
         """Fetch what is a base image's and not here; False when a layer built here is gone."""
         wanted = {layer.id: layer for layer in layers}
-        here = self._store.layers.present(wanted)
+        here = self._present(wanted)
         away = [layer for name, layer in wanted.items() if name not in here and name.startswith("diff:")]
         if away and self.fetch_blobs is not None:
             self.fetch_blobs([layer for layer in away if layer.blob is not None and self._store.blobs.missing([layer.blob])])
@@ -91,13 +96,13 @@ class LayerKeeper:
 
     def folders(self, layers: Sequence[LayerRef]) -> list[Path]:
         """Layer directories (each with `diff/` and maybe `extra`), bottom first. They must be present."""
-        paths = self._store.layers.present({layer.id for layer in layers})
+        paths = self._present({layer.id for layer in layers})
         return [paths[layer.id].parent for layer in layers]
 
     def lowers(self, filesystem: Filesystem) -> list[Path]:
         """The `diff` folders for an overlay, bottom first, each once: a layer that stands twice shows its upper place."""
         wanted = list(dict.fromkeys(layer.id for layer in reversed(filesystem.layers)))
-        paths = self._store.layers.present(wanted)
+        paths = self._present(wanted)
         return [paths[layer] for layer in reversed(wanted)]
 
     def view(self, layers: Sequence[LayerRef]) -> LayerView:
@@ -105,7 +110,7 @@ class LayerKeeper:
 
     def folder(self, layer: LayerRef) -> Path | None:
         """The layer's directory (`diff` and what lies beside it), None when it is not here."""
-        found = self._store.layers.path(layer.id)
+        found = self._present((layer.id,)).get(layer.id)
         return None if found is None else found.parent
 
     @contextmanager
