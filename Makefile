@@ -40,7 +40,7 @@ test-deps:
 test-ray:
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,ray]'
-	.venv-ray/bin/pytest -p no:cacheprovider tests/e2e/test_pipeline_clusters.py -k ray
+	.venv-ray/bin/pytest -p no:cacheprovider tests/e2e/test_pipeline_clusters.py tests/e2e/test_pipeline_on_clusters.py -k ray
 
 demo: venv
 	@bash demo/run.sh $(BIN)/lamina
