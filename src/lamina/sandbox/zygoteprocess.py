@@ -32,7 +32,6 @@ class ZygoteProcess:
                 ours.close()
                 raise
         self._control: socket.socket | None = ours
-        self._used = False
 
     def kill(self) -> None:
         """End it at once, as the machine might; what it runs dies with it. `end` is still to be called."""
@@ -42,7 +41,6 @@ class ZygoteProcess:
         """Begin a run with (stdout, stderr, run socket); `kind` is child.py's byte. OSError where the process is gone."""
         if self._control is None:
             raise BrokenPipeError(32, "it was ended")
-        self._used = True
         socket.send_fds(self._control, [kind], list(descriptors))
 
     def end(self) -> None:
@@ -51,6 +49,5 @@ class ZygoteProcess:
             return
         self._control.close()
         self._control = None
-        if not self._used:
-            self.kill()  # it may be starting still; nothing depends on it
+        self.kill()  # everything below it asked to die with it; by itself it would take its interpreter apart first
         self._process.wait()
