@@ -62,6 +62,7 @@ ROUTES = (
     Route("POST", "/containers/{name}/update", containers.update),
     Route("POST", "/containers/{name}/wait", containers.wait),
     Route("POST", "/containers/{name}/attach", containers.attach),
+    Route("GET", "/containers/{name}/attach/ws", containers.attach_websocket),
     Route("POST", "/containers/{name}/resize", containers.resize),
     Route("GET", "/containers/{name}/logs", containers.logs),
     Route("GET", "/containers/{name}/top", containers.top),

@@ -86,6 +86,7 @@ class AttachOptions(msgspec.Struct, frozen=True):
     stdout: bool = False
     stderr: bool = False
     detach_keys: bytes = b"\x10\x11"  # ctrl-p, ctrl-q
+    raw: bool = False  # without frames, though two streams come
 
     def has(self, stream: int) -> bool:
         return self.stdout if stream == STDOUT else self.stderr
@@ -109,7 +110,7 @@ def attach(container: Container, reader: Reader, options: AttachOptions, start: 
 
     def send(frame: Frame) -> None:
         if options.has(frame.stream) or container.tty:
-            duplex.write(frame.data if container.tty else framed(frame.stream, frame.data))
+            duplex.write(frame.data if container.tty or options.raw else framed(frame.stream, frame.data))
 
     if not options.stream:
         for frame in reader.frames(start):

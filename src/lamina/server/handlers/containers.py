@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -335,6 +336,36 @@ def _wait_for_files(container: Container) -> None:
 
 
 def attach(daemon: Daemon, request: Request, name: str) -> Reply:
+    container, talk = _attached(daemon, request, name)
+    return Hijack(talk, attaching.content_type(request.version, container.tty))
+
+
+def attach_websocket(daemon: Daemon, request: Request, name: str) -> Reply:
+    """The same over a websocket: messages carry the bytes, both outputs in one stream."""
+    from lamina.server.http.websocket import WebSocket, accepted
+
+    headers = accepted(request)
+    _, talk = _attached(daemon, request, name, raw=True)
+
+    def in_messages(duplex: Duplex) -> None:
+        socket = WebSocket(duplex)
+        if not request.query.flag("stdin"):
+            threading.Thread(target=_drain, args=(socket,), daemon=True).start()
+        try:
+            talk(socket)
+        finally:
+            socket.close()
+
+    return Hijack(in_messages, "", headers)
+
+
+def _drain(duplex: Duplex) -> None:
+    with contextlib.suppress(ClientGone):
+        while duplex.read():
+            pass
+
+
+def _attached(daemon: Daemon, request: Request, name: str, *, raw: bool = False) -> tuple[Container, Callable[[Duplex], None]]:
     container = daemon.containers.find(name)
     query = request.query
     options = AttachOptions(
@@ -344,6 +375,7 @@ def attach(daemon: Daemon, request: Request, name: str) -> Reply:
         stdout=query.flag("stdout"),
         stderr=query.flag("stderr"),
         detach_keys=attaching.detach_keys(query.get("detachKeys")),
+        raw=raw,
     )
     with container.changed:
         if container.state.status == "paused":
@@ -361,7 +393,7 @@ def attach(daemon: Daemon, request: Request, name: str) -> Reply:
         with contextlib.closing(reader):
             attaching.attach(container, reader, options, begin, run, duplex)
 
-    return Hijack(talk, attaching.content_type(request.version, container.tty))
+    return container, talk
 
 
 def logs(daemon: Daemon, request: Request, name: str) -> Reply:

@@ -284,7 +284,8 @@ class Connection:
         if self._gone.happened and not request.upgrade:
             self._gone = Gone()  # without the word "upgrade" an ended client side is a half-close too
         early, closed = self._http.trailing_data
-        head = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {reply.content_type}\r\nConnection: Upgrade\r\nUpgrade: {request.upgrade}\r\n\r\n"
+        more = "".join(f"{name}: {value}\r\n" for name, value in (("Content-Type", reply.content_type), *reply.headers) if value)
+        head = f"HTTP/1.1 101 UPGRADED\r\n{more}Connection: Upgrade\r\nUpgrade: {request.upgrade}\r\n\r\n"
         if not request.upgrade:
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {reply.content_type}\r\n\r\n"
         self._writer.write(head.encode("ascii"))

@@ -160,6 +160,7 @@ class Hijack(msgspec.Struct, frozen=True):
 
     talk: Callable[[Duplex], None]
     content_type: str = "application/vnd.docker.raw-stream"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Reply = Answer | Stream | Rows | Hijack
