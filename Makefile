@@ -45,8 +45,11 @@ test-ray:
 demo: venv
 	@bash demo/run.sh $(BIN)/lamina
 
+# lamina is measured as users have it: installed, without what development needs beside it.
 bench: venv
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m venv --clear .venv/plain
+	.venv/plain/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(BIN)/python bench/run.py --program .venv/plain/bin/lamina
 
 # What each of them measures: bench/README.md.
 bench-lookups: venv

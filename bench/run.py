@@ -163,12 +163,11 @@ def base_tar(folder: Path) -> Path:
 
 
 @contextmanager
-def peers(wanted: list[str], state: Path) -> Iterator[list[Peer]]:
+def peers(wanted: list[str], state: Path, program: str) -> Iterator[list[Peer]]:
     tar = base_tar(state)
     found: list[Peer] = []
     with ExitStack() as stack:
         if "lamina" in wanted:
-            program = str(Path(sys.executable).with_name("lamina"))
             environment = {"LAMINA_ROOT": str(state / "lamina")}
             subprocess.run(
                 [program, "import", str(tar), "bench-base:1"], env={**os.environ, **environment}, check=True, capture_output=True
@@ -222,6 +221,7 @@ def main() -> None:
     parser.add_argument("--peers", default="lamina,buildkit,classic,buildah")
     parser.add_argument("--state", default="/var/tmp", help="folder below which every peer keeps its state")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--program", type=os.path.abspath, default=str(Path(sys.executable).with_name("lamina")), help="the lamina that is measured")
     options = parser.parse_args()
     if not Path("/bin/busybox").exists():
         sys.exit("the bench needs /bin/busybox (Debian: busybox-static; make test-deps)")
@@ -231,7 +231,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, medians of {options.n} (of the slow cases of 3 or 2) in seconds\n"
     )
     try:
-        with peers(options.peers.split(","), state) as running:
+        with peers(options.peers.split(","), state, options.program) as running:
             names = [p.name for p in running]
             print(f"{'case':56}" + "".join(f"{n:>10}" for n in names) + "   lamina is")
             for case in CASES:
@@ -256,7 +256,7 @@ def main() -> None:
                 own = row.get("lamina")
                 ratios = ", ".join(f"{own / t:.2f} x {n}" for n, t in row.items() if own and n != "lamina")
                 print(f"{case.title:56}" + "".join(f"{row[n]:10.3f}" for n in names) + f"   {ratios}", flush=True)
-        program = str(Path(sys.executable).with_name("lamina"))
+        program = options.program
         used = []
         for _ in range(options.n):
             before = os.times()
