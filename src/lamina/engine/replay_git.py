@@ -177,6 +177,7 @@ class GitTree:
         self._rules_text = rules
         self._rules: dict[bytes, IgnoreFolder] = {} if ignore is None else {b"": ignore.root()}
         self._shown: dict[bytes, dict[bytes, Item]] = {}
+        self._visible: dict[bytes, bool] = {}  # an ignored folder -> whether anything below it is there
 
     def entry(self, path: bytes) -> Entry | None:
         found = self._lookup(path)
@@ -292,22 +293,29 @@ class GitTree:
         return shown
 
     def _any_visible(self, path: bytes, tree: str) -> bool:
-        """Whether anything below an ignored folder is there all the same."""
+        """Whether anything below an ignored folder is there all the same. What is found out of the folders on the way is kept: the next asks for them."""
+        known, nothing = self._visible, []
         todo = [(path, tree)]
         while todo:
-            path, tree = todo.pop()
-            rules = self._rules_of(path)
-            if rules.skip:
-                continue
-            items = self._repository.children(tree)
-            if any(rules.kept([_decoded(name) for name, item in items.items() if item.mode != _TREE])):
+            here, tree = todo.pop()
+            rules = self._rules_of(here)
+            found = known.get(here, False)
+            if not found and here not in known and not rules.skip:
+                items = self._repository.children(tree)
+                found = any(rules.kept([_decoded(name) for name, item in items.items() if item.mode != _TREE]))
+                for name, item in items.items() if not found else ():
+                    if item.mode == _TREE:
+                        below = self._rules[here + b"/" + name] = rules.directory(_decoded(name))
+                        found = found or not below.ignored
+                        todo.append((here + b"/" + name, item.oid))
+                nothing.append(here)
+            if found:
+                while here != path:
+                    known[here] = True
+                    here = here.rpartition(b"/")[0]
+                known[path] = True
                 return True
-            for name, item in items.items():
-                if item.mode == _TREE:
-                    below = self._rules[path + b"/" + name] = rules.directory(_decoded(name))
-                    if not below.ignored:
-                        return True
-                    todo.append((path + b"/" + name, item.oid))
+        known.update(dict.fromkeys(nothing, False))
         return False
 
     def _rules_of(self, path: bytes) -> IgnoreFolder:
