@@ -13,6 +13,7 @@ from lamina.testing.conformance import cache
 FOLDER = Path(os.environ.get("LAMINA_CONFORMANCE") or Path(__file__).parents[3] / "shared" / "conformance") / "cache"
 
 pytestmark = [
+    pytest.mark.xdist_group("cache scenarios"),  # all are built once for the file
     pytest.mark.slow,
     pytest.mark.root,
     pytest.mark.skipif(not (FOLDER / "scenarios.json").exists(), reason="the recorded scenarios are not here (LAMINA_CONFORMANCE)"),

@@ -207,7 +207,7 @@ def test_owners_devices_and_attributes_are_the_images(flavour: Flavour, tmp_path
 
 
 def test_deep_trees_and_many_layers_need_few_descriptors(tmp_path: Path) -> None:
-    deep = "/".join(["d"] * 300)
+    deep = "/".join(["d"] * 100)
     layers = stack(tmp_path, PLAIN, *([member(f"{deep}/{number}", b"")] for number in range(40)))
     gc.collect()  # what earlier tests left must not be closed in between
     before = len(os.listdir("/proc/self/fd"))
