@@ -19,6 +19,7 @@ from lamina.testing.engineserver import serving
 docker: Any = pytest.importorskip("docker", reason="docker-py is not installed (pip install docker)")
 
 pytestmark = [
+    pytest.mark.xdist_group("docker-py"),  # one engine for all
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="containers of this test run as root"),
     pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or ""),

@@ -17,6 +17,7 @@ from lamina.testing.engineserver import serving
 pytest.importorskip("testcontainers", reason="testcontainers is not installed (pip install testcontainers)")
 
 pytestmark = [
+    pytest.mark.xdist_group("testcontainers"),  # one engine for all
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="containers of this test run as root"),
     pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or ""),

@@ -17,6 +17,8 @@ import pytest
 from lamina.cli import unchanged
 from lamina.testing.project import Project
 
+pytestmark = pytest.mark.xdist_group("unchanged")  # the projects are made once
+
 DOCKERFILE = "FROM base:1\nARG V=1\nCOPY src /src\nRUN cat /src/a /src/deep/b > /out && sleep 0.2\nRUN echo $V > /v\n"
 
 
