@@ -36,7 +36,7 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[str]:
 def test_through_a_proxy_unless_it_is_exempt(lamina: Lamina, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The http cache went straight to its server, which a machine behind a proxy cannot reach."""
     monkeypatch.setenv("CACHE_TOKEN", "t0ken")
-    place = "http://cache.invalid,insecure=true,token-env=CACHE_TOKEN,timeout=5"
+    place = "http://cache.invalid,insecure=true,token-env=CACHE_TOKEN,timeout=60"
     with serving() as host, BreakingWay(host) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         said = lamina("build", "--progress=plain", "--cache-to", place, ".")
@@ -60,7 +60,7 @@ def test_with_a_private_authority(lamina: Lamina, app: Path, tmp_path: Path, mon
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*certificate(tmp_path))
     with serving(tls) as host:
-        place = f"https://{host},token-env=CACHE_TOKEN,timeout=5"
+        place = f"https://{host},token-env=CACHE_TOKEN,timeout=60"
         refused = lamina("build", "--progress=plain", "--cache-to", place, ".")
         assert refused.code == 0
         assert "certificate" in refused.err
