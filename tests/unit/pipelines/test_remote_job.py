@@ -75,7 +75,7 @@ def renewed(process: Process) -> Iterator[None]:
 
 def all_end(descriptors: list[int]) -> None:
     for number in descriptors:
-        assert select.select([number], [], [], 30)[0], "a process of the job is alive"
+        assert select.select([number], [], [], 120)[0], "a process of the job is alive"
         os.close(number)
 
 
