@@ -258,13 +258,40 @@ def test_another_version_on_the_worker_is_said(make: Make, monkeypatch: pytest.M
         make(TALKS).submit(job(), Said()).result()
 
 
-def test_a_cluster_that_is_gone_ends_what_waits(make: Make, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("transient", [False, True])
+def test_a_cluster_that_is_gone_ends_what_waits_and_not_what_runs(
+    make: Make, here: Here, monkeypatch: pytest.MonkeyPatch, transient: bool
+) -> None:
     def gone() -> list[Machine]:
-        raise ClusterError("gone")
+        raise ClusterError("gone", transient=transient)
 
-    monkeypatch.setattr(here, "machines", gone)
-    with pytest.raises(ClusterError, match="gone"):
-        make(TALKS).submit(job(), Said()).result()
+    said = Said()
+    cluster = make(STAYS)
+    first = cluster.submit(job(), said)
+    said.wait()
+    with monkeypatch.context() as patched:
+        patched.setattr(here, "machines", gone)
+        patched.setattr(cluster, "_lease", 0.2)  # of the one that waits: so long it is asked again
+        patched.setattr("lamina.pipelines.remote.dispatch.REFRESH", 0.05)
+        with pytest.raises(ClusterError, match="gone"):
+            cluster.submit(job(), Said()).result()
+    first.cancel()
+    with pytest.raises(JobStopped):
+        first.result()
+
+
+def test_a_cluster_that_does_not_answer_for_a_moment_is_asked_again(make: Make, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    seat = here.seat
+    times = iter(range(2))
+
+    def sometimes(machine: str, ticket: str, asked: Job, lease: float) -> Seat:
+        if next(times, None) is not None:
+            raise ClusterError("busy", transient=True)
+        return seat(machine, ticket, asked, lease)
+
+    monkeypatch.setattr(here, "seat", sometimes)
+    monkeypatch.setattr("lamina.pipelines.remote.dispatch.REFRESH", 0.05)
+    assert make(TALKS).submit(job(frame("result", b"well")), Said()).result() == b"well"
 
 
 def test_workers_that_come_later_are_used(make: Make, here: Here) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Protocol
@@ -93,6 +94,7 @@ class Dispatched:
             pulled.cancel()  # of one that is over it means nothing
 
     def _dispatch(self) -> None:
+        silent_since: float | None = None
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._due or self._closed, REFRESH if self._queue.waiting() else None)
@@ -103,22 +105,32 @@ class Dispatched:
                     continue
             try:
                 self._place()
-            except LaminaError as error:  # the cluster is gone
-                with self._change:
-                    jobs = [pulled for _, pulled in self._jobs.values()]
-                for pulled in jobs:
-                    pulled.fail(error)
+                silent_since = None
+            except LaminaError as error:
+                now = time.monotonic()
+                silent_since = now if silent_since is None else silent_since
+                if not error.transient or now - silent_since > self._lease:
+                    with self._change:
+                        jobs = [pulled for _, pulled in self._jobs.values()]
+                    for pulled in jobs:
+                        pulled.fail(error)
 
     def _place(self) -> None:
+        """LaminaError: the cluster does not answer; what waits still waits."""
         machines = self._workers.machines()
         with self._change:
             self._queue.machines(machines)
             begin = [(placed, *self._jobs[placed.ticket]) for placed in self._queue.place()]
+        failed: LaminaError | None = None
         for placed, job, pulled in begin:
             name = f"lamina-{uuid.uuid4().hex}"
             try:
                 seat = self._workers.seat(placed.machine, name, job, self._lease)
             except LaminaError as error:
-                pulled.fail(error)
+                failed = error
+                with self._change:
+                    self._queue.again(placed.ticket)
             else:
                 pulled.occupy(seat, name)
+        if failed is not None:
+            raise failed

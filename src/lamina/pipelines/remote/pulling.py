@@ -103,7 +103,10 @@ class Pulled:
         threading.Thread(target=self._work, args=(seat,), name=f"job {self._job.name}", daemon=True).start()
 
     def fail(self, error: BaseException) -> None:
-        """It will not begin."""
+        """It will not begin. Of one that has a seat it means nothing."""
+        with self._change:
+            if self._seat is not None:
+                return
         self._finish(error)
         self._over(False)
 
