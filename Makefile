@@ -20,7 +20,7 @@ check: venv
 	$(BIN)/ruff format --check src tests bench demo docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -n auto -m "not slow and not docker and not rootless" tests/unit tests/property tests/golden tests/conformance
+	$(BIN)/pytest -n auto --dist loadgroup -m "not slow and not docker and not rootless" tests/unit tests/property tests/golden tests/conformance
 
 test: venv
 	$(BIN)/ruff check src tests bench demo docs
