@@ -367,7 +367,7 @@ def test_a_keeper_that_does_not_answer_is_ended(root: Path, monkeypatch: pytest.
     os.kill(keeper_of(root, identifier).pid, signal.SIGSTOP)
     with daemon_at(root, keep=True) as daemon:
         assert state(daemon, identifier)["ExitCode"] == 137
-    assert kept.find(folder_of(root, identifier)) is None
+    until(lambda: kept.find(folder_of(root, identifier)) is None)
 
 
 def test_a_record_that_is_damaged_leaves_nothing_running(root: Path) -> None:

@@ -137,3 +137,61 @@ def test_a_reader_that_is_gone_or_stuck_holds_nobody_up(tmp_path: Path, monkeypa
 )  # fmt: skip
 def test_options_of_logs(config: dict[str, object], bounds: tuple[int, int]) -> None:
     assert log_bounds(config) == bounds
+
+
+def test_another_process_writes_and_tells(tmp_path: Path) -> None:
+    """As the helper of a kept container does: two logs over the same files."""
+    writer, ours = Log(tmp_path / "log", 60, 2), Log(tmp_path / "log", 60, 2)
+    reader = ours.reader(waited_for=True)
+    found: list[bytes] = []
+    number = begun = 0
+    for count in range(9):
+        if writer.size - begun >= 60:
+            ours.filled(number, writer.size - begun)  # the reader has come along: it may begin a file
+            number, begun = number + 1, writer.size
+        writer.append(STDOUT, b"%d" % count, count)
+        ours.grown(number, writer.size - begun)
+        found += [frame.data for frame in reader.frames(frame_after(found))]
+    assert found == [b"%d" % count for count in range(9)]
+    assert ours.size == writer.size
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"log.{number - 1}" if number > 1 else "log", f"log.{number}"]
+    reader.close()
+    writer.close()
+
+
+def frame_after(found: list[bytes]) -> int:
+    return 17 * len(found)  # a head of 16 bytes, and one
+
+
+def test_what_the_other_process_did_not_tell_is_found(tmp_path: Path) -> None:
+    writer, ours = Log(tmp_path / "log", 30, 3), Log(tmp_path / "log", 30, 3)
+    writer.append(STDOUT, b"one", 1)
+    ours.look_again()
+    assert ours.size == writer.size
+    writer.append(STDOUT, b"two", 2)
+    writer.append(STDOUT, b"three", 3)
+    ours.grown(0, (tmp_path / "log").stat().st_size)
+    ours.look_again()
+    reader = ours.reader()
+    assert [frame.data for frame in reader.frames(0)] == [b"one", b"two", b"three"]
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 15, 16, 18])
+def test_a_frame_that_was_cut_off_goes(tmp_path: Path, cut: int) -> None:
+    log = Log(tmp_path / "log")
+    for text in (b"one", b"two"):
+        log.append(STDOUT, text, 1)
+    log.close()
+    whole = log.size
+    with open(tmp_path / "log", "ab") as file:
+        file.write((b"\1\0\0\0\0\0\0\5" + bytes(8) + b"three")[:cut])
+    mended = Log(tmp_path / "log")
+    mended.mend()
+    assert mended.size == whole
+    mended.append(STDERR, b"four", 2)
+    reader = mended.reader()
+    assert [frame.data for frame in reader.frames(0)] == [b"one", b"two", b"four"]
+    reader.close()
+    mended.close()

@@ -8,7 +8,7 @@ import pytest
 
 from lamina.layer.flavour import Flavour
 from lamina.store.layout import Layout
-from lamina.store.leases import Lease, dead, live, standstill
+from lamina.store.leases import Lease, dead, forget, hand_over, live, standstill
 from lamina.store.local import LocalStore
 
 
@@ -80,3 +80,21 @@ def test_names_are_fresh_and_begin_with_the_lease(layout: Layout) -> None:
     assert len(names) == 10
     assert {name.partition(".")[0] for name in names} == {lease.id}
     lease.close()
+
+
+def test_a_lease_that_is_handed_over_lives_as_long_as_its_descriptor(layout: Layout) -> None:
+    identifier, descriptor = hand_over(layout, ["one"])
+    other = os.dup(descriptor)
+    os.close(descriptor)
+    assert live(layout) == {identifier: {"one"}}
+    os.close(other)
+    assert live(layout) == {}
+    with dead(layout) as found:
+        assert found == {identifier: {"one"}}
+    identifier, descriptor = hand_over(layout, ["two"])
+    forget(layout, identifier)
+    forget(layout, identifier)
+    forget(layout, "../state.db")
+    os.close(descriptor)
+    assert os.listdir(layout.leases) == []
+    assert layout.database.exists()
