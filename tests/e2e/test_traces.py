@@ -165,6 +165,35 @@ def test_a_build_of_buildx_belongs_to_its_trace(tmp_path: Path) -> None:
     assert span["parentSpanId"] not in ("", "b7ad6b7169203331")  # buildx's own span is between
 
 
+@pytest.mark.docker
+@pytest.mark.skipif(buildx.buildx() is None, reason="docker-buildx is not here (make test-deps)")
+def test_spans_of_buildx_are_passed_on(tmp_path: Path) -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "Dockerfile").write_text("FROM scratch\nWORKDIR /a\n")
+    parents: set[bytes] = set()
+    theirs: set[bytes] = set()
+    with collecting() as collector:
+        environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint), ("OTEL_SERVICE_NAME", "engine")]
+        with serving(tmp_path / "root", environment=environment) as host:
+            code, said = buildx.Client("remote", host, tmp_path / "home").build(tmp_path / "context")
+            assert code == 0, said
+            for number in range(100):
+                assert collector.came.acquire(timeout=90), (parents, theirs)
+                for resource in ExportTraceServiceRequest.FromString(collector.got[number][2]).resource_spans:
+                    own = any(each.key == "service.name" and each.value.string_value == "engine" for each in resource.resource.attributes)
+                    for span in (span for scope in resource.scope_spans for span in scope.spans):
+                        if not own:
+                            theirs.add(span.span_id)
+                        elif span.name == "build":
+                            parents.add(span.parent_span_id)
+                if parents and parents <= theirs:
+                    break
+    assert len(parents) == 1
+    assert parents <= theirs
+
+
 @pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or "")
 def test_a_run_of_a_pipeline_is_one_trace(tmp_path: Path, seeded_store: Path) -> None:
     shutil.copytree(seeded_store, tmp_path / "store", symlinks=True)

@@ -182,6 +182,11 @@ class Journal:
             found = self._running.get(identifier) or self._ended.get(identifier)
         return None if found is None else found.snapshot()
 
+    def pass_on(self, spans: bytes) -> None:
+        """Spans of a client's own (OTLP's protobuf), for the collector of this engine, if there is one."""
+        if self._tracer is not None:
+            self._tracer.pass_on(spans)
+
     @contextlib.contextmanager
     def entry(self, title: str, client: str) -> Iterator[Running]:
         """A build from here to the end of the block; whoever builds says by `Running.end` how it ended."""

@@ -70,8 +70,16 @@ class Tracer(msgspec.Struct, frozen=True):
     def send(self, spans: Iterable[Span]) -> None:
         """Never raises."""
         encode = as_json if self.asked.protocol == "http/json" else as_protobuf
+        self._post(encode(self.asked.resource, spans))
+
+    def pass_on(self, request: bytes) -> None:
+        """Somebody else's spans, an ExportTraceServiceRequest: in protobuf the collector takes it as it is, in JSON nobody makes it anew. Never raises."""
+        if self.asked.protocol == "http/protobuf":
+            self._post(request)
+
+    def _post(self, body: bytes) -> None:
         try:
-            send(self.asked, encode(self.asked.resource, spans), self.warn, wait=self.wait)
+            send(self.asked, body, self.warn, wait=self.wait)
         except Exception as error:  # a machine out of threads, a bug of ours: the build is more than its trace
             self.warn(f"the trace was not sent: {type(error).__name__}")
 

@@ -42,6 +42,10 @@ def methods(daemon: Daemon) -> dict[str, Method]:
         call.request(m.Nothing)
         call.send(m.HealthResponse(1))
 
+    def traces(call: ServerCall) -> None:
+        daemon.journal.pass_on(call.raw())
+        call.send(m.Nothing())
+
     def nothing(call: ServerCall) -> None:
         call.request(m.Nothing)
 
@@ -60,6 +64,7 @@ def methods(daemon: Daemon) -> dict[str, Method]:
         _SERVICE + "DiskUsage": lambda call: call.send(m.DiskUsageResponse(disk_usage(daemon, call.request(m.DiskUsageRequest).filter))),
         _SERVICE + "Prune": lambda call: _each(call, prune(daemon, call.request(m.PruneRequest))),
         "/grpc.health.v1.Health/Check": healthy,
+        "/opentelemetry.proto.collector.trace.v1.TraceService/Export": traces,
         **gateway.methods(daemon, worker),
     }
 

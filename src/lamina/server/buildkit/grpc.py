@@ -194,6 +194,13 @@ class ServerCall:
         data = self._messages.next()
         return None if data is None else decode(kind, data)
 
+    def raw(self) -> bytes:
+        """The one message of a call, as it came."""
+        found = self._messages.next()
+        if found is None:
+            raise RpcError(INVALID, "a call without its message")
+        return found
+
     def request(self, kind: type[M]) -> M:
         """The one message of a call that has one."""
         found = self.receive(kind)
