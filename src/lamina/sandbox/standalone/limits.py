@@ -113,7 +113,7 @@ class Group:
 
     def _remove(self):
         for folder in self.folders:
-            for _ in range(100):
+            for _ in range(500):
                 try:
                     remove(folder)
                     break
