@@ -83,6 +83,9 @@ def _step(order: Order, settings: Settings, engine: Engine, services: DockerServ
     (record / "logs").mkdir(parents=True, mode=0o700)
     project = Project(settings.root, "")
     project.folder = settings.root / "pipelines" / order.project
+    project.folder.mkdir(parents=True, exist_ok=True)
+    if not (project.folder / "title").exists():
+        (project.folder / "title").write_text(order.title, errors="surrogateescape")
     sandbox = rungs.make(engine.rung, (), engine.store.scratch() / "roots")
     artifacts = ArtifactStore(record / "artifacts")
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="lamina-step")

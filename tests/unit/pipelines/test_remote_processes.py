@@ -116,8 +116,9 @@ def test_cancel_ends_a_job_with_all_its_children() -> None:
     run.cancel()
     run.cancel()
     for one in (run, waiting):
-        with pytest.raises(JobStopped):
+        with pytest.raises(JobStopped) as stopped:
             one.result()
+        assert stopped.value.exit_code == 130
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
     made.close()
