@@ -96,11 +96,14 @@ def test_folders_of_an_engine_that_was_killed_go(tmp_path: Path) -> None:
 def test_many_builds_of_one_folder_at_a_time(tmp_path: Path) -> None:
     folders = KeptFolders(tmp_path / "contexts")
     failed: list[BaseException] = []
+    together = threading.Barrier(8, timeout=90)
 
     def use() -> None:
         try:
-            for _ in range(20):
+            for turn in range(20):
                 with folders.borrow("a") as place:
+                    if turn == 0:
+                        together.wait()  # all have one: seven of them another folder
                     (place / "files" / "one" / "two").mkdir(parents=True, exist_ok=True)
                     (place / "incoming" / "x").mkdir(parents=True, exist_ok=True)
         except BaseException as error:
@@ -110,7 +113,7 @@ def test_many_builds_of_one_folder_at_a_time(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(90)
     assert failed == []
     assert len(folders.sizes()) == 1
     assert not list((tmp_path / "contexts" / "going").iterdir())
