@@ -24,7 +24,7 @@ from lamina.cli.commands.pipeline_run import docker_cli
 from lamina.testing import bases
 from lamina.testing.project import Project
 from lamina.testing.registry import docker_registry
-from lamina.testing.registryauth import PASSWORD, USER, htpasswd
+from lamina.testing.registryauth import PASSWORD, USER, authority, certificate, htpasswd
 
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="image: host needs the rung root; the ordinary user has a test of his own")]
 
@@ -404,11 +404,13 @@ def test_what_cannot_be_is_one_line_before_anything_starts(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 @pytest.mark.skipif(not shutil.which("docker-registry"), reason="docker-registry is not installed")
 @pytest.mark.skipif(bases.why_not() is not None, reason=bases.why_not() or "")
 def test_a_registry_with_a_password_is_the_shared_place_and_has_the_images(project: Project, gate: socket.socket, tmp_path: Path) -> None:
-    """The login is known where the run is, and travels: its file is gone when the second step begins."""
-    with docker_registry(tmp_path, auth=htpasswd(tmp_path)) as host:
+    """Login and authority are known where the run is, and travel: their files are gone when the second step begins."""
+    ca = authority(tmp_path)
+    with docker_registry(tmp_path, auth=htpasswd(tmp_path), tls=certificate(tmp_path)) as host:
         logins = tmp_path / "logins"
         project.environment["DOCKER_CONFIG"] = str(logins)
         bases.busybox_tar(tmp_path / "base.tar")
@@ -416,7 +418,7 @@ def test_a_registry_with_a_password_is_the_shared_place_and_has_the_images(proje
         packed = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         (logins / "config.json").write_text(json.dumps({"auths": {host: {"auth": packed}}}))
         assert project.run("import", str(tmp_path / "base.tar"), f"{host}/box:1").returncode == 0
-        assert project.run("push", f"{host}/box:1").returncode == 0
+        assert project.run("push", "--registry-ca", str(ca), f"{host}/box:1").returncode == 0
         write(project, f"""
             pipelines:
               default:
@@ -424,9 +426,11 @@ def test_a_registry_with_a_password_is_the_shared_place_and_has_the_images(proje
                 - step: {{image: "{host}/box:1", script: [cat d/e README]}}
         """)  # fmt: skip
         more = {"DOCKER_CONFIG": str(logins), "LAMINA_SHARED": f"oci://{host}/shared"}
-        with begun(project, "--var", f"PORT={gate.getsockname()[1]}", engine="processes://1", environment=more) as process:
+        options = ("--var", f"PORT={gate.getsockname()[1]}", "--registry-ca", str(ca))
+        with begun(project, *options, engine="processes://1", environment=more) as process:
             connection, _ = gate.accept()
             shutil.rmtree(logins)
+            ca.unlink()
             connection.sendall(b"go\n")
             rest, _ = process.communicate()
         assert process.returncode == 0, rest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,16 +38,17 @@ def job(settings: Settings, data: bytes, write: Callable[[bytes], None]) -> None
     """`data` is the order. `write` gets whole frames; the last one is the result, unless the process is killed."""
     try:
         order = read_order(data)
-        with tempfile.TemporaryDirectory(prefix="lamina-job-") as folder:
-            ca = None
-            if order.registry_ca:
-                ca = Path(folder) / "ca.pem"
-                ca.write_text(order.registry_ca)
-            # What only this job may know is in no environment of a process.
-            lent = lend({one.registry: Credentials(one.username, one.password, one.identity_token) for one in order.logins})
-            secret = {**order.shared_environment, LENT: lent}
-            known = msgspec.structs.replace(settings, environment={**settings.environment, **secret})
-            _with_services(order, known, secret, ca, write)
+        ca = None
+        if order.registry_ca:
+            # No file: a job that is killed takes nothing away. The docker service is a fork and has the descriptor, too.
+            held = os.memfd_create("registry-ca")
+            os.write(held, order.registry_ca.encode())
+            ca = Path(f"/proc/self/fd/{held}")
+        # What only this job may know is in no environment of a process.
+        lent = lend({one.registry: Credentials(one.username, one.password, one.identity_token) for one in order.logins})
+        secret = {**order.shared_environment, LENT: lent}
+        known = msgspec.structs.replace(settings, environment={**settings.environment, **secret})
+        _with_services(order, known, secret, ca, write)
     except LaminaError as error:
         answer(Done(error=error.message, hint=error.hint or ""), write)
     except OSError as error:
