@@ -144,7 +144,9 @@ class LayerKeeper:
         if files is not None and len(files) >= sums.FEW:
             sums.write(folder, files)
         layer = LayerId("diff:" + normal.digest.rpartition(":")[2])
-        self._store.layers.commit(active, layer, LayerFacts(diff=normal.digest, measured=normal.on_disk if copied else None), self._remove_later)
+        self._store.layers.commit(
+            active, layer, LayerFacts(diff=normal.digest, measured=normal.on_disk if copied else None), self._remove_later
+        )
         row = self._store.layers.row(layer)
         if row is None or row.diff_id is None:
             if ahead is not None and not normal.as_told:

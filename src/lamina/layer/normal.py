@@ -32,7 +32,9 @@ class NormalDiff(msgspec.Struct, frozen=True):
     digest: str  # "sha256:HEX"
     size: int  # bytes of regular files, each inode once
     entries: int
-    on_disk: tuple[int, int] | None = None  # (names, bytes of all regular files), where each entry is one name with bytes of its own; sockets are not counted
+    on_disk: tuple[int, int] | None = (
+        None  # (names, bytes of all regular files), where each entry is one name with bytes of its own; sockets are not counted
+    )
     as_told: bool = False  # the tar of the entries that were told is the tar of the layer, as far as headers go
 
 

@@ -178,11 +178,6 @@ def import_rootfs(
     return record(store, incoming, names)
 
 
-
-
-
-
-
 def _full_name(name: str) -> str | None:
     """A reference with a tag, normalised; None for a bare tag such as `latest` or for what is no reference."""
     from lamina.diagnostics.errors import LaminaError
