@@ -221,7 +221,9 @@ def main() -> None:
     parser.add_argument("--peers", default="lamina,buildkit,classic,buildah")
     parser.add_argument("--state", default="/var/tmp", help="folder below which every peer keeps its state")
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--program", type=os.path.abspath, default=str(Path(sys.executable).with_name("lamina")), help="the lamina that is measured")
+    parser.add_argument(
+        "--program", type=os.path.abspath, default=str(Path(sys.executable).with_name("lamina")), help="the lamina that is measured"
+    )
     options = parser.parse_args()
     if not Path("/bin/busybox").exists():
         sys.exit("the bench needs /bin/busybox (Debian: busybox-static; make test-deps)")
