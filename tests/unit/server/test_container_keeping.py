@@ -80,6 +80,14 @@ def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.01)
 
 
+def ended(pid: int) -> bool:
+    """Whether it is gone, or a zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def folder_of(root: Path, identifier: str) -> Path:
     return next(root.glob(f"engines/*/containers/{identifier}"))
 
@@ -188,7 +196,7 @@ def test_a_keeper_that_is_killed_takes_its_container_along(root: Path) -> None:
         other = start(daemon, "sleep", "60")
     os.kill(keeper_of(root, other).pid, signal.SIGKILL)
     until(lambda: kept.find(folder_of(root, other)) is None)
-    until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+    until(lambda: ended(pid))
     with daemon_at(root, keep=True) as daemon:
         assert (state(daemon, other)["Status"], state(daemon, other)["ExitCode"]) == ("exited", 137)
 
@@ -361,10 +369,10 @@ def test_a_reused_pid_is_never_taken_for_a_keeper(root: Path) -> None:
 
 
 def test_a_keeper_that_does_not_answer_is_ended(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "_PATIENCE", 0.2)
     with daemon_at(root, keep=True) as daemon:
         identifier = start(daemon, "sleep", "60")
     os.kill(keeper_of(root, identifier).pid, signal.SIGSTOP)
+    monkeypatch.setattr(kept, "_PATIENCE", 0.2)  # not before: one that answers may take its time
     with daemon_at(root, keep=True) as daemon:
         assert state(daemon, identifier)["ExitCode"] == 137
     until(lambda: kept.find(folder_of(root, identifier)) is None)
@@ -377,7 +385,7 @@ def test_a_record_that_is_damaged_leaves_nothing_running(root: Path) -> None:
     (folder_of(root, identifier) / "container.json").write_bytes(b"{")
     with daemon_at(root, keep=True) as daemon:
         assert document(daemon, "GET", "/containers/json?all=1") == []
-    until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+    until(lambda: ended(pid))
 
 
 def test_a_store_that_is_deleted_ends_what_was_kept_in_it(root: Path) -> None:
@@ -387,7 +395,7 @@ def test_a_store_that_is_deleted_ends_what_was_kept_in_it(root: Path) -> None:
         identifier = start(daemon, "sleep", "600")
         keeper = keeper_of(root, identifier)
     shutil.rmtree(root)
-    until(lambda: not keeper.alive() or "Z" in Path(f"/proc/{keeper.pid}/stat").read_text(), 30)
+    until(lambda: ended(keeper.pid))
 
 
 def test_strangers_at_the_door_do_no_harm(root: Path) -> None:

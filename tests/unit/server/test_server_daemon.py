@@ -42,9 +42,9 @@ def test_the_store_is_looked_after_when_a_build_has_ended(tmp_path: Path) -> Non
     told: queue.Queue[bool] = queue.Queue()
     with daemon_at(tmp_path / "root", rung="none", after_builds=lambda store, grown: told.put(grown)) as daemon:
         build(daemon, b"a")
-        assert told.get(timeout=30) is True
+        assert told.get(timeout=90) is True
         build(daemon, b"a")
-        assert told.get(timeout=30) is False
+        assert told.get(timeout=90) is False
 
 
 def test_not_while_somebody_uses_the_store(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_not_while_somebody_uses_the_store(tmp_path: Path) -> None:
             for look in looks:
                 look.join(30)  # one has found a user, and begun the next
             assert told.empty()
-        assert told.get(timeout=30) is True
+        assert told.get(timeout=90) is True
 
 
 def test_a_cap_holds_though_the_engine_has_looked_at_all_of_it(tmp_path: Path) -> None:
@@ -68,9 +68,9 @@ def test_a_cap_holds_though_the_engine_has_looked_at_all_of_it(tmp_path: Path) -
 
     with daemon_at(tmp_path / "root", rung="none", after_builds=after) as daemon:
         build(daemon, b"a")
-        assert told.get(timeout=30) == 1  # the image has it
+        assert told.get(timeout=90) == 1  # the image has it
         build(daemon, b"b")
-        assert told.get(timeout=30) == 1  # the image before has no name any more
+        assert told.get(timeout=90) == 1  # the image before has no name any more
 
 
 def test_an_engine_that_ends_begins_nothing_any_more(tmp_path: Path) -> None:
