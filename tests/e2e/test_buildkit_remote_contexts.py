@@ -166,7 +166,7 @@ def test_what_is_not_there_is_one_error(client: Client, repository: str, site: s
 
 def test_the_classic_protocol_takes_them_too(host: str, repository: str, site: str) -> None:
     docker: Any = pytest.importorskip("docker", reason="docker-py is not installed (pip install docker)")
-    client = docker.DockerClient(base_url=host, timeout=30)
+    client = docker.DockerClient(base_url=host, timeout=180)
     try:
         for place, last in ((f"{repository}#v1:part", "WHO=me"), (f"{site}/context.tar.gz", ""), (f"{site}/alone", "")):
             arguments = dict([last.split("=")]) if last else {}

@@ -49,7 +49,7 @@ for number in range(2):
     process, engine = begin()
     print(engine.good("GET", f"/containers/{web}/json")["State"]["Status"], flush=True)
     print(inside(engine, plain, "id", "-u", user="1000"), flush=True)
-    script = "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://web/i && exit; sleep 0.1; done"
+    script = "for i in $(seq 600); do wget -qO- http://web/i && exit; sleep 0.1; done"
     fresh = soak.create(engine, "sh", "-c", script + " 2>/dev/null", **where)
     engine.call("POST", f"/containers/{fresh}/wait")
     print(engine.call("GET", f"/containers/{fresh}/logs?stdout=1")[1][8:], flush=True)

@@ -94,7 +94,7 @@ def test_plain_http() -> None:
     with FakeRegistry() as registry, BreakingWay(registry.host) as proxy:
         push(registry.host, "app", "1", SIMPLE)
         settings = TransportSettings(
-            proxies=Proxies(http=f"http://me:pr0xy@{proxy.host}"), plain_http=frozenset({"registry.invalid"}), connect_timeout=5
+            proxies=Proxies(http=f"http://me:pr0xy@{proxy.host}"), plain_http=frozenset({"registry.invalid"}), connect_timeout=60
         )
         reference = Reference.parse("registry.invalid/app:1")
         found = client(settings, "registry.invalid").resolve(reference, AMD)

@@ -238,7 +238,7 @@ def type_in(daemon: Daemon, identifier: str, typed: bytes) -> None:
     thread.start()
     until(lambda: logs(daemon, identifier).endswith(typed))
     client.leave()
-    thread.join(20)
+    thread.join(90)
     assert not thread.is_alive()
 
 
@@ -254,7 +254,7 @@ def test_a_terminal_goes_on(root: Path) -> None:
         )
         thread.start()
         assert wait(daemon, identifier) == 0
-        thread.join(20)
+        thread.join(90)
         assert not thread.is_alive()
         assert stream(daemon, "GET", f"/containers/{identifier}/logs?stdout=1").endswith(b"got hello\r\n33 77\r\n")
         client.leave()
@@ -299,7 +299,7 @@ def test_the_log_goes_on_over_its_files_and_nobody_who_is_attached_loses_a_line(
         thread.start()
         until(lambda: unframed(bytes(client.got)).endswith(b"%d\n" % count), 60)
         client.leave()
-        thread.join(20)
+        thread.join(90)
         assert unframed(bytes(client.got)) == b"".join(b"%d\n" % number for number in range(1, count + 1))
     with daemon_at(root, keep=True) as daemon:
         until(lambda: (folder_of(root, identifier) / "diff/go").exists())

@@ -255,7 +255,7 @@ class TestBesideOthers:
             with standstill(full.layout):
                 folder.mkdir()
                 dropped.set()
-                ended.wait(30)
+                ended.wait(90)
                 folder.rmdir()
 
         real = standstill
@@ -267,9 +267,9 @@ class TestBesideOthers:
 
         monkeypatch.setattr(checking, "standstill", waited)
         thread.start()
-        assert dropped.wait(30)
+        assert dropped.wait(90)
         self.nothing_is_found(full)
-        thread.join(30)
+        thread.join(90)
 
     def test_a_record_with_a_new_layer(self, full: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
         def publish() -> None:
