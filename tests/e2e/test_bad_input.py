@@ -133,7 +133,9 @@ def test_a_failing_step_keeps_what_was_done(project: Project) -> None:
 def test_a_dockerfile_that_is_no_utf8(project: Project) -> None:
     """Bytes of another encoding reach what a RUN writes as they are, and the config and the report as U+FFFD, as Go's JSON has them."""
     name = "J\xfcrgen".encode("latin-1")
-    text = b"FROM base:1\n# @\nARG A=@\nENV B=@\nLABEL c=@\nRUN echo @ > /x\nCOPY Dockerfile /@.txt\nWORKDIR /@\nENTRYPOINT @\nONBUILD RUN @\n"
+    text = (
+        b"FROM base:1\n# @\nARG A=@\nENV B=@\nLABEL c=@\nRUN echo @ > /x\nCOPY Dockerfile /@.txt\nWORKDIR /@\nENTRYPOINT @\nONBUILD RUN @\n"
+    )
     project.write({"Dockerfile": text.replace(b"@", name)})
     out = project.root.parent / "out"
     assert project.build("-t", "x:1").verdicts() == "xxx"

@@ -55,7 +55,11 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"lamina {__version__}")
         sys.exit(0)
-    code = run(arguments)
+    try:
+        code = run(arguments)
+    except KeyboardInterrupt:  # while modules were loaded
+        print("lamina: interrupted", file=sys.stderr)
+        code = 130
     if argv is None:
         _leave(code)
     sys.exit(code)

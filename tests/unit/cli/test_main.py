@@ -69,6 +69,17 @@ def test_version(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == f"lamina {__version__}\n"
 
 
+def test_an_interrupt_while_modules_are_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "run", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main.main(["images"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "lamina: interrupted\n"
+
+
 def test_the_exit_code_of_a_command_is_passed_on(lamina: Lamina) -> None:
     assert lamina("--help").code == 0
     assert lamina("nonsense").code == 2
