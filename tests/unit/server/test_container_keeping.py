@@ -443,7 +443,7 @@ def test_many_descriptors_come_over(root: Path) -> None:
         os.close(descriptor)
     process.let_go()
     process.wait()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_what_runs_without_an_engine_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -459,7 +459,7 @@ def test_what_runs_without_an_engine_is_told(root: Path, capsys: pytest.CaptureF
     assert f"1 container runs on without an engine: {identifier[:12]}\nlamina serve --keep --host unix:///x.sock takes it over" in told
     with daemon_at(root, place="unix:///x.sock"):
         assert waiting(root) == []
-    assert waiting(root) == []
+    until(lambda: waiting(root) == [])  # the keeper ends of itself
 
 
 def test_checks_and_prunes_take_nothing_from_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
