@@ -84,15 +84,18 @@ class Zygote:
         pumps = [threading.Thread(target=_pump, args=(name, read, on_output), daemon=True) for name, read, _ in pipes]
         for pump in pumps:
             pump.start()
-        withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
         try:
             body = json.dumps(document(spec, self._userxattr, self._single and plain is None, plain) | self._more()).encode()
             ours.sendall(struct.pack("!I", len(body)) + body)
-            answer = _line(ours)
+            # Not before: a build that is cancelled already asks at once, and what it asks must not come before the run.
+            withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
+            try:
+                answer = _line(ours)
+            finally:
+                withdraw()
         except OSError as error:
             raise SandboxSetupFailed(f"the sandbox's helper ended early: {error.strerror}") from error
         finally:
-            withdraw()
             ours.close()
             for pump in pumps:
                 pump.join()

@@ -117,6 +117,19 @@ def test_the_one_that_waits_ends_with_the_zygote(tmp_path: Path) -> None:
     assert not os.path.exists(f"/proc/{first}")
 
 
+def test_a_run_of_a_build_that_is_cancelled_already_ends(run: Runs) -> None:
+    """What was asked at once came before the run itself: the helper took it for the size of the document, and both waited for ever. Faults of
+    the disk showed it: one step fails while another begins."""
+    token = CancelToken()
+    token.cancel()
+    own = Path(tempfile.mkdtemp(dir=run.folder))
+    (own / "upper").mkdir()
+    (own / "work").mkdir()
+    spec = SandboxSpec(Overlay((run.base,), own / "upper", own / "work"), ("/bin/sleep", "1000"), ("PATH=/bin",))
+    report = run.zygote.run(spec, lambda stream, data: None, token)
+    assert report.exit_code in (137, 143)
+
+
 def test_runs_side_by_side_each_have_their_own(run: Runs) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
