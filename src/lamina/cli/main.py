@@ -55,6 +55,11 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"lamina {__version__}")
         sys.exit(0)
+    if argv is None:
+        import gc
+
+        gc.set_threshold(50_000)  # imports alone would start it dozens of times, and find nothing
+        sys.setswitchinterval(0.0005)  # who comes back from the disk waits so long for a thread that computes: 5 ms by default
     try:
         code = run(arguments)
     except KeyboardInterrupt:  # while modules were loaded
@@ -93,14 +98,11 @@ def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> in
         code = answer(arguments, os.environ)
         if code is not None:
             return code
-    import gc
-
     import click
 
     from lamina.cli.group import cli
     from lamina.diagnostics.errors import LaminaError
 
-    gc.set_threshold(50_000)  # imports alone would start it dozens of times, and find nothing
     debug = "--debug" in arguments or bool(os.environ.get("LAMINA_DEBUG"))
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False, obj=(tuple(arguments), environment))
