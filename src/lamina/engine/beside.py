@@ -1,18 +1,18 @@
-"""Work beside the build: a few threads, started when there is something to do. Smaller than concurrent.futures, whose import (logging,
-traceback) would cost a build of ten steps more than its work."""
+"""Work beside the build, for what the next step need not wait for."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
+
+from lamina.solver.workers import Workers
 
 T = TypeVar("T")
 
 
 class Later(Generic[T]):
-    """What a task will give. One thread sets it."""
+    """What a task will give. One thread settles it."""
 
     def __init__(self) -> None:
         self._done = threading.Event()
@@ -27,7 +27,7 @@ class Later(Generic[T]):
         self._done.set()
 
     def result(self) -> T:
-        """Waits for it; raises what the task raised."""
+        """Waits for it; raises what the task raised, RuntimeError where it was never begun."""
         self._done.wait()
         if self._error is not None:
             raise self._error
@@ -38,39 +38,21 @@ class Beside:
     """At most `threads` at work. `submit` from any thread; after `close` nothing is begun."""
 
     def __init__(self, threads: int, name: str) -> None:
-        self._limit = threads
-        self._name = name
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._busy = 0  # tasks submitted and not finished
+        self._workers = Workers(threads, name)
         self._closed = False
 
     def submit(self, act: Callable[[], T]) -> Later[T]:
-        """RuntimeError after `close`."""
+        """RuntimeError after `close`, or where no thread can be had."""
         later: Later[T] = Later()
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("it was closed")
-            self._busy += 1
-            if self._busy > len(self._threads) and len(self._threads) < self._limit:
-                self._threads.append(threading.Thread(target=self._loop, name=self._name, daemon=True))
-                self._threads[-1].start()
-        self._tasks.put(lambda: later.settle(act))
+        self._workers.submit(lambda: later.settle(self._left if self._closed else act))
         return later
 
     def close(self) -> None:
-        """What is under way is waited for, what has not begun is left. Idempotent."""
-        with self._lock:
-            self._closed = True
-        for _ in self._threads:
-            self._tasks.put(None)
-        for thread in self._threads:
-            thread.join()
+        """What is under way is waited for, what has not begun is left: who waits for it is told. Idempotent."""
+        self._closed = True
+        self._workers.close()
+        self._workers.join()
 
-    def _loop(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            if not self._closed:
-                task()
-            with self._lock:
-                self._busy -= 1
+    @staticmethod
+    def _left() -> NoReturn:
+        raise RuntimeError("it was closed before this was begun")

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Generic
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Generic
 from lamina.solver.cancel import CancelToken
 from lamina.solver.events import Cancel, Done, Failed, N, Outcome, R, Run, Stop, Want
 from lamina.solver.machine import Machine
+from lamina.solver.workers import Workers
 
 if TYPE_CHECKING:
     from lamina.solver.events import Answer, Event, Task
@@ -42,8 +44,8 @@ class Driver(Generic[N, R]):
         self._perform = perform
         self._inline = inline or _never
         self._inbox: SimpleQueue[Event[N, R]] = SimpleQueue()
-        self._runs = _Pool(self._work, max(1, jobs))
-        self._others = _Pool(self._work, max(1, side))
+        self._runs = Workers(max(1, jobs), "lamina-worker")
+        self._others = Workers(max(1, side), "lamina-worker")
         self._withdraw = _nothing
         self._interrupts = 0
         self.cancel = cancel or CancelToken()
@@ -89,7 +91,7 @@ class Driver(Generic[N, R]):
                 elif self._inline(command):
                     cheap.append(command)
                 else:
-                    (self._runs if isinstance(command, Run) else self._others).submit(command)
+                    (self._runs if isinstance(command, Run) else self._others).submit(partial(self._work, command))
             # Workers have their tasks: now there is time for these.
             for command in cheap:
                 try:
@@ -114,38 +116,6 @@ class Driver(Generic[N, R]):
         if self._interrupts > 1:
             raise KeyboardInterrupt
         self._inbox.put(Cancel())
-
-
-class _Pool(Generic[N, R]):
-    """At most `limit` daemon threads, started as work comes. `submit` is called by one thread only."""
-
-    def __init__(self, work: Callable[[Task[N, R]], None], limit: int) -> None:
-        self._work = work
-        self._limit = limit
-        self._tasks: SimpleQueue[Task[N, R] | None] = SimpleQueue()
-        self._threads = 0
-        self._busy = 0  # tasks submitted and not finished
-        self._lock = threading.Lock()
-
-    def submit(self, task: Task[N, R]) -> None:
-        with self._lock:
-            self._busy += 1
-            start = self._busy > self._threads and self._threads < self._limit
-            self._threads += start
-        self._tasks.put(task)
-        if start:
-            threading.Thread(target=self._loop, name="lamina-worker", daemon=True).start()
-
-    def close(self) -> None:
-        """Idle threads end; busy ones after their task."""
-        for _ in range(self._threads):
-            self._tasks.put(None)
-
-    def _loop(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            self._work(task)
-            with self._lock:
-                self._busy -= 1
 
 
 def _never(_: object) -> bool:

@@ -48,7 +48,7 @@ def test_closing_waits_for_what_runs_and_leaves_the_rest() -> None:
         done.append("first")
 
     beside.submit(work)
-    beside.submit(lambda: done.append("second"))
+    left = beside.submit(lambda: done.append("second"))
     assert begun.wait(60)
     closing = threading.Thread(target=beside.close)
     closing.start()
@@ -57,6 +57,8 @@ def test_closing_waits_for_what_runs_and_leaves_the_rest() -> None:
     gate.set()
     closing.join(60)
     assert done == ["first"]
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="before this was begun"):
+        left.result()
+    with pytest.raises(RuntimeError, match="closed"):
         beside.submit(lambda: None)
     beside.close()
