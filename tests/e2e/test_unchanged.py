@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def another_start_of_the_machine(project: Project, folder: Path) -> None:
 
 
 def layers_of(project: Project, folder: Path) -> list[Path]:
-    with sqlite3.connect(project.root / "state.db") as database:
+    with closing(sqlite3.connect(project.root / "state.db")) as database:
         rows = database.execute("SELECT id FROM layers WHERE id LIKE 'diff:%' ORDER BY created").fetchall()
     return [project.root / "layers" / row[0].replace(":", "-", 1) for row in rows]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def later_version(root: Path) -> None:
 
 
 def later_database(root: Path) -> None:
-    with sqlite3.connect(root / "state.db") as connection:
+    with closing(
+        sqlite3.connect(root / "state.db")
+    ) as connection:  # left to the collector, its log would be written back under a later command
         connection.execute(f"PRAGMA user_version={FORMAT + 1}")
 
 
@@ -150,7 +153,7 @@ def test_keys_of_another_epoch_lie_beside_ours(lamina: Lamina, tmp_path: Path) -
     context.mkdir()
     (context / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /x\n")
     assert lamina("build", str(context)).code == 0
-    with sqlite3.connect(root / "state.db") as connection:
+    with closing(sqlite3.connect(root / "state.db")) as connection, connection:
         ((doc,),) = connection.execute("SELECT doc FROM records").fetchall()
         document = json.loads(doc)
         document["parts"]["schema"] += 1
@@ -161,7 +164,7 @@ def test_keys_of_another_epoch_lie_beside_ours(lamina: Lamina, tmp_path: Path) -
     step = next(step for step in json.loads(report.read_text())["steps"] if step["text"].startswith("COPY"))
     assert (step["verdict"], step["reason"]["code"]) == ("ran", "schema-changed")
     assert lamina("check", "--repair").code == 0
-    with sqlite3.connect(root / "state.db") as connection:
+    with closing(sqlite3.connect(root / "state.db")) as connection:
         assert connection.execute("SELECT count(*) FROM records WHERE fate IS NULL").fetchall() == [(2,)]
     assert lamina("build", "--report", str(report), str(context)).code == 0
     assert next(step for step in json.loads(report.read_text())["steps"] if step["text"].startswith("COPY"))["verdict"] == "hit"

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -160,9 +160,8 @@ def test_what_a_living_process_is_making_is_no_leftover(full: LocalStore) -> Non
 
 def damage(root: Path) -> None:
     """Overwrite the middle of the database; its head stays readable."""
-    with sqlite3.connect(root / "state.db") as connection:
+    with closing(sqlite3.connect(root / "state.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
     with open(root / "state.db", "r+b") as file:
         file.seek(4096)
         file.write(b"\xaa" * (os.path.getsize(root / "state.db") - 4096))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -179,5 +180,5 @@ def test_a_child_after_fork_has_a_connection_of_its_own(root: Path) -> None:
 
 def test_the_database_is_in_wal_mode(root: Path) -> None:
     open_(root).close()
-    with sqlite3.connect(root / "state.db") as connection:
+    with closing(sqlite3.connect(root / "state.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
