@@ -310,7 +310,8 @@ class Job:
             )
             if old.listing is None or listed is None:
                 return ()
-            found = self.around.compare_listings(old.listing, listed.document())
+            found = self.around.compare_listings(old.listing, listed.encoded())
+            listed.pack_beside(self.around.layers.beside)  # the record of the run that follows has it
             ignore_file = self.request.ignore_name if new.label == "build context" else ".dockerignore"
             return [listed.told(change, ignore_file) for change in found]
 

@@ -46,7 +46,7 @@ class LayerKeeper:
             None  # of layers that other machines built; set where a cache is shared
         )
         self._hashing: dict[LayerId, Later[DiffId]] = {}
-        self._beside = Beside(2, "lamina-beside")  # for what the next step need not wait for
+        self.beside = Beside(2, "lamina-beside")  # for what the next step need not wait for
         self._ahead: list[Ahead] = []
         self._going: set[Path] = set()  # what is left of active layers, removed beside the build
 
@@ -157,7 +157,7 @@ class LayerKeeper:
     def _start_hashing(self, layer: LayerId, known: Mapping[bytes, Sum] | None = None, ahead: Ahead | None = None) -> None:
         with self._lock:
             if layer not in self._hashing:
-                self._hashing[layer] = self._beside.submit(lambda: self._hash(layer, known, ahead))
+                self._hashing[layer] = self.beside.submit(lambda: self._hash(layer, known, ahead))
 
     def _remove_later(self, path: Path) -> None:
         def act() -> None:
@@ -167,7 +167,7 @@ class LayerKeeper:
         with self._lock:
             self._going.add(path)
         with suppress(RuntimeError):  # the build has been given up
-            self._beside.submit(act)
+            self.beside.submit(act)
 
     def _hash(self, layer: LayerId, known: Mapping[bytes, Sum] | None, ahead: Ahead | None) -> DiffId:
         from lamina.layer.pack import diff_id
@@ -204,6 +204,6 @@ class LayerKeeper:
         return told | {row.diff_id: row.packed for row in rows if row.diff_id is not None and row.packed is not None}
 
     def close(self) -> None:
-        self._beside.close()
+        self.beside.close()
         for ahead in self._ahead:
             ahead.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,6 +16,7 @@ from lamina.layer.selection import Selection
 
 if TYPE_CHECKING:
     from lamina.cache.differences import FileChange
+    from lamina.engine.beside import Beside, Later
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -27,32 +28,47 @@ class Changed(msgspec.Struct, frozen=True):
 
 
 class Listed:
-    """`choose` finds the selection again (it may read files); `lock` is held while its files are read; `written` is the source as the
-    Dockerfile has it, absolute. `relative`: paths are told without a leading slash, as those of a context."""
+    """`choose` finds the selection again (it may read files), `encode` lists it (listing.encode); `lock` is held while its files are read;
+    `written` is the source as the Dockerfile has it, absolute. `relative`: paths are told without a leading slash, as those of a context."""
 
     def __init__(
         self,
         choose: Callable[[], Selection],
-        document: Callable[[Selection], bytes],
+        encode: Callable[[Selection], bytes],
         lock: AbstractContextManager[object],
         written: str,
         *,
         relative: bool,
     ) -> None:
         self._choose = choose
-        self._document = document
+        self._encode = encode
         self._lock = lock
         self._written = written
         self._mark = b"./" if relative else b"/"
         self._selection: Selection | None = None
-        self._bytes: bytes | None = None
+        self._encoded: bytes | None = None
+        self._packed: Later[bytes] | None = None
+
+    def encoded(self) -> bytes:
+        """The listing as a comparison takes it."""
+        with self._lock:
+            if self._encoded is None:
+                self._encoded = self._encode(self._selected())
+            return self._encoded
+
+    def pack_beside(self, beside: Beside) -> None:
+        """Make the document while something else is done. Nothing where the build has been given up."""
+        from lamina.layer.listing import pack  # as below: only where something runs
+
+        encoded = self.encoded()
+        with suppress(RuntimeError):
+            self._packed = self._packed or beside.submit(lambda: pack(encoded))
 
     def document(self) -> bytes:
-        """The listing's bytes (lamina.layer.listing)."""
-        with self._lock:
-            if self._bytes is None:
-                self._bytes = self._document(self._selected())
-            return self._bytes
+        """The listing as it is kept."""
+        from lamina.layer.listing import pack
+
+        return self._packed.result() if self._packed is not None else pack(self.encoded())
 
     def whole(self, path: bytes) -> bytes:
         """`./dir/one` or `/dir/one` for a path of the listing: patterns and followed links resolved. A name that is gone from a pattern's

@@ -23,14 +23,16 @@ class Earlier:
         self._files = files
         self.known: dict[bytes, Sum] = {}
 
-    def find(self, entry: Entry, content: str) -> bytes | None:
+    def find(self, entry: Entry, content: bytes) -> bytes | None:
         path = entry.path
         self.known.pop(path, None)
         found = self._files.get(path)
         if (
             found is None
-            or found.digest.hex() != content
-            or (found.mode, found.uid, found.gid) != (entry.mode, entry.uid, entry.gid)
+            or found.digest != content
+            or found.mode != entry.mode
+            or found.uid != entry.uid
+            or found.gid != entry.gid
             or entry.xattrs
             or found.mtime != int(entry.mtime * 1_000_000_000) // 1000 / 1_000_000
         ):

@@ -73,9 +73,10 @@ class Surroundings:
         )
 
     def listing(self, selection: Selection) -> bytes:
+        """Encoded, not packed."""
         from lamina.layer import listing
 
-        return listing.dump(listing.make(selection))
+        return listing.encode(listing.make(selection))
 
     def compare_listings(self, old: Digest, new: bytes) -> Sequence[FileChange]:
         """What differs between a stored listing and one made now; () when the stored one is gone."""

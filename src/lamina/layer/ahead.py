@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MANY = 2000  # entries from which a second process is worth its start
 _BATCH = 500
+_FILE = Kind.FILE
 _KINDS = frozenset({Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK})
 _PIPE = 1 << 20  # F_SETPIPE_SZ: the writer should not wait for the hasher
 _SETPIPE_SZ = 1031
@@ -92,7 +93,8 @@ class Ahead:
         if self._lost or not entry.path:
             return
         order = entry.path.replace(b"/", b"\0")
-        if entry.kind not in _KINDS or entry.xattrs or order <= self._last:
+        kind = entry.kind
+        if (kind is not _FILE and kind not in _KINDS) or entry.xattrs or order <= self._last:
             self._give_up()
             return
         self._last = order
@@ -178,7 +180,7 @@ def _found(source: BinaryIO, root: int) -> Iterator[Found]:
             if batch is None:
                 return
             for entry in batch:
-                if entry.kind is not Kind.FILE:
+                if entry.kind is not _FILE:
                     yield Found(entry, -1)
                     continue
                 folder, name = split(entry.path)

@@ -12,7 +12,7 @@ import io
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -42,6 +42,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _OPEN_LEVELS = 64  # folders that a walk keeps open above the one it is in; a limit of 256 descriptors has to be enough
 _pack = msgspec.msgpack.Encoder().encode
+_REGULAR = Kind.FILE
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.DIRECTORY,
@@ -156,6 +157,10 @@ class ContextTree:
             base = path + b"/" if path else b""
             known = self._below[path] = [(name, self._entry(base + name, node)) for name, node in sorted(self._shown(path).items())]
         return known
+
+    def nodes(self, path: bytes) -> Mapping[bytes, Node]:
+        """What is known of the visible names of a folder; the digest of a file that nobody asked for yet is b""."""
+        return self._shown(path)
 
     def open(self, path: bytes) -> BinaryIO:
         return io.FileIO(self.open_fd(path), "rb")
@@ -439,12 +444,15 @@ class ContextTree:
         return self._shown(parent).get(name)
 
     def _entry(self, path: bytes, node: Node) -> Entry:
-        kind = _KINDS[stat.S_IFMT(node.mode)]
+        mode = node.mode
+        if stat.S_ISREG(mode):  # nearly all are
+            xattrs = node.xattrs if node.xattrs is not None else self._xattrs(path, node)
+            return Entry(path, _REGULAR, self._mode(mode), 0, 0, node.size, node.mtime / 1e9, xattrs=xattrs)
+        kind = _KINDS[stat.S_IFMT(mode)]
         return Entry(
             path,
             kind,
-            0o777 if kind is Kind.SYMLINK else self._mode(node.mode),
-            size=node.size if kind is Kind.FILE else 0,
+            0o777 if kind is Kind.SYMLINK else self._mode(mode),
             mtime=node.mtime / 1e9,
             link=node.link,
             major=os.major(node.rdev) if node.rdev else 0,

@@ -17,17 +17,19 @@ from lamina.layer.entry import Entry, Kind
 from lamina.layer.links import clean, follow
 from lamina.layer.modes import ModeRule
 from lamina.layer.selection import Match, Selection
+from lamina.layer.statcache import Node
 from lamina.layer.tree import FileTree
 
 Ids = tuple[int, int]
 _SETGID = 0o2000
+_FILE, _DIRECTORY = Kind.FILE, Kind.DIRECTORY
 
 
 class Reuse(Protocol):
     """Files that need not be written again. Asked for each regular file; the last one of a name counts."""
 
-    def find(self, entry: Entry, content: str) -> bytes | None:
-        """Host path of a read-only file with the same bytes (`content`: sha256 hex, "" for not to be shared), mode, owner, mtime and xattrs."""
+    def find(self, entry: Entry, content: bytes) -> bytes | None:
+        """Host path of a read-only file with the same bytes (`content`: raw sha256, b"" for not to be shared), mode, owner, mtime and xattrs."""
         ...
 
     def taken(self, path: bytes) -> None:
@@ -217,34 +219,35 @@ class _Copier:
 
     def _contents(self, relative: bytes, where: bytes) -> None:
         target, match = self._target, self._match
-        stack = [(relative, where, iter(self._selection.below(match, relative)))]
+        selection = self._selection
+        stack = [(relative, where, iter(selection.below(match, relative)), selection.nodes(match, relative))]
         while stack:
-            relative, where, names = stack[-1]
+            relative, where, names, nodes = stack[-1]
             for name, entry in names:
                 inner = relative + b"/" + name if relative else name
                 place = where + b"/" + name if where else name
                 there = target.lookup(place)
-                if entry.kind is Kind.DIRECTORY:
-                    if there is not None and there.kind is not Kind.DIRECTORY:
+                if entry.kind is _DIRECTORY:
+                    if there is not None and there.kind is not _DIRECTORY:
                         raise CopyFailed(f"cannot copy a folder to {_show(place)}: it is not a folder there")
                     target.put(self._changed(entry, place), fresh=there is None)
-                    stack.append((inner, place, iter(self._selection.below(match, inner))))
+                    stack.append((inner, place, iter(selection.below(match, inner)), selection.nodes(match, inner)))
                     break
-                self._leaf(match.path + b"/" + inner if match.path else inner, entry, place, there)
+                self._leaf(match.path + b"/" + inner if match.path else inner, entry, place, there, nodes.get(name))
             else:
                 stack.pop()
 
-    def _leaf(self, source: bytes, entry: Entry, place: bytes, there: Entry | None) -> None:
-        if there is not None and there.kind is Kind.DIRECTORY:
+    def _leaf(self, source: bytes, entry: Entry, place: bytes, there: Entry | None, node: Node | None = None) -> None:
+        if there is not None and there.kind is _DIRECTORY:
             raise CopyFailed(f"cannot replace the folder {_show(place)} with a file")
         target = self._target
         made = self._changed(entry, place)
-        if made.kind is not Kind.FILE:
+        if made.kind is not _FILE:
             target.put(made)
             return
         tree = self._selection.tree
         if self._reuse is not None:
-            found = self._reuse.find(made, self._sharable(tree, source))
+            found = self._reuse.find(made, self._sharable(tree, source, node))
             if found is not None and target.share(made, found):
                 self._reuse.taken(place)
                 return
@@ -257,32 +260,23 @@ class _Copier:
                     return
             target.put(made, data)
 
-    def _sharable(self, tree: FileTree, source: bytes) -> str:
+    def _sharable(self, tree: FileTree, source: bytes, node: Node | None) -> bytes:
         """The file's digest where another layer's file may stand for it. One of several names goes the way on which the others find it."""
+        if node is not None and node.digest:
+            return b"" if node.links > 1 else node.digest
         if not isinstance(tree, ContextTree):
-            return ""
-        content = tree.content(source)
-        return "" if tree.several_names(source) else content
+            return b""
+        content = bytes.fromhex(tree.content(source))
+        return b"" if tree.several_names(source) else content
 
     def _changed(self, entry: Entry, place: bytes) -> Entry:
-        kind = Kind.FILE if entry.kind is Kind.HARDLINK else entry.kind
+        kind = _FILE if entry.kind is Kind.HARDLINK else entry.kind
         mode = entry.mode
         if self._mode is not None and kind is not Kind.SYMLINK:
-            mode = self._mode.apply(mode, kind is Kind.DIRECTORY)
+            mode = self._mode.apply(mode, kind is _DIRECTORY)
         uid, gid = self._owner or (entry.uid, entry.gid)
-        return Entry(
-            place,
-            kind,
-            mode,
-            uid,
-            gid,
-            entry.size,
-            entry.mtime,
-            b"" if kind is Kind.FILE else entry.link,
-            entry.major,
-            entry.minor,
-            entry.xattrs,
-        )
+        link = b"" if kind is _FILE else entry.link
+        return Entry(place, kind, mode, uid, gid, entry.size, entry.mtime, link, entry.major, entry.minor, entry.xattrs)
 
 
 def _shared_inode(data: BinaryIO) -> tuple[int, int] | None:

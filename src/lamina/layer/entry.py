@@ -8,6 +8,9 @@ import msgspec
 
 
 class Kind(Enum):
+    """A member costs a look-up by name each time it is written (Python 3.11): rooms that go through tens of thousands of entries bind those
+    they compare with to names of their own."""
+
     FILE = "f"
     DIRECTORY = "d"
     SYMLINK = "l"
@@ -19,7 +22,7 @@ class Kind(Enum):
     OPAQUE = "o"  # the folder `path` hides what lies below it (in addition to its DIRECTORY entry)
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """Metadata of one name; a file's bytes travel beside it. Ids are those inside the image."""
 
     path: bytes

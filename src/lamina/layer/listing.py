@@ -14,6 +14,7 @@ from lamina.layer.selection import Match, Selection
 from lamina.oci.unreadable import UNREADABLE
 
 Change = Literal["added", "removed", "changed", "mode-changed", "owner-changed", "xattrs-changed"]
+_FILE, _DIRECTORY, _HARDLINK = Kind.FILE, Kind.DIRECTORY, Kind.HARDLINK
 LIMIT = 200_000  # names; a listing of more is cut off and says so
 
 
@@ -73,8 +74,18 @@ def make(selection: Selection) -> Listing:
     return Listing(items)
 
 
+def encode(listing: Listing) -> bytes:
+    """What compare_documents takes as the new one."""
+    return msgspec.msgpack.encode(listing)
+
+
+def pack(encoded: bytes) -> bytes:
+    """As it is kept."""
+    return zlib.compress(encoded, 1)
+
+
 def dump(listing: Listing) -> bytes:
-    return zlib.compress(msgspec.msgpack.encode(listing), 1)
+    return pack(encode(listing))
 
 
 def load(data: bytes) -> Listing | None:
@@ -86,9 +97,9 @@ def load(data: bytes) -> Listing | None:
 
 
 def compare_documents(old: bytes, new: bytes) -> list[Difference]:
-    """As compare, of what dump made; only items that differ are looked at. Empty where one is no listing."""
+    """As compare, of what dump and what encode made; only items that differ are looked at. Empty where one is no listing."""
     try:
-        before, after = _raw_decoder.decode(_unpacked(old)), _raw_decoder.decode(_unpacked(new))
+        before, after = _raw_decoder.decode(_unpacked(old)), _raw_decoder.decode(new)
         same = {path for path, item in after.items.items() if (was := before.items.get(path)) is not None and was == item}
         return compare(_without(before, same), _without(after, same))
     except (zlib.error, *UNREADABLE):
@@ -143,27 +154,31 @@ def _change(was: Item, item: Item) -> Change:
 
 def _below(selection: Selection, match: Match, relative: bytes, prefix: bytes, items: dict[bytes, Item]) -> bool:
     where = match.path + b"/" if match.path else b""
-    stack = [(relative, iter(selection.below(match, relative)))]
+    stack = [(relative, iter(selection.below(match, relative)), selection.nodes(match, relative))]
     while stack:
-        folder, names = stack[-1]
+        folder, names, nodes = stack[-1]
         for name, entry in names:
             inner = folder + b"/" + name if folder else name
             if len(items) >= LIMIT:
                 return False
-            items[prefix + inner] = _item(selection, where + inner, entry)
-            if entry.kind is Kind.DIRECTORY:
-                stack.append((inner, iter(selection.below(match, inner))))
+            node = nodes.get(name)
+            items[prefix + inner] = _item(selection, where + inner, entry, node.digest if node is not None else b"")
+            if entry.kind is _DIRECTORY:
+                stack.append((inner, iter(selection.below(match, inner)), selection.nodes(match, inner)))
                 break
         else:
             stack.pop()
     return True
 
 
-def _item(selection: Selection, path: bytes, entry: Entry) -> Item:
-    kind = Kind.FILE if entry.kind is Kind.HARDLINK else entry.kind
-    if kind is Kind.FILE:
-        what = bytes.fromhex(selection.tree.content(path))
-    elif kind is Kind.SYMLINK:
+def _item(selection: Selection, path: bytes, entry: Entry, digest: bytes = b"") -> Item:
+    """`digest`: a file's, where it is at hand."""
+    kind = _FILE if entry.kind is _HARDLINK else entry.kind
+    if kind is _FILE:
+        mode, uid, gid = selection.counted(entry)
+        what = digest or bytes.fromhex(selection.tree.content(path))
+        return Item("f", what, mode, uid, gid, merkle.xattrs_digest(entry.xattrs) if entry.xattrs else b"-")
+    if kind is Kind.SYMLINK:
         what = entry.link
     else:
         what = b"%d:%d" % (entry.major, entry.minor) if entry.major or entry.minor else b""

@@ -26,7 +26,8 @@ _LARGE = 1 << 20  # bytes from which a thread is worth it
 _PIECE = 1 << 20
 _WAITING = 64  # files that may be open for the threads
 _LONG = 3900  # bytes of a path
-_PLAIN = (Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK)
+_FILE, _DIRECTORY, _SYMLINK, _HARDLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK
+_PLAIN = (_FILE, _DIRECTORY, _SYMLINK)
 
 
 class NormalDiff(msgspec.Struct, frozen=True):
@@ -76,7 +77,7 @@ def normalise(
         result.update(record(entry, content))
         if sums is None:
             return
-        if entry.kind is Kind.HARDLINK:
+        if entry.kind is _HARDLINK:
             sums.pop(entry.link, None)  # of several names none is shared
         elif content and sharable and not entry.xattrs:
             sums[entry.path] = known.get(entry.path) or Sum(
@@ -91,7 +92,7 @@ def normalise(
             # A path that nearly fills what a system call takes is for the walk over the disk, which refuses the layer that cannot be walked.
             plain = plain and entry.kind in _PLAIN and len(entry.path) < _LONG
             content: str | Future[str] = ""
-            if entry.kind is Kind.FILE:
+            if entry.kind is _FILE:
                 size += entry.size
                 there = known.get(entry.path)
                 if there is not None:
@@ -123,10 +124,11 @@ def _same_header(one: Entry, other: Entry) -> bool:
         one.path == other.path
         and one.kind is other.kind
         and one.mode == other.mode
-        and (one.uid, one.gid) == (other.uid, other.gid)
+        and one.uid == other.uid
+        and one.gid == other.gid
         and floor(one.mtime) == floor(other.mtime)
         and one.link == other.link
-        and (one.size == other.size or one.kind is not Kind.FILE)
+        and (one.size == other.size or one.kind is not _FILE)
         and not one.xattrs
         and not other.xattrs
     )
@@ -135,15 +137,17 @@ def _same_header(one: Entry, other: Entry) -> bool:
 def record(entry: Entry, content: str) -> bytes:
     """One line of the byte form. `content`: sha256 hex of a FILE's bytes."""
     kind, path = entry.kind, entry.path
-    if kind is Kind.HARDLINK:
+    if kind is _FILE and not entry.xattrs:
+        return b"f %d:%s %o %d %d %d %s\n" % (len(path), path, entry.mode, entry.uid, entry.gid, entry.size, content.encode())
+    if kind is _HARDLINK:
         return b"h %d:%s %d:%s\n" % (len(path), path, len(entry.link), entry.link)
     if kind is Kind.WHITEOUT or kind is Kind.OPAQUE:
         return b"%s %d:%s\n" % (kind.value.encode(), len(path), path)
-    mode = 0 if kind is Kind.SYMLINK else entry.mode
+    mode = 0 if kind is _SYMLINK else entry.mode
     line = b"%s %d:%s %o %d %d" % (kind.value.encode(), len(path), path, mode, entry.uid, entry.gid)
-    if kind is Kind.FILE:
+    if kind is _FILE:
         line += b" %d %s" % (entry.size, content.encode())
-    elif kind is Kind.SYMLINK:
+    elif kind is _SYMLINK:
         line += b" %d:%s" % (len(entry.link), entry.link)
     elif kind is Kind.CHARACTER or kind is Kind.BLOCK:
         line += b" %d %d" % (entry.major, entry.minor)

@@ -19,6 +19,7 @@ from lamina.layer.sums import Sum
 from lamina.layer.tarwrite import END, header, padding
 from lamina.oci.digest import DiffId
 
+_FILE = Kind.FILE
 _PIECE = 1 << 20
 
 
@@ -49,7 +50,7 @@ def write_tar(found: Iterable[Found], out: Sink, epoch: int | None = None) -> in
         head = header(entry if epoch is None else msgspec.structs.replace(entry, mtime=float(epoch)))
         parts.append(head)
         ready += len(head)
-        if entry.kind is Kind.FILE and entry.size:
+        if entry.kind is _FILE and entry.size:
             left = entry.size
             while left:
                 piece = os.read(fd, min(left, _PIECE))

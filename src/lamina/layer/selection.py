@@ -7,7 +7,7 @@ links inside of folders count by their text. Sources are cleaned by name: '..' s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
 import msgspec
@@ -19,6 +19,7 @@ from lamina.layer.entry import Entry, Kind
 from lamina.layer.globbing import has_wildcard, name_pattern, path_pattern
 from lamina.layer.links import clean, follow
 from lamina.layer.modes import ModeRule
+from lamina.layer.statcache import Node
 from lamina.layer.tree import FileTree
 
 Excluded = Callable[[bytes], bool]
@@ -80,6 +81,11 @@ class Selection:
             known = self._narrow(match, relative, not self._include)
             self._narrowed[where] = known
         return known
+
+    def nodes(self, match: Match, relative: bytes = b"") -> Mapping[bytes, Node]:
+        """What a build context knows of the names in a folder of the match; other trees know nothing beforehand."""
+        tree = self.tree
+        return tree.nodes(_join(match.path, relative)) if isinstance(tree, ContextTree) else {}
 
     def digest(self) -> str:
         """sha256 hex of the selection."""

@@ -16,6 +16,7 @@ from lamina.layer.entry import Entry, Kind
 from lamina.oci.unreadable import UNREADABLE
 
 FEW = 64  # files; below this a layer is written faster than looked up
+_FILE = Kind.FILE
 _MAGIC = b"lamina-sums-2\n"
 
 
@@ -31,7 +32,7 @@ class Sum(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     def entry(self, path: bytes) -> Entry:
         """What scan would say of the file under this name."""
-        return Entry(path, Kind.FILE, self.mode, self.uid, self.gid, self.size, self.mtime)
+        return Entry(path, _FILE, self.mode, self.uid, self.gid, self.size, self.mtime)
 
 
 _decoder = msgspec.msgpack.Decoder(dict[bytes, Sum])

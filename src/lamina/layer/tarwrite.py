@@ -28,6 +28,8 @@ _FLAGS = {
     Kind.WHITEOUT: b"0",
     Kind.OPAQUE: b"0",
 }
+_FILE, _DIRECTORY, _SYMLINK, _HARDLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK
+_CHARACTER, _BLOCK, _WHITEOUT, _OPAQUE = Kind.CHARACTER, Kind.BLOCK, Kind.WHITEOUT, Kind.OPAQUE
 _header = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x").pack
 _SPACES = b" " * 8
 _USTAR = b"ustar\x0000"
@@ -42,14 +44,14 @@ def padding(size: int) -> bytes:
 def header(entry: Entry) -> bytes:
     """All header blocks of an entry. A FILE's `size` bytes and their padding must follow."""
     kind, path = entry.kind, entry.path
-    if kind is Kind.DIRECTORY:
+    if kind is _DIRECTORY:
         path += b"/"
-    elif kind is Kind.WHITEOUT:
+    elif kind is _WHITEOUT:
         folder, slash, name = path.rpartition(b"/")
         path = folder + slash + WHITEOUT + name
-    elif kind is Kind.OPAQUE:
+    elif kind is _OPAQUE:
         path = path + b"/" + OPAQUE if path else OPAQUE
-    size = entry.size if kind is Kind.FILE else 0
+    size = entry.size if kind is _FILE else 0
     mtime = floor(entry.mtime)
     uid, gid, link = entry.uid, entry.gid, entry.link
     extended: list[tuple[bytes, bytes]] = []
@@ -77,9 +79,9 @@ def header(entry: Entry) -> bytes:
     if size > _MAX_NUMBER:
         extended.append((b"size", b"%d" % size))
         written = 0
-    if entry.xattrs and kind is not Kind.HARDLINK:
+    if entry.xattrs and kind is not _HARDLINK:
         extended += [(b"SCHILY.xattr." + key, value) for key, value in entry.xattrs]
-    device = kind is Kind.CHARACTER or kind is Kind.BLOCK
+    device = kind is _CHARACTER or kind is _BLOCK
     block = _block(
         name,
         entry.mode & 0o7777,
@@ -88,7 +90,7 @@ def header(entry: Entry) -> bytes:
         written,
         mtime,
         _FLAGS[kind],
-        link if kind is Kind.SYMLINK or kind is Kind.HARDLINK else b"",
+        link if kind is _SYMLINK or kind is _HARDLINK else b"",
         b"%07o\0" % entry.major if device else _NO_DEVICE,
         b"%07o\0" % entry.minor if device else _NO_DEVICE,
         prefix,

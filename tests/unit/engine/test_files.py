@@ -284,7 +284,7 @@ class Stored:
         self.seen: list[tuple[bytes, int]] = []
         self.used: list[bytes] = []
 
-    def find(self, entry: Entry, content: str) -> bytes | None:
+    def find(self, entry: Entry, content: bytes) -> bytes | None:
         self.seen.append((entry.path, len(content)))
         return b"/store/old/f1" if entry.path == b"x/f1" else None
 
@@ -313,7 +313,7 @@ def test_reuse_shares_equal_files(tmp_path: Path) -> None:
     write_file_op(FileOp((copy("t", "/x"),)), None, (None, ContextTree(tmp_path)), out, now=0.0, reuse=reuse)
     assert out.shared == {b"x/f1": b"/store/old/f1"}
     assert reuse.used == [b"x/f1"]
-    assert reuse.seen == [(b"x/f1", 64), (b"x/names", 0), (b"x/sub/s", 64), (b"x/two", 0)], "one of several names is not shared"
+    assert reuse.seen == [(b"x/f1", 32), (b"x/names", 0), (b"x/sub/s", 32), (b"x/two", 0)], "one of several names is not shared"
     assert out.entries[b"x/two"].kind is Kind.HARDLINK
 
 

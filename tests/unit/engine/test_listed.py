@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> ContextTree:
 
 
 def listed(tree: ContextTree, source: str, *, relative: bool = True) -> Listed:
-    return Listed(lambda: select(tree, source), lambda found: listing.dump(listing.make(found)), nullcontext(), source, relative=relative)
+    return Listed(lambda: select(tree, source), lambda found: listing.encode(listing.make(found)), nullcontext(), source, relative=relative)
 
 
 @pytest.mark.parametrize(

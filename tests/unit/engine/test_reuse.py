@@ -13,9 +13,9 @@ from lamina.layer import sums
 from lamina.layer.entry import Entry, Kind
 from lamina.layer.sums import Sum
 
-TEXT = hashlib.sha256(b"text").hexdigest()
-OTHER = hashlib.sha256(b"other").hexdigest()
-SUM = Sum(bytes.fromhex(TEXT), 4, 0o644, 0, 0, 5.0)
+TEXT = hashlib.sha256(b"text").digest()
+OTHER = hashlib.sha256(b"other").digest()
+SUM = Sum(TEXT, 4, 0o644, 0, 0, 5.0)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_an_equal_file_is_found_and_known_once_it_was_taken(layer: Path) -> None
     ("asked", "content"),
     [
         (entry(), OTHER),
-        (entry(), ""),
+        (entry(), b""),
         (entry(b"g"), TEXT),
         (entry(mtime=6.0), TEXT),
         (entry(mode=0o755), TEXT),
@@ -57,7 +57,7 @@ def test_an_equal_file_is_found_and_known_once_it_was_taken(layer: Path) -> None
     ],
     ids=["bytes", "unasked", "path", "mtime", "mode", "uid", "gid", "xattrs"],
 )
-def test_a_file_that_differs_is_written(layer: Path, asked: Entry, content: str) -> None:
+def test_a_file_that_differs_is_written(layer: Path, asked: Entry, content: bytes) -> None:
     assert found(layer).find(asked, content) is None
 
 

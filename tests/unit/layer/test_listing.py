@@ -35,7 +35,7 @@ def listed(tree: MemoryTree, source: str = "d") -> listing.Listing:
 def test_changes_are_named(changed: Entry, path: bytes, change: str) -> None:
     before, after = listed(base()), listed(base().add(changed))
     found = listing.compare(before, after)
-    assert listing.compare_documents(listing.dump(before), listing.dump(after)) == found
+    assert listing.compare_documents(listing.dump(before), listing.encode(after)) == found
     assert [(difference.path, difference.change) for difference in found] == [(path, change)]
 
 
@@ -57,17 +57,17 @@ def test_a_cut_off_listing_makes_no_false_claims(monkeypatch: pytest.MonkeyPatch
     assert not part.complete
     assert listing.compare(full, part) == []
     assert listing.compare(part, full) == []
-    assert listing.compare_documents(listing.dump(full), listing.dump(part)) == []
-    assert listing.compare_documents(listing.dump(part), listing.dump(full)) == []
+    assert listing.compare_documents(listing.dump(full), listing.encode(part)) == []
+    assert listing.compare_documents(listing.dump(part), listing.encode(full)) == []
 
 
 @pytest.mark.parametrize("data", [b"", b"xx", zlib.compress(b"\xc1"), listing.dump(listing.Listing({}))[:-2]])
 def test_damaged(data: bytes) -> None:
     assert listing.load(data) is None
-    assert listing.compare_documents(data, listing.dump(listed(base()))) == []
-    assert listing.compare_documents(listing.dump(listed(base())), data) == []
+    assert listing.compare_documents(data, listing.encode(listed(base()))) == []
+    assert listing.compare_documents(listing.dump(listed(base())), data[:-1]) == []
 
 
 def test_items_of_another_shape_are_no_listing() -> None:
     other = zlib.compress(msgspec.msgpack.encode([{b"a": ["x"], b"b": 1}, True]))
-    assert listing.compare_documents(other, listing.dump(listed(base()))) == []
+    assert listing.compare_documents(other, listing.encode(listed(base()))) == []
