@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -26,6 +28,28 @@ def test_others_read_what_we_write() -> None:
         assert member is not None
         assert member.read() == b"x" * 513
         assert {(m.mtime, m.uid, m.gid) for m in tar} == {(0, 0, 0)}
+
+
+def test_members_are_read_side_by_side() -> None:
+    """A copy out of an oci-archive sends its blobs on several threads; one moved the file's position between another's seek and read, and
+    what was to be sent was not what its digest said."""
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            time.sleep(0.001)  # another thread's turn
+            return super().read(size)
+
+    bodies = {name: name.encode() * (1 << 20) for name in "abcd"}
+    index = TarIndex(Slow(archive(**bodies)))
+
+    def whole(name: str) -> bytes:
+        member = index.find(name)
+        assert member is not None
+        with index.open(member) as file:
+            return b"".join(iter(lambda: file.read(1 << 16), b""))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert dict(zip(bodies, pool.map(whole, bodies))) == bodies
 
 
 def test_same_members_same_bytes() -> None:

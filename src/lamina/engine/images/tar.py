@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -37,6 +38,7 @@ class TarIndex:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._moving = threading.Lock()
         self.members: Mapping[str, Member] = scan(file)
 
     def find(self, name: str) -> Member | None:
@@ -58,15 +60,16 @@ class TarIndex:
         return self.open(member).read()
 
     def open(self, member: Member) -> BinaryIO:
-        """The bytes of a member, buffered. Readers of one archive share its file position lock-free: use one at a time."""
-        return io.BufferedReader(Window(self._file, member.offset, member.size), 1 << 18)
+        """The bytes of a member, buffered. Several may be read at a time, each by a thread of its own."""
+        return io.BufferedReader(Window(self._file, self._moving, member.offset, member.size), 1 << 18)
 
 
 class Window(io.RawIOBase):
-    """A range of a seekable file as a file of its own; raises BadArchive when the file ends inside it."""
+    """A range of a seekable file as a file of its own; raises BadArchive when the file ends inside it. `moving` is held while the file's
+    position is ours."""
 
-    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        self._file, self._at, self._left = file, offset, size
+    def __init__(self, file: BinaryIO, moving: threading.Lock, offset: int, size: int) -> None:
+        self._file, self._moving, self._at, self._left = file, moving, offset, size
 
     def readable(self) -> bool:
         return True
@@ -76,8 +79,9 @@ class Window(io.RawIOBase):
         wanted = min(len(view), self._left)
         if not wanted:
             return 0
-        self._file.seek(self._at)
-        data = self._file.read(wanted)
+        with self._moving:
+            self._file.seek(self._at)
+            data = self._file.read(wanted)
         if not data:
             raise BadArchive("the archive is cut off")
         view[: len(data)] = data
