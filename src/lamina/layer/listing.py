@@ -30,16 +30,22 @@ class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Listing(msgspec.Struct, array_like=True, frozen=True):
-    """Items by path. A single file stands under its own name; names of several matches begin with the match's name."""
+    """Items by folder and name, so that a folder which is as it was is compared in one go. A single file stands under its own name in the
+    folder b"", as the folder itself does under b""; folders of several matches begin with the match's name."""
 
-    items: dict[bytes, Item]
+    folders: dict[bytes, dict[bytes, Item]]
     complete: bool = True
+
+    @property
+    def items(self) -> dict[bytes, Item]:
+        """By path."""
+        return {_join(folder, name): item for folder, items in self.folders.items() for name, item in items.items()}
 
 
 class _Raw(msgspec.Struct, array_like=True, frozen=True):
-    """A Listing whose items were not looked at."""
+    """A Listing whose folders were not looked at."""
 
-    items: dict[bytes, msgspec.Raw]
+    folders: dict[bytes, msgspec.Raw]
     complete: bool = True
 
 
@@ -53,25 +59,26 @@ class Difference(msgspec.Struct, frozen=True):
 
 _decoder = msgspec.msgpack.Decoder(Listing)
 _raw_decoder = msgspec.msgpack.Decoder(_Raw)
-_item_decoder = msgspec.msgpack.Decoder(Item)
+_folder_decoder = msgspec.msgpack.Decoder(dict[bytes, Item])
 
 
 def make(selection: Selection) -> Listing:
     """List a selection (reads nothing again that its digest has read)."""
-    items: dict[bytes, Item] = {}
+    top: dict[bytes, Item] = {}
+    folders = {b"": top}
     several = selection.pattern or len(selection.matches) != 1
     for match in selection.matches:
         if not selection.shows(match):
             continue
         base = match.shown or match.name
         if match.entry.kind is not Kind.DIRECTORY:
-            items[base] = _item(selection, match.path, match.entry)
+            _put(folders, base, _item(selection, match.path, match.entry))
             continue
-        prefix = base + b"/" if several else b""
-        items[prefix.rstrip(b"/")] = _item(selection, match.path, match.entry)
-        if not _below(selection, match, b"", prefix, items):
-            return Listing(items, False)
-    return Listing(items)
+        prefix = base if several else b""
+        _put(folders, prefix, _item(selection, match.path, match.entry))
+        if not _below(selection, match, prefix, folders):
+            return Listing(folders, False)
+    return Listing(folders)
 
 
 def encode(listing: Listing) -> bytes:
@@ -97,17 +104,17 @@ def load(data: bytes) -> Listing | None:
 
 
 def compare_documents(old: bytes, new: bytes) -> list[Difference]:
-    """As compare, of what dump and what encode made; only items that differ are looked at. Empty where one is no listing."""
+    """As compare, of what dump and what encode made; only folders that differ are looked at. Empty where one is no listing."""
     try:
         before, after = _raw_decoder.decode(_unpacked(old)), _raw_decoder.decode(new)
-        same = {path for path, item in after.items.items() if (was := before.items.get(path)) is not None and was == item}
+        same = {path for path, items in after.folders.items() if (was := before.folders.get(path)) is not None and was == items}
         return compare(_without(before, same), _without(after, same))
     except (zlib.error, *UNREADABLE):
         return []
 
 
 def _without(listing: _Raw, same: Set[bytes]) -> Listing:
-    return Listing({path: _item_decoder.decode(item) for path, item in listing.items.items() if path not in same}, listing.complete)
+    return Listing({path: _folder_decoder.decode(items) for path, items in listing.folders.items() if path not in same}, listing.complete)
 
 
 def _unpacked(data: bytes) -> bytes:
@@ -152,23 +159,34 @@ def _change(was: Item, item: Item) -> Change:
     return "owner-changed" if (was.uid, was.gid) != (item.uid, item.gid) else "xattrs-changed"
 
 
-def _below(selection: Selection, match: Match, relative: bytes, prefix: bytes, items: dict[bytes, Item]) -> bool:
+def _below(selection: Selection, match: Match, prefix: bytes, folders: dict[bytes, dict[bytes, Item]]) -> bool:
+    """False where the listing is full."""
+    room = LIMIT - sum(map(len, folders.values()))
     where = match.path + b"/" if match.path else b""
-    stack = [(relative, iter(selection.below(match, relative)), selection.nodes(match, relative))]
-    while stack:
-        folder, names, nodes = stack[-1]
-        for name, entry in names:
-            inner = folder + b"/" + name if folder else name
-            if len(items) >= LIMIT:
-                return False
+    todo = [b""]
+    while todo:
+        relative = todo.pop()
+        names, nodes = selection.below(match, relative), selection.nodes(match, relative)
+        base = where + relative + b"/" if relative else where
+        items = folders.setdefault(_join(prefix, relative), {})
+        for name, entry in names[:room]:
             node = nodes.get(name)
-            items[prefix + inner] = _item(selection, where + inner, entry, node.digest if node is not None else b"")
+            items[name] = _item(selection, base + name, entry, node.digest if node is not None else b"")
             if entry.kind is _DIRECTORY:
-                stack.append((inner, iter(selection.below(match, inner)), selection.nodes(match, inner)))
-                break
-        else:
-            stack.pop()
+                todo.append(_join(relative, name))
+        room -= len(names)
+        if room < 0:
+            return False
     return True
+
+
+def _put(folders: dict[bytes, dict[bytes, Item]], path: bytes, item: Item) -> None:
+    folder, _, name = path.rpartition(b"/")
+    folders.setdefault(folder, {})[name] = item
+
+
+def _join(folder: bytes, name: bytes) -> bytes:
+    return folder + b"/" + name if folder and name else folder or name
 
 
 def _item(selection: Selection, path: bytes, entry: Entry, digest: bytes = b"") -> Item:

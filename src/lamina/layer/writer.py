@@ -63,6 +63,7 @@ class EntryWriter:
         self._folders = Folders([layer_dir / "diff"])
         self._pending: dict[bytes, Entry] = {}  # folders whose metadata comes last
         self._opaque: set[bytes] = set()
+        self._lender: tuple[bytes, int] | None = None  # the folder that a file was shared from last: the next one is mostly beside it
         self._self = (os.geteuid(), os.getegid())
         self.size = 0  # bytes of regular files that were written
         try:
@@ -187,15 +188,25 @@ class EntryWriter:
 
     def close(self) -> None:
         self._folders.close()
+        if self._lender is not None:
+            os.close(self._lender[1])
+            self._lender = None
 
     # -- one kind each
 
     def _link(self, source: bytes, path: bytes, folder: bytes, name: bytes) -> None:
+        lender, first = split(source)
+        if self._lender is None or self._lender[0] != lender:
+            fd = os.open(lender, FOLDER | os.O_PATH)
+            if self._lender is not None:
+                os.close(self._lender[1])
+            self._lender = lender, fd
+        held = self._lender[1]
         try:
-            os.link(source, name, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
+            os.link(first, name, src_dir_fd=held, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
         except FileExistsError:
             self._clear(path, folder, name)
-            os.link(source, name, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
+            os.link(first, name, src_dir_fd=held, dst_dir_fd=self._folders.fd(folder), follow_symlinks=False)
         else:
             if self._extra.whiteouts:
                 self._extra.whiteouts.discard(path)

@@ -94,7 +94,7 @@ def test_listings_are_loaded_and_compared() -> None:
     def file(text: bytes) -> Item:
         return Item("f", text, 0o644, 0, 0)
 
-    listings = {"1": Listing({b"a": file(b"1"), b"b": file(b"1")}), "2": Listing({b"a": file(b"2"), b"b": file(b"1")})}
+    listings = {"1": Listing({b"": {b"a": file(b"1"), b"b": file(b"1")}}), "2": Listing({b"": {b"a": file(b"2"), b"b": file(b"1")}})}
     compare = by_listings(lambda digest: listings.get(digest))
     one, two = (InputPart("files", "sha256:" + n, "context", Digest(n)) for n in "12")
     assert compare(one, two) == [Difference(b"a", "changed")]

@@ -50,6 +50,21 @@ def test_single_file_and_patterns() -> None:
     assert set(listed(base(), "*").items) == {b"d", b"d/a", b"d/b", b"d/b/c", b"d/l"}
 
 
+def test_folders_that_are_as_they_were_are_not_read() -> None:
+    """What a folder holds is compared as bytes: one that is equal may be anything."""
+    items = {b"a": ["f", b"1", 0o644, 0, 0, b"-"]}
+    old = zlib.compress(msgspec.msgpack.encode([{b"": items, b"odd": [1, 2]}, True]))
+    new = msgspec.msgpack.encode([{b"": items | {b"b": items[b"a"]}, b"odd": [1, 2]}, True])
+    assert [(d.path, d.change) for d in listing.compare_documents(old, new)] == [(b"b", "added")]
+
+
+def test_a_folder_that_is_gone_or_new_is_told_with_what_it_held() -> None:
+    before, after = listed(base().file("d/old/x")), listed(base().file("d/new/y/z"))
+    found = [(d.path, d.change) for d in listing.compare(before, after)]
+    assert found == [(b"new", "added"), (b"new/y", "added"), (b"new/y/z", "added"), (b"old", "removed"), (b"old/x", "removed")]
+    assert [(d.path, d.change) for d in listing.compare_documents(listing.dump(before), listing.encode(after))] == found
+
+
 def test_a_cut_off_listing_makes_no_false_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     full = listed(base())
     monkeypatch.setattr(listing, "LIMIT", 2)
@@ -69,5 +84,6 @@ def test_damaged(data: bytes) -> None:
 
 
 def test_items_of_another_shape_are_no_listing() -> None:
-    other = zlib.compress(msgspec.msgpack.encode([{b"a": ["x"], b"b": 1}, True]))
+    other = zlib.compress(msgspec.msgpack.encode([{b"": {b"a": ["x"], b"b": 1}}, True]))
+    assert listing.load(other) is None
     assert listing.compare_documents(other, listing.encode(listed(base()))) == []
