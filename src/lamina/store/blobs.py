@@ -26,7 +26,7 @@ class LocalBlobs:
     def __init__(self, layout: Layout, lease: Lease) -> None:
         self._layout = layout
         self._lease = lease
-        self.changed = False  # a blob has come that index.json does not know about
+        self.arrived: set[Digest] = set()  # blobs that index.json does not know about yet
 
     def open(self, digest: Digest, *, verify: bool = True) -> BinaryIO:
         """The blob's bytes. With `verify` reading to the end raises DigestMismatch there if they are not what the name says."""
@@ -66,7 +66,8 @@ class LocalBlobs:
         try:
             yield writer
         finally:
-            self.changed = self.changed or writer.new
+            if writer.new is not None:
+                self.arrived.add(writer.new)
             writer.discard()
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
@@ -113,7 +114,7 @@ class LocalWriter:
         self._hash = hashlib.new(self._algorithm)
         self._path = layout.tmp / lease.name()
         self._done: Digest | None = None
-        self.new = False  # committed, and it was not here before
+        self.new: Digest | None = None  # committed, and it was not here before
         with border(layout.root):
             self._file = io.FileIO(self._path, "xb")
         self._writeback = Writeback(self._file.fileno())
@@ -152,7 +153,7 @@ class LocalWriter:
                 except FileNotFoundError:
                     target.parent.mkdir(mode=0o700, exist_ok=True)  # an algorithm that is here for the first time
                     os.rename(self._path, target)
-                self.new = True
+                self.new = digest
                 sync_folder(target.parent)
         self._done = digest
         return digest

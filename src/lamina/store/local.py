@@ -117,8 +117,8 @@ class LocalStore:
             with border(self.layout.root), self.lease.careful():
                 self.layers.flush()
                 self.images.flush()
-                if self.blobs.changed:
-                    self.images.write_index()
+                if self.blobs.arrived:
+                    self.images.refresh_index(())
                 sweep(self.layout, {self.lease.id})
         finally:
             self.lease.close()

@@ -63,6 +63,7 @@ class Removed(msgspec.Struct, frozen=True):
     deleted: tuple[Digest, ...]
 
 
+_FEW = 16  # blobs that came, from which index.json is just written
 _COLUMNS = "id, manifest, platform, created, size, layers, blobs"
 
 
@@ -101,17 +102,21 @@ class Images:
         wanted = {*image.names, *names}
         if known is not None and wanted <= {*known.names} and msgspec.structs.replace(image, names=known.names) == known:
             # The same build again: nothing to write. Its blobs may have come back since, though.
-            if self._blobs.changed:
-                self.write_index()
+            self.refresh_index((image,))
             return
         layers, blobs = typed.encode_json(image.layers).decode(), typed.encode_json(image.blobs).decode()
         with self._database.write() as transaction:
+            before = [
+                row[0]
+                for name in {*image.names, *names}
+                for row in transaction.all(tuple[Digest], "SELECT image FROM refs WHERE name=? AND platform=?", (name, image.platform))
+            ]
             transaction.run(
                 "INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?,?)",
                 (image.id, image.manifest, image.platform, image.created, image.size, layers, blobs, self._now()),
             )
             self._name(transaction, image.id, image.platform, (*image.names, *names))
-        self.write_index()
+        self.refresh_index((image, *((known,) if known is not None else ()), *self._images(before)))
 
     def tag(self, image: Digest, names: Sequence[str]) -> None:
         """Give an image further names; ImageNotFound."""
@@ -240,20 +245,35 @@ class Images:
     def write_index(self) -> None:
         """Make index.json again from the table: images whose blobs are all here, so that whoever reads it can copy them."""
         with self._lease.careful(), border(self._layout.root), exclusive(self._layout.locks / "index"):
-            self._blobs.changed = False
+            self._blobs.arrived.clear()
             data = self.index()
             if not self._layout.index.exists() or self._layout.index.read_bytes() != data:
                 replace(self._layout.index, data, self._layout.tmp / self._lease.name())
+
+    def refresh_index(self, touched: Sequence[Image]) -> None:
+        """write_index, unless it would say the same: of the images that were `touched`, or that a blob has come for, none has all its blobs.
+        What a build adds to a store of a thousand images costs it no look at them."""
+        arrived = set(self._blobs.arrived)
+        if len(arrived) <= _FEW:
+            found = {
+                row[0]
+                for digest in arrived
+                for row in self._database.all(
+                    tuple[Digest], "SELECT id FROM images WHERE id=?1 OR manifest=?1 OR instr(blobs, ?1) > 0", (digest,)
+                )
+            }
+            if not any(map(self._whole, (*touched, *self._images(sorted(found))))):
+                self._blobs.arrived -= arrived
+                return
+        self.write_index()
 
     def index(self) -> bytes:
         """What index.json should say now."""
         manifests = []
         for image in sorted(self.all(), key=lambda image: image.id):
-            path = self._layout.blob(image.manifest)
-            # Layers first: those of an image that was built here are seldom blobs.
-            if not all(os.path.isfile(self._layout.blob(digest)) for digest in (*image.blobs, image.manifest, image.id)):
+            if not self._whole(image):
                 continue
-            raw = path.read_bytes()
+            raw = self._layout.blob(image.manifest).read_bytes()
             system, _, rest = image.platform.partition("/")
             machine, _, variant = rest.partition("/")
             entry = {
@@ -270,6 +290,15 @@ class Images:
                 manifests.append(entry)
         document = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}
         return msgspec.json.format(typed.encode_json(document), indent=2) + b"\n"
+
+    def _whole(self, image: Image) -> bool:
+        """Whether its blobs are all here. Layers first: those of an image that was built here are seldom blobs."""
+        return all(os.path.isfile(self._layout.blob(digest)) for digest in (*image.blobs, image.manifest, image.id))
+
+    def _images(self, ids: Sequence[Digest]) -> list[Image]:
+        """Those that there are, without their names; nothing is noted as used."""
+        rows = [self._database.first(_Row, f"SELECT {_COLUMNS} FROM images WHERE id=?", (image,)) for image in ids]
+        return [_image(row, ()) for row in rows if row is not None]
 
     def _name(self, transaction: Transaction, image: Digest, platform: str, names: Sequence[str]) -> None:
         now = self._now()

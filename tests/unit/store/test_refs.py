@@ -10,7 +10,7 @@ import pytest
 from lamina.layer.flavour import Flavour
 from lamina.oci.digest import Digest, sha256
 from lamina.store.local import LocalStore
-from lamina.store.refs import AmbiguousImage, Image, ImageInUse, ImageNotFound
+from lamina.store.refs import AmbiguousImage, Image, ImageInUse, ImageNotFound, Images
 
 SKOPEO = shutil.which("skopeo")
 APP, WEB = "docker.io/library/app:1", "docker.io/library/web:1"
@@ -173,3 +173,29 @@ def test_skopeo_reads_the_store_in_place(store: LocalStore, root: Path, tmp_path
     assert json.loads(found.stdout)["Digest"] == digest
     subprocess.run([SKOPEO, "copy", "--insecure-policy", source, f"dir:{tmp_path}/copy"], capture_output=True, check=True, timeout=180)
     assert (tmp_path / "copy" / sha256(layer)[7:]).read_bytes() == layer
+
+
+def test_images_that_are_not_whole_cost_no_look_at_the_others(store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build in a store of two hundred images spent a tenth of its time on an index.json that was to stay as it was."""
+    whole, blob = image(store, 1, APP), sha256(b"layer")
+    made: list[bytes] = []
+    tell = Images.index
+
+    def counted(images: Images) -> bytes:
+        made.append(tell(images))
+        return made[-1]
+
+    monkeypatch.setattr(Images, "index", counted)
+    lacking = image(store, 2, WEB, blobs=(blob,))
+    image(store, 3, WEB, blobs=(blob,))
+    store.blobs.put(b"a listing")
+    image(store, 4, blobs=(blob,))
+    assert made == []
+    assert index(root) == {APP: whole.manifest}
+    image(store, 5, APP, blobs=(blob,))
+    assert len(made) == 1, "a whole image lost its name"
+    assert index(root) == {"": whole.manifest}
+    store.blobs.put(b"layer")
+    store.images.put(lacking)
+    assert len(made) == 2, "the blob came that it lacked"
+    assert lacking.manifest in {entry["digest"] for entry in json.loads((root / "index.json").read_text())["manifests"]}
