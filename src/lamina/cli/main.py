@@ -98,22 +98,16 @@ def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> in
         code = answer(arguments, os.environ)
         if code is not None:
             return code
-    import click
-
-    from lamina.cli.group import cli
     from lamina.diagnostics.errors import LaminaError
 
     debug = "--debug" in arguments or bool(os.environ.get("LAMINA_DEBUG"))
     try:
-        result = cli.main(arguments, prog_name="lamina", standalone_mode=False, obj=(tuple(arguments), environment))
+        result = _plain_build(arguments, environment) if arguments[:1] == ["build"] else None
+        if result is None:
+            result = _by_click(arguments, environment)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
-    except click.ClickException as wrong:
-        wrong.show()
-        return wrong.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        return result
+    except KeyboardInterrupt:
         print("lamina: interrupted", file=sys.stderr)
         return 130
     except LaminaError as error:
@@ -150,6 +144,42 @@ def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> in
             file=sys.stderr,
         )
         return 70
+
+
+def _plain_build(arguments: list[str], environment: Mapping[str, str]) -> int | None:
+    """A build whose command line needs no click. None: it does. What click would take from the environment is the process's own."""
+    from lamina.cli import building
+    from lamina.cli.options import parse
+
+    given = None if "_LAMINA_COMPLETE" in os.environ else parse(building.OPTIONS, arguments[1:], os.environ)
+    if given is None:
+        return None
+    from pathlib import Path
+
+    from lamina.cli.settings import Settings
+
+    root, rung, limits = (os.environ.get(name) or None for name in ("LAMINA_ROOT", "LAMINA_SANDBOX", "LAMINA_LIMIT"))
+    settings = Settings.from_environment(
+        environment, root=Path(root) if root else None, rung=rung, debug=False, arguments=tuple(arguments), limits=limits
+    )
+    return building.build(settings, **given)
+
+
+def _by_click(arguments: list[str], environment: Mapping[str, str]) -> int:
+    import click
+
+    from lamina.cli.group import cli
+
+    try:
+        result = cli.main(arguments, prog_name="lamina", standalone_mode=False, obj=(tuple(arguments), environment))
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as wrong:
+        wrong.show()
+        return wrong.exit_code
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    return result if isinstance(result, int) else 0
 
 
 def _colour() -> bool:

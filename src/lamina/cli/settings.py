@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import click
 import msgspec
 
 from lamina.cli.unchanged import PROXIES, store_root
@@ -39,7 +38,9 @@ class Settings(msgspec.Struct, frozen=True):
             root = Path(store_root(environment))
         switch = environment.get("LAMINA_CUT_OFF", "on").lower()
         if switch not in ("on", "off", "1", "0", ""):
-            raise click.UsageError(f"LAMINA_CUT_OFF is {switch!r}; it must be on or off")
+            from lamina.cli.inputs import BadOption
+
+            raise BadOption(f"LAMINA_CUT_OFF is {switch!r}; it must be on or off")
         return cls(
             root=root.absolute(),
             rung=rung,

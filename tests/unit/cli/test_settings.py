@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
 
+from lamina.cli.inputs import BadOption
 from lamina.cli.settings import Settings
 
 
@@ -39,7 +39,7 @@ def test_cut_off(text: str, on: bool) -> None:
 
 
 def test_a_misspelt_switch_is_refused() -> None:
-    with pytest.raises(click.UsageError, match="must be on or off"):
+    with pytest.raises(BadOption, match="must be on or off"):
         settings(LAMINA_CUT_OFF="flase")
 
 

@@ -5,33 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
 import msgspec
+
+from lamina.cli.options import Option
 
 if TYPE_CHECKING:
     from lamina.engine.request import BuildRequest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = [
-    click.option(
-        "--provenance",
+ATTEST = (
+    Option(
+        ("--provenance",),
+        "provenance",
+        "Attach SLSA provenance beside the image (max: arguments and steps too). Off by default.",
         metavar="min|max",
-        help="Attach SLSA provenance beside the image (max: arguments and steps too). Off by default.",
     ),
-    click.option(
-        "--sbom",
-        multiple=True,
+    Option(
+        ("--sbom",),
+        "sbom",
+        "Attach a list of the packages in the image. Off by default.",
+        many=True,
         metavar="spdx|cyclonedx",
-        help="Attach a list of the packages in the image. Off by default.",
     ),
-]
+)
 
 
 def attest_options(function: F) -> F:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+    from lamina.cli.commands.declaring import declared
+
+    return declared(ATTEST)(function)
 
 
 def attested(request: BuildRequest, provenance: str | None, sbom: tuple[str, ...]) -> BuildRequest:

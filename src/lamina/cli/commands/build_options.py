@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
 from lamina.cli import inputs
 from lamina.cli.commands.mount_options import mount_option
-from lamina.cli.commands.registry_options import REGISTRY_OPTIONS
+from lamina.cli.commands.registry_options import REGISTRY
+from lamina.cli.options import Option
 from lamina.cli.settings import Settings
 from lamina.engine.request import BuildRequest, Output, Selector
 
@@ -19,71 +18,73 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS = [
-    click.option("-f", "--file", "file", metavar="FILE", help="The Dockerfile (default: PATH/Dockerfile; - is standard input)."),
-    click.option("--target", metavar="STAGE", help="Build this stage (name or number) instead of the last."),
-    click.option("--build-arg", "args", multiple=True, metavar="NAME[=VALUE]", help="Give an ARG a value; without one, the environment's."),
-    click.option(
-        "--build-context",
+SHARED = (
+    Option(("-f", "--file"), "file", "The Dockerfile (default: PATH/Dockerfile; - is standard input).", metavar="FILE"),
+    Option(("--target",), "target", "Build this stage (name or number) instead of the last.", metavar="STAGE"),
+    Option(("--build-arg",), "args", "Give an ARG a value; without one, the environment's.", many=True, metavar="NAME[=VALUE]"),
+    Option(
+        ("--build-context",),
         "contexts",
-        multiple=True,
+        "DIR, URL, oci-layout://PATH or docker-image://REF under a name.",
+        many=True,
         metavar="NAME=PLACE",
-        help="DIR, URL, oci-layout://PATH or docker-image://REF under a name.",
     ),
-    click.option("--secret", "secrets", multiple=True, metavar="id=ID[,src=FILE|,env=NAME]", help="A secret for RUN --mount=type=secret."),
-    click.option("--ssh", "ssh", multiple=True, metavar="ID[=SOCKET|KEY]", help="An ssh agent for RUN --mount=type=ssh."),
-    click.option("--platform", "platforms", metavar="OS/ARCH[,...]", help="Build for these platforms (default: this machine's)."),
-    click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Add a label to the image."),
-    click.option("--pull", is_flag=True, help="Ask the registries for newer base images."),
-    click.option(
-        "--locked", is_flag=True, help="Take bases, URLs and repositories as PATH/lamina.lock says; what is not in it is an error."
+    Option(("--secret",), "secrets", "A secret for RUN --mount=type=secret.", many=True, metavar="id=ID[,src=FILE|,env=NAME]"),
+    Option(("--ssh",), "ssh", "An ssh agent for RUN --mount=type=ssh.", many=True, metavar="ID[=SOCKET|KEY]"),
+    Option(("--platform",), "platforms", "Build for these platforms (default: this machine's).", metavar="OS/ARCH[,...]"),
+    Option(("--label",), "labels", "Add a label to the image.", many=True, metavar="NAME=VALUE"),
+    Option(("--pull",), "pull", "Ask the registries for newer base images.", kind="flag"),
+    Option(
+        ("--locked",), "locked", "Take bases, URLs and repositories as PATH/lamina.lock says; what is not in it is an error.", kind="flag"
     ),
-    *REGISTRY_OPTIONS,
-    click.option("--no-cache", is_flag=True, help="Run every RUN, COPY and ADD again."),
-    click.option("--no-cache-filter", "no_cache_filter", multiple=True, metavar="STAGE[,STAGE]", help="The same for these stages."),
-    click.option(
-        "--refresh",
-        multiple=True,
+    *REGISTRY,
+    Option(("--no-cache",), "no_cache", "Run every RUN, COPY and ADD again.", kind="flag"),
+    Option(("--no-cache-filter",), "no_cache_filter", "The same for these stages.", many=True, metavar="STAGE[,STAGE]"),
+    Option(
+        ("--refresh",),
+        "refresh",
+        "Run again: STAGE, STAGE:N (as in [stage N/M]), or the beginning of an instruction.",
+        many=True,
         metavar="SELECTOR",
-        help="Run again: STAGE, STAGE:N (as in [stage N/M]), or the beginning of an instruction.",
     ),
-    click.option("--max-age", "max_age", multiple=True, metavar="SELECTOR=AGE", help="Run again what is older, for example deps=12h."),
-    click.option(
-        "--network", type=click.Choice(["default", "host", "none"]), default="default", show_default=True, help="Network of RUN steps."
+    Option(("--max-age",), "max_age", "Run again what is older, for example deps=12h.", many=True, metavar="SELECTOR=AGE"),
+    Option(("--network",), "network", "Network of RUN steps.", choices=("default", "host", "none"), default="default"),
+    Option(("--add-host",), "hosts", "An entry for /etc/hosts of RUN steps.", many=True, metavar="HOST:ADDRESS"),
+    Option(("--shm-size",), "shm_size", "Size of /dev/shm, for example 128m.", metavar="SIZE"),
+    Option(("--ulimit",), "ulimits", "A resource limit of RUN steps.", many=True, metavar="NAME=SOFT[:HARD]"),
+    Option(
+        ("--allow",),
+        "allow",
+        "Permit RUN --security=insecure (security.insecure); network.host is always permitted.",
+        many=True,
+        choices=("security.insecure", "network.host"),
     ),
-    click.option("--add-host", "hosts", multiple=True, metavar="HOST:ADDRESS", help="An entry for /etc/hosts of RUN steps."),
-    click.option("--shm-size", metavar="SIZE", help="Size of /dev/shm, for example 128m."),
-    click.option("--ulimit", "ulimits", multiple=True, metavar="NAME=SOFT[:HARD]", help="A resource limit of RUN steps."),
-    click.option(
-        "--allow",
-        multiple=True,
-        type=click.Choice(["security.insecure", "network.host"]),
-        help="Permit RUN --security=insecure (security.insecure); network.host is always permitted.",
+    Option(("--exact-modes",), "exact_modes", "Let group-write bits of context files count, as docker does.", kind="flag"),
+    Option(("--arg-scope",), "arg_scope", "Which RUNs an ARG counts for.", choices=("declared", "named"), default="declared"),
+    Option(
+        ("--reproducible",),
+        "reproducible",
+        "Every time in the image is SOURCE_DATE_EPOCH's (0 without it), as it is when that is set.",
+        kind="flag",
     ),
-    click.option("--exact-modes", is_flag=True, help="Let group-write bits of context files count, as docker does."),
-    click.option(
-        "--arg-scope", type=click.Choice(["declared", "named"]), default="declared", show_default=True, help="Which RUNs an ARG counts for."
-    ),
-    click.option(
-        "--reproducible", is_flag=True, help="Every time in the image is SOURCE_DATE_EPOCH's (0 without it), as it is when that is set."
-    ),
-    click.option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Steps that may run at once."),
-    click.option(
-        "--cache-from",
-        multiple=True,
+    Option(("-j", "--jobs"), "jobs", "Steps that may run at once.", kind="number", metavar="N"),
+    Option(
+        ("--cache-from",),
+        "cache_from",
+        "Read this shared cache: dir:PATH, oci://REPOSITORY, s3://BUCKET/PREFIX.",
+        many=True,
         metavar="PLACE[,OPTION=…]",
-        help="Read this shared cache: dir:PATH, oci://REPOSITORY, s3://BUCKET/PREFIX.",
     ),
-    click.option("--cache-to", multiple=True, metavar="PLACE[,OPTION=…]", help="Write to this shared cache what the build found and made."),
+    Option(("--cache-to",), "cache_to", "Write to this shared cache what the build found and made.", many=True, metavar="PLACE[,OPTION=…]"),
     mount_option("Share RUN --mount=type=cache through --cache-from and --cache-to; merge=union (the default) or newest."),
-    click.option("-q", "--quiet", is_flag=True, help="Print nothing but the result."),
-]
+    Option(("-q", "--quiet"), "quiet", "Print nothing but the result.", kind="flag"),
+)
 
 
 def shared_options(function: F) -> F:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+    from lamina.cli.commands.declaring import declared
+
+    return declared(SHARED)(function)
 
 
 def request_from(

@@ -9,7 +9,8 @@ import time
 import click
 
 from lamina.cli import inputs
-from lamina.cli.commands.mount_options import WithCacheMounts, mount_option
+from lamina.cli.commands.declaring import WithCacheMounts, declared
+from lamina.cli.commands.mount_options import mount_option
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 from lamina.cli.words import age, seconds, shorten, size, table
@@ -199,7 +200,7 @@ def prune(
 @command.command("push", cls=WithCacheMounts)
 @click.argument("place", required=False)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@mount_option("Hand over cache mounts of RUN --mount=type=cache too: all, or those with this id.")
+@declared((mount_option("Hand over cache mounts of RUN --mount=type=cache too: all, or those with this id."),))
 @click.pass_obj
 def push(settings: Settings, /, place: str | None, images: tuple[str, ...], cache_mounts: tuple[str, ...]) -> int:
     """Hand over to a shared cache what this store has: all records, or those of the builds that made these images.
@@ -219,7 +220,7 @@ def push(settings: Settings, /, place: str | None, images: tuple[str, ...], cach
 @command.command("pull", cls=WithCacheMounts)
 @click.argument("place", required=False)
 @click.option("--records-only", is_flag=True, help="Leave the layers: a build with --cache-from fetches those that it needs.")
-@mount_option("Take over cache mounts too, by merge=union (the default) or newest; nothing local is removed.")
+@declared((mount_option("Take over cache mounts too, by merge=union (the default) or newest; nothing local is removed."),))
 @click.pass_obj
 def pull(settings: Settings, /, place: str | None, records_only: bool, cache_mounts: tuple[str, ...]) -> int:
     """Take over what a shared cache has, so that later builds find it without asking, also offline.

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lamina.cli.commands.build_options import request_from, shared_options
-from lamina.cli.commands.mount_options import WithCacheMounts
+from lamina.cli.commands.declaring import WithCacheMounts
 from lamina.cli.progress import Paint
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
-
+from lamina.cli.options import Option
 from lamina.cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,37 +14,43 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-REGISTRY_OPTIONS = [
-    click.option(
-        "--registry-ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        envvar="LAMINA_REGISTRY_CA",
+REGISTRY = (
+    Option(
+        ("--registry-ca",),
+        "registry_ca",
+        "Certificates of a private authority to trust for registries.",
+        kind="file",
         metavar="FILE",
-        help="Certificates of a private authority to trust for registries.",
+        env="LAMINA_REGISTRY_CA",
     ),
-    click.option(
-        "--insecure-registry",
+    Option(
+        ("--insecure-registry",),
         "insecure_registries",
-        multiple=True,
-        envvar="LAMINA_INSECURE_REGISTRY",
+        "Speak to this registry without TLS (loopback always may).",
+        many=True,
         metavar="HOST[:PORT]",
-        help="Speak to this registry without TLS (loopback always may).",
+        env="LAMINA_INSECURE_REGISTRY",
     ),
-]
-
-compression_option = click.option(
-    "--compression",
-    type=click.Choice(["auto", "gzip", "zstd", "none"]),
+)
+_COMPRESSION = Option(
+    ("--compression",),
+    "compression",
+    "Of layers that were never compressed (auto: gzip); others stay as they came.",
+    choices=("auto", "gzip", "zstd", "none"),
     default="auto",
-    show_default=True,
-    help="Of layers that were never compressed (auto: gzip); others stay as they came.",
 )
 
 
 def registry_options(function: F) -> F:
-    for option in reversed(REGISTRY_OPTIONS):
-        function = option(function)
-    return function
+    from lamina.cli.commands.declaring import declared
+
+    return declared(REGISTRY)(function)
+
+
+def compression_option(function: F) -> F:
+    from lamina.cli.commands.declaring import declared
+
+    return declared((_COMPRESSION,))(function)
 
 
 def transport(settings: Settings, registry_ca: Path | None, insecure_registries: tuple[str, ...]) -> Transport:
