@@ -18,7 +18,7 @@ from lamina.dockerfile.lower import Lowered
 from lamina.engine.images.layout import checked_config
 from lamina.graph.vertex import Vertex
 from lamina.oci.config import History
-from lamina.oci.digest import DiffId, LayerId, StateId, chain
+from lamina.oci.digest import DiffId, Digest, LayerId, StateId, chain
 from lamina.oci.manifest import Descriptor, Manifest
 from lamina.oci.reference import Reference
 from lamina.oci.selection import parse_checked
@@ -69,12 +69,12 @@ def histories(lowered: Lowered) -> dict[int, tuple[Told, ...]]:
 
 
 class LoadedImages:
-    """The images of a store that were loaded, held against one Dockerfile's target. Not thread-safe."""
+    """Images of a store that were loaded (store/origins.py, `unknown`), held against one Dockerfile's target. Not thread-safe."""
 
-    def __init__(self, store: LocalStore, lowered: Lowered) -> None:
+    def __init__(self, store: LocalStore, lowered: Lowered, images: Sequence[Digest]) -> None:
         self._store = store
         self._base_layers = lowered.base_layers
-        self._images = list(_loaded(store))
+        self._images = list(_loaded(store, images))
         self._histories = histories(lowered) if self._images else {}
 
     def find(self, vertex: Vertex, state: StateId) -> Adopted | None:
@@ -134,9 +134,10 @@ class _Loaded:
         return self._diffs[number]
 
 
-def _loaded(store: LocalStore) -> Iterator[_Loaded]:
-    for image in store.images.loaded():
-        if store.blobs.missing(image.blobs):
+def _loaded(store: LocalStore, images: Sequence[Digest]) -> Iterator[_Loaded]:
+    for digest in images:
+        image = store.images.by_id(digest)
+        if image is None or store.blobs.missing(image.blobs):
             continue
         config = checked_config(store.blobs.read(image.id), f"image {image.id}")
         manifest = parse_checked(store.blobs.read(image.manifest))

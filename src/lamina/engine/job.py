@@ -90,6 +90,7 @@ class Job:
         self.accounts: dict[int, Account] = {}
         self.warnings: list[str] = []
         self.lowered: Lowered | None = None  # for engine/adopted.py: what the target's history tells
+        self._candidates: list[Digest] | None = None  # for that, where it was asked for
         self._loaded: LoadedImages | None = None
         self._failed: dict[str, tuple[float, str]] | None = None
         self.results: list[Record] = []  # of all steps that were found or ran: what a shared cache is told
@@ -192,15 +193,20 @@ class Job:
         root = inputs[0] if inputs else None
         if self.lowered is None or not isinstance(node.op, ExecOp) or node.op.mounts or not isinstance(root, Filesystem):
             return None
-        from lamina.engine.adopted import LoadedImages
-        from lamina.engine.layers import Kept
-
         with self._lock:
+            if self._candidates is None:  # those that have a layer above the base
+                self._candidates = self.around.store.origins.unknown(self.lowered.base_layers)
+            if not self._candidates:
+                return None
+            from lamina.engine.adopted import LoadedImages  # only where there are any: this is on the way of each build that runs something
+
             if self._loaded is None:
-                self._loaded = LoadedImages(self.around.store, self.lowered)
+                self._loaded = LoadedImages(self.around.store, self.lowered, self._candidates)
             found = self._loaded.find(node, root.state)
         if found is None:
             return None
+        from lamina.engine.layers import Kept
+
         account = self.account(node)
         layer = LayerRef(id=LayerId(found.diff_id), size=found.size, diff_id=found.diff_id, empty=found.empty)
         record = self._record(node, key, root, Kept(layer, found.diff), account)

@@ -56,6 +56,15 @@ class Origins:
             StoredOrigin, "SELECT image, name, doc FROM origins WHERE image IN (SELECT id FROM images) ORDER BY name, image"
         )
 
+    def unknown(self, layers: int) -> list[Digest]:
+        """Ids of images with more than so many layers that no build here made and no registry told of, newest first: they came from archives."""
+        built = " AND id NOT IN (SELECT image FROM origins)" if self._has() else ""
+        found = self._database.all(
+            tuple[Digest, str],
+            f"SELECT id, layers FROM images WHERE manifest NOT IN (SELECT manifest FROM remotes){built} ORDER BY created DESC, id",
+        )
+        return [image for image, text in found if len(msgspec.json.decode(text, type=list[str])) > layers]
+
     def _doc(self, image: Digest, name: str) -> bytes | None:
         found = self._database.first(tuple[bytes], "SELECT doc FROM origins WHERE image=? AND name=?", (image, name))
         return None if found is None else found[0]

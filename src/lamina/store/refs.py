@@ -193,16 +193,6 @@ class Images:
         rows = self._database.all(_Row, f"SELECT {_COLUMNS} FROM images ORDER BY created DESC, id")
         return [_image(row, tuple(names.get(row.id, ()))) for row in rows]
 
-    def loaded(self) -> list[Image]:
-        """Those that no build here made and no registry told of, newest first: they came from archives."""
-        there = self._database.first(tuple[str], "SELECT name FROM sqlite_master WHERE name='origins'") is not None
-        built = " AND id NOT IN (SELECT image FROM origins)" if there else ""
-        rows = self._database.all(
-            tuple[Digest],
-            f"SELECT id FROM images WHERE manifest NOT IN (SELECT manifest FROM remotes){built} ORDER BY created DESC, id",
-        )
-        return [image for row in rows if (image := self._get(row[0])) is not None]
-
     def untag(self, name: str) -> Removed:
         """`rmi NAME`: the name goes, and with its last name the image. ImageNotFound."""
         with self._database.write() as transaction:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from lamina.oci.digest import sha256
+from lamina.oci.digest import LayerId, sha256
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
 ONE, TWO = sha256(b"one"), sha256(b"two")
 
 
-def image(store: LocalStore, config: bytes, *names: str) -> None:
+def image(store: LocalStore, config: bytes, *names: str, layers: int = 0, created: float = 1.0) -> Image:
     digest, manifest = store.blobs.put(config), store.blobs.put(b"manifest of " + config)
-    store.images.put(Image(digest, manifest, "linux/amd64", 1.0, 0, ()), names)
+    made = Image(digest, manifest, "linux/amd64", created, 0, (LayerId(ONE),) * layers)
+    store.images.put(made, names)
+    return made
 
 
 def test_a_store_without_the_table_knows_nothing(store: LocalStore) -> None:
@@ -41,3 +43,15 @@ def test_documents_of_removed_images_go(store: LocalStore) -> None:
     image(store, b"two", "b")
     store.origins.put(TWO, ("b",), b"B")
     assert store.origins.of(ONE) is None
+
+
+def test_unknown_are_those_that_nobody_accounts_for(store: LocalStore) -> None:
+    """Each build that ran something asked this of every image by itself: with hundreds of images that was most of a small build."""
+    archived, older = image(store, b"3", "a", layers=2, created=3.0), image(store, b"1", layers=1)
+    assert store.origins.unknown(0) == [archived.id, older.id]
+    built, pulled = image(store, b"4", layers=1, created=4.0), image(store, b"5", layers=1, created=5.0)
+    store.origins.put(built.id, (), b"{}")
+    store.facts.set_remote("b", "linux/amd64", pulled.manifest)
+    assert store.origins.unknown(0) == [archived.id, older.id]
+    assert store.origins.unknown(1) == [archived.id], "an image that is no more than the base has nothing to take over"
+    assert store.origins.unknown(2) == []

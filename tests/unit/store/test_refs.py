@@ -48,17 +48,6 @@ def test_nothing_found_names_the_nearest(store: LocalStore) -> None:
         store.images.find("deadbeef")
 
 
-def test_loaded_are_those_that_nobody_accounts_for(store: LocalStore) -> None:
-    """Each build that ran something asked this of every image by itself: with hundreds of images that was most of a small build."""
-    archived, older = image(store, 3, APP), image(store, 1)
-    assert [one.id for one in store.images.loaded()] == [archived.id, older.id]
-    built, pulled = image(store, 4), image(store, 5, WEB)
-    store.origins.put(built.id, (), b"{}")
-    store.facts.set_remote(WEB, "linux/amd64", pulled.manifest)
-    assert [one.id for one in store.images.loaded()] == [archived.id, older.id]
-    assert store.images.loaded()[0].names == (APP,)
-
-
 def test_an_ambiguous_beginning_lists_candidates(store: LocalStore) -> None:
     with store.database.write() as transaction:
         for tail in "01":
