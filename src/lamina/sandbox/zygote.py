@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import struct
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import msgspec
 
 from lamina.sandbox.protocols import CancelToken, OnOutput, Overlay, SandboxReport, SandboxSetupFailed, SandboxSpec
 from lamina.sandbox.zygoteprocess import ZygoteProcess
@@ -85,7 +86,7 @@ class Zygote:
         for pump in pumps:
             pump.start()
         try:
-            body = json.dumps(document(spec, self._userxattr, self._single and plain is None, plain) | self._more()).encode()
+            body = _encoded(document(spec, self._userxattr, self._single and plain is None, plain) | self._more())
             ours.sendall(struct.pack("!I", len(body)) + body)
             # Not before: a build that is cancelled already asks at once, and what it asks must not come before the run.
             withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
@@ -101,7 +102,7 @@ class Zygote:
                 pump.join()
         if not answer:
             raise SandboxSetupFailed("the sandbox's helper was killed", hint="the machine may be out of memory")
-        found: dict[str, Any] = json.loads(answer)
+        found = _decoded(answer)
         if found.get("setup_error") == _PROC_REFUSED and not self._shared_pids:
             raise _ProcRefused("no new /proc is given here")
         if "setup_error" in found:
@@ -164,6 +165,27 @@ def _line(connection: socket.socket) -> bytes:
         if data.endswith(b"\n"):
             break
     return b"".join(parts)
+
+
+def _encoded(values: dict[str, Any]) -> bytes:
+    """JSON. Words that are no Unicode (lone surrogates) go as json has them, whose import costs more than all the rest here."""
+    try:
+        return msgspec.json.encode(values)
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(values).encode()
+
+
+def _decoded(answer: bytes) -> dict[str, Any]:
+    found: dict[str, Any]
+    try:
+        found = msgspec.json.decode(answer)
+    except msgspec.DecodeError:
+        import json
+
+        found = json.loads(answer)
+    return found
 
 
 def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Plain | None = None) -> dict[str, Any]:

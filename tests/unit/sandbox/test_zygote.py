@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lamina.sandbox import zygoteprocess
@@ -132,6 +133,17 @@ def test_closing_twice_and_before_the_first_run(made: Callable[[str], Zygote], t
     one.close()
     assert used._process.returncode == -9
     assert one.run(spec(tmp_path), lambda stream, data: None, Cancel()).exit_code == 3, "a run after closing starts another"
+
+
+def test_words_that_are_no_unicode(made: Callable[[str], Zygote], tmp_path: Path) -> None:
+    """argv, names and messages may hold any bytes: they arrive as they were, both ways."""
+    word = b"\xff\x80 caf\xc3\xa9".decode("utf-8", "surrogateescape")
+    answer = "connection.sendall(json.dumps({'setup_error': spec['argv'][1] + spec['env'][0]}).encode() + b'\\n')"
+    with pytest.raises(SandboxSetupFailed) as caught:
+        made(answer).run(
+            msgspec.structs.replace(spec(tmp_path), argv=("echo", word), env=(f"A={word}",)), lambda stream, data: None, Cancel()
+        )
+    assert f"{word}A={word}" in str(caught.value)
 
 
 def test_the_document(tmp_path: Path) -> None:
