@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +85,7 @@ def agent_socket(agents: Mapping[str, Path], identifier: str, *, required: bool)
 
 @contextmanager
 def _agent_for_key(key: Path, identifier: str) -> Iterator[Path]:
+    import subprocess  # this and tempfile: only where a key is given
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="lamina-ssh-") as folder:

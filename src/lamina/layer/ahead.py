@@ -7,7 +7,6 @@ was told is compared with what is read from the finished layer (normal.py): only
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ import msgspec
 from lamina.layer.entry import Entry, Kind
 
 if TYPE_CHECKING:
+    import subprocess
+
     from lamina.layer.copying import LayerWriter
     from lamina.layer.scan import Found
     from lamina.oci.digest import DiffId
@@ -117,6 +118,7 @@ class Ahead:
 
     def _start(self) -> None:
         import fcntl
+        import subprocess
 
         root = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

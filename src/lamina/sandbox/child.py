@@ -437,5 +437,21 @@ def answer(connection, report):
         pass
 
 
+def alone(descriptor):
+    """Hold nothing open that our side had from who started it, and no folder of it."""
+    os.chdir("/")
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        numbers = range(os.sysconf("SC_OPEN_MAX"))
+    for number in numbers:
+        if number > 2 and number != descriptor:
+            try:
+                os.close(number)
+            except OSError:
+                pass  # that of the listing itself
+
+
 if __name__ == "__main__":
+    alone(int(sys.argv[1]))
     serve(int(sys.argv[1]))

@@ -244,15 +244,11 @@ class Images:
         """write_index, unless it would say the same: of the images that were `touched`, or that a blob has come for, none has all its blobs.
         What a build adds to a store of a thousand images costs it no look at them."""
         arrived = set(self._blobs.arrived)
-        if len(arrived) <= _FEW:
-            found = {
-                row[0]
-                for digest in arrived
-                for row in self._database.all(
-                    tuple[Digest], "SELECT id FROM images WHERE id=?1 OR manifest=?1 OR instr(blobs, ?1) > 0", (digest,)
-                )
-            }
-            if not any(map(self._whole, (*touched, *self._images(sorted(found))))):
+        if len(arrived) <= _FEW and not any(map(self._whole, touched)):
+            others = sorted(arrived.difference(*((image.id, image.manifest) for image in touched)))
+            holds = " OR ".join(f"?{n} IN (id, manifest) OR instr(blobs, ?{n}) > 0" for n in range(1, len(others) + 1))
+            found = self._database.all(tuple[Digest], f"SELECT id FROM images WHERE {holds}", others) if others else []
+            if not any(map(self._whole, self._images([row[0] for row in found]))):
                 self._blobs.arrived -= arrived
                 return
         self.write_index()

@@ -43,7 +43,7 @@ def spare_of(process: ZygoteProcess, but: int = 0) -> int:
     """The waiting helper, once its PID 1 stands; not `but`, which may take a moment to end."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
-        for helper in children(process._process.pid):
+        for helper in children(process.pid):
             if helper != but and children(helper):
                 return helper
         time.sleep(0.01)
@@ -105,7 +105,7 @@ def test_without_the_waiting_helper_runs_go_on(run: Runs) -> None:
     spare = spare_of(run.process)
     os.kill(spare, 9)
     end = time.monotonic() + PATIENCE
-    while spare in children(run.process._process.pid) and time.monotonic() < end:  # its end of the socket is closed when it is dead
+    while spare in children(run.process.pid) and time.monotonic() < end:  # its end of the socket is closed when it is dead
         time.sleep(0.01)
     assert run("echo one") == (0, b"one\n")
     assert run("echo two") == (0, b"two\n")

@@ -131,7 +131,7 @@ def test_closing_twice_and_before_the_first_run(made: Callable[[str], Zygote], t
     used = one._process
     assert used is not None
     one.close()
-    assert used._process.returncode == -9
+    assert used.exit_code == -9
     assert one.run(spec(tmp_path), lambda stream, data: None, Cancel()).exit_code == 3, "a run after closing starts another"
 
 

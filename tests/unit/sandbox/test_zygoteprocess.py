@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -13,7 +15,7 @@ from lamina.sandbox.zygoteprocess import ZygoteProcess
 
 def test_one_that_was_never_used_ends_at_once_and_leaves_no_process() -> None:
     process = ZygoteProcess()
-    pid = process._process.pid
+    pid = process.pid
     process.end()
     process.end()
     with pytest.raises(ChildProcessError):
@@ -28,13 +30,44 @@ def test_one_that_was_ended_takes_no_run() -> None:
         process.send(b"R", [])
 
 
+def open_in(pid: int) -> dict[str, str]:
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found[name] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
+
+
+def test_it_holds_nothing_open_that_its_owner_was_given() -> None:
+    """A descriptor that a CI service leaves open to what it starts must not come near a RUN; nor does the folder stay busy."""
+    given = os.open("/etc/passwd", os.O_RDONLY)
+    high = fcntl.fcntl(given, fcntl.F_DUPFD, 500)
+    os.set_inheritable(given, True)
+    os.set_inheritable(high, True)
+    process = ZygoteProcess()
+    try:
+        found = open_in(process.pid)
+        deadline = time.monotonic() + 120
+        while any("passwd" in target for target in found.values()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+            found = open_in(process.pid)
+        assert (found["0"], found["1"]) == (os.devnull, os.devnull)
+        assert found["3"].startswith("socket:")
+        assert not any("passwd" in target for target in found.values()), found
+        assert os.readlink(f"/proc/{process.pid}/cwd") == "/"
+    finally:
+        process.end()
+        os.close(given)
+        os.close(high)
+
+
 def test_it_ends_with_its_owner() -> None:
     """The owner was killed with SIGKILL: the control socket's end of file is all that it hears of it."""
     read, write = socket.socketpair()
     owner = os.fork()
     if owner == 0:
         try:
-            write.send(str(ZygoteProcess()._process.pid).encode())
+            write.send(str(ZygoteProcess().pid).encode())
             time.sleep(60)
         finally:
             os._exit(0)
