@@ -11,6 +11,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -20,6 +21,7 @@ import msgspec
 from lamina.oci import typed
 from lamina.store.errors import OtherStore, border, of_sqlite
 from lamina.store.layout import FORMAT, Layout
+from lamina.store.locks import exclusive
 
 Value = str | int | float | bytes | None
 _Row = TypeVar("_Row")
@@ -82,7 +84,9 @@ class Database:
             connection.execute("PRAGMA synchronous=NORMAL")
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found == 0:
-                _create(connection)
+                self._layout.locks.mkdir(mode=0o700, exist_ok=True)
+                with exclusive(self._layout.locks / "create"):
+                    _create(connection)
             elif found != FORMAT:  # the same number as in VERSION; a migration that was cut off in between changes nothing for us
                 raise OtherStore(
                     f"the database of the store {self._layout.root} has format {found}; this lamina reads format {FORMAT}",
@@ -183,8 +187,8 @@ class Transaction:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    """Make the tables, unless another process did it meanwhile."""
-    connection.execute("PRAGMA journal_mode=WAL")
+    """Make the tables, unless another process did it meanwhile. One process at a time."""
+    _to_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     try:
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
@@ -197,3 +201,16 @@ def _create(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _to_wal(connection: sqlite3.Connection) -> None:
+    """SQLite does not wait with this where another connection is just reading, as one that looks whether there are tables yet."""
+    end = time.monotonic() + _BUSY
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.002)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -182,3 +183,18 @@ def test_the_database_is_in_wal_mode(root: Path) -> None:
     open_(root).close()
     with closing(sqlite3.connect(root / "state.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_store_that_several_make_at_once(tmp_path: Path) -> None:
+    """Of the first builds of parallel CI steps on a new root one in three said that the database was locked for too long, at once: SQLite does
+    not wait for the change to a write-ahead log while somebody reads."""
+
+    def work(root: Path) -> None:
+        for _ in range(3):
+            with open_(root) as store:
+                store.blobs.put(b"x")
+
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(40):
+            for done in [pool.submit(work, tmp_path / str(number)) for _ in range(2)]:
+                done.result()
