@@ -39,9 +39,9 @@ Plain = dict[str, Any]
 
 SCRATCH = InputPart(kind="filesystem", id="scratch")
 _CONTENT = ("files", "url", "git")  # bytes are bytes, wherever they come from
-_OCTAL = re.compile(r"[0-7]+")
-_NUMBER = re.compile(r"[0-9]+")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_OCTAL = r"[0-7]+"
+_NUMBER = r"[0-9]+"
+_SURROGATE = "[\ud800-\udfff]"
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -142,7 +142,9 @@ def op_parts(op: Op) -> Plain:
 
 def well_formed(text: str) -> str:
     """`text` without lone surrogates: bytes of a Dockerfile that are no UTF-8 become U+FFFD and their number."""
-    return _SURROGATE.sub(lambda found: f"\N{REPLACEMENT CHARACTER}<{ord(found[0]) & 0xFF:02x}>", text)
+    if text.isascii():
+        return text
+    return re.sub(_SURROGATE, lambda found: f"\N{REPLACEMENT CHARACTER}<{ord(found[0]) & 0xFF:02x}>", text)
 
 
 def _well_formed(value: Any) -> Any:
@@ -261,9 +263,9 @@ def _attributes(owner: Owner | None, chmod: str | None) -> Plain:
     """
     plain: Plain = {}
     if owner is not None:
-        plain["chown"] = [int(word) if _NUMBER.fullmatch(word) else word for word in (owner.user, owner.group) if word is not None]
+        plain["chown"] = [int(word) if re.fullmatch(_NUMBER, word) else word for word in (owner.user, owner.group) if word is not None]
     if chmod is not None:
-        plain["chmod"] = f"{int(chmod, 8):04o}" if _OCTAL.fullmatch(chmod) else chmod
+        plain["chmod"] = f"{int(chmod, 8):04o}" if re.fullmatch(_OCTAL, chmod) else chmod
     return plain
 
 
@@ -276,7 +278,7 @@ def _copied(action: CopyAction) -> Selection:
         exclude=action.exclude,
         follow_symlink=action.follow_symlink,
         dir_contents=action.dir_contents,
-        chmod=action.mode is not None and _OCTAL.fullmatch(action.mode) is not None,
+        chmod=action.mode is not None and re.fullmatch(_OCTAL, action.mode) is not None,
         chown=action.owner is not None,
         required=action.required,
     )

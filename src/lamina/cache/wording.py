@@ -6,7 +6,7 @@ import re
 
 from lamina.cache.sensitive import sensitive
 
-_USER_INFO = re.compile(r"://[^/@\s]*@")
+_USER_INFO = r"://[^/@\s]*@"
 _LONG = 60
 SAME = "same inputs"  # the reason of a plain hit
 
@@ -20,7 +20,9 @@ def shown(name: str, value: str) -> str | None:
 
 def shorten(text: str, limit: int = _LONG) -> str:
     """One line of at most `limit` characters, the end left out; user names and passwords of URLs left out too."""
-    line = _USER_INFO.sub("://…@", " ".join(text.split()))
+    line = " ".join(text.split())
+    if "://" in line:
+        line = re.sub(_USER_INFO, "://…@", line)
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 

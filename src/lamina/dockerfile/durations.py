@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _UNITS = {"ns": 1, "us": 1000, "µs": 1000, "μs": 1000, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_PART = re.compile(r"([0-9]*)(?:(\.)([0-9]*))?(ns|us|µs|μs|ms|s|m|h)")
+_PART = r"([0-9]*)(?:(\.)([0-9]*))?(ns|us|µs|μs|ms|s|m|h)"
 _MAX = 2**63 - 1
 
 
@@ -15,8 +15,9 @@ def parse_duration(text: str) -> int:
     if body == "0":
         return 0
     total = pos = 0
+    one = re.compile(_PART)
     while pos < len(body):
-        part = _PART.match(body, pos)
+        part = one.match(body, pos)
         if part is None or not (part[1] or part[3]):
             number = re.match(r"[0-9]*\.?[0-9]*", body[pos:])
             if number and number[0].strip("."):

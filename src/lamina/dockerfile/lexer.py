@@ -16,10 +16,10 @@ from lamina.dockerfile.instructions import Heredoc
 from lamina.dockerfile.words import SPACES, Expander
 
 MAX_LINE = 65535  # bytes of one physical line; BuildKit reads no longer ones
-_DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(.+?)[\t\n\f\r ]*\Z")
+_DIRECTIVE = r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(.+?)[\t\n\f\r ]*\Z"
 _DIRECTIVE_NAMES = ("syntax", "escape", "check")
-_HEREDOC = re.compile(r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)\Z")
-_LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
+_HEREDOC = r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)\Z"
+_LEADING_TABS = r"(?m)^\t+"
 _NO_ENV: dict[str, str] = {}
 
 
@@ -131,7 +131,7 @@ class Lexer(msgspec.Struct):
         if self._directives_over:
             return False
         body = text[1:].lstrip(SPACES) if text.startswith("#") else ""
-        found = _DIRECTIVE.match(body)
+        found = re.match(_DIRECTIVE, body) if "=" in body else None
         name = found[1].lower() if found else ""
         if not found or name not in _DIRECTIVE_NAMES:
             self._directives_over = True
@@ -173,7 +173,7 @@ class Lexer(msgspec.Struct):
 
 def chomp(content: str) -> str:
     """What `<<-` does to a here-document's text: leading tabs go from every line."""
-    return _LEADING_TABS.sub("", content)
+    return re.sub(_LEADING_TABS, "", content)
 
 
 _PLAIN = Expander("\\", keep_unset=True)
@@ -183,7 +183,7 @@ _RAW = Expander("\\", keep_unset=True, raw_quotes=True, raw_escapes=True)
 
 def heredoc_marker(word: str) -> Heredoc | None:
     """`word` as `[fd]<<[-]NAME`, with an empty content; None when it is none. Raises ExpansionError for unbalanced quotes."""
-    found = _HEREDOC.match(word)
+    found = re.match(_HEREDOC, word) if "<<" in word else None
     if not found or not found[3]:
         return None
     rest = found[3]

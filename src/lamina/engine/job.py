@@ -473,8 +473,8 @@ class Job:
             self._loading = True
         from importlib import import_module
 
-        later = ("lamina.layer.sums", "lamina.layer.normal", "lamina.layer.pack", "lamina.engine.images.recording")
-        threading.Thread(target=lambda: [import_module(name) for name in later], daemon=True).start()
+        later = ("layer.sums", "layer.normal", "layer.pack", "engine.images.recording", "engine.freshness.origins", "store.keeping")
+        threading.Thread(target=lambda: [import_module(f"lamina.{name}") for name in later], daemon=True).start()
 
     def _end(self, node: Vertex, verdict: Verdict) -> None:
         account = self.account(node)

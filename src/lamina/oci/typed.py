@@ -15,7 +15,7 @@ import msgspec
 _T = TypeVar("_T")
 _lock = threading.Lock()
 _ready: set[Any] = set()
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = "[\ud800-\udfff]"
 
 
 def ready(type: type[_T]) -> None:
@@ -55,7 +55,7 @@ def encode_json(document: object) -> bytes:
 def encodable(value: object) -> object:
     """`value` (of JSON's types) with U+FFFD for what UTF-8 cannot say: bytes that were no UTF-8, halves of surrogate pairs. As Go's JSON, both ways."""
     if isinstance(value, str):
-        return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
+        return value if value.isascii() else re.sub(_SURROGATE, "\ufffd", value)
     if isinstance(value, dict):
         return {encodable(name): encodable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

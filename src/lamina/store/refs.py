@@ -25,7 +25,7 @@ from lamina.store.leases import Lease
 from lamina.store.locks import exclusive
 from lamina.store.protocols import StoreError
 
-_PREFIX = re.compile(r"(?:sha256:)?[0-9a-f]{2,64}")
+_PREFIX = r"(?:sha256:)?[0-9a-f]{2,64}"
 
 
 class ImageNotFound(StoreError):
@@ -168,7 +168,7 @@ class Images:
             image = self.by_name(name, platform)
             if image is not None:
                 return image
-        if _PREFIX.fullmatch(text):
+        if re.fullmatch(_PREFIX, text):
             wanted = text if text.startswith("sha256:") else f"sha256:{text}"
             rows = self._database.all(tuple[Digest], "SELECT id FROM images WHERE substr(id, 1, length(?1))=?1 ORDER BY id", (wanted,))
             if len(rows) > 1:

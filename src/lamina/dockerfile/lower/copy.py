@@ -18,7 +18,7 @@ from lamina.oci.digest import parse_digest
 
 _BODY = Expander("\\", quotes=False)
 _WILDCARD = re.compile(r"(?<!\\)(?:\\\\)*[*?\[]")
-_SYMBOLIC = re.compile(r"[ugoa]*(?:[-+=][rwxXst]*)+(?:,[ugoa]*(?:[-+=][rwxXst]*)+)*\Z")
+_SYMBOLIC = r"[ugoa]*(?:[-+=][rwxXst]*)+(?:,[ugoa]*(?:[-+=][rwxXst]*)+)*\Z"
 
 
 def lower_copy(copy: Copy, stage: Lowering, step: Step, freshness: Freshness, name: str) -> Vertex:
@@ -169,7 +169,7 @@ def _mode(chmod: str) -> str | None:
         return None
     if re.fullmatch("[0-7]+", chmod) and int(chmod, 8) <= 0o7777:
         return chmod
-    if _SYMBOLIC.match(chmod) and not chmod.isdecimal():
+    if re.match(_SYMBOLIC, chmod) and not chmod.isdecimal():
         return chmod
     raise LoweringError(f"--chmod={chmod} is neither an octal mode up to 7777 nor symbolic", hint="for example --chmod=755 or --chmod=u+x")
 

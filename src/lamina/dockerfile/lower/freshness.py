@@ -10,9 +10,9 @@ from lamina.diagnostics.errors import nearest
 from lamina.diagnostics.span import Span
 from lamina.dockerfile.lower.values import LoweringError, ascii_url
 
-_COMMENT = re.compile(r"\s*lamina:\s*(?P<name>[a-z-]+)\s*=\s*(?P<value>\S+)\s*\Z", re.IGNORECASE)
-_LOOKS_LIKE = re.compile(r"\s*lamina:", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+# Compiled where a comment is one of ours; patterns cost a small build more than what they look at.
+_COMMENT = r"(?i)\s*lamina:\s*(?P<name>[a-z-]+)\s*=\s*(?P<value>\S+)\s*\Z"
+_DURATION = r"(\d+(?:\.\d+)?)([smhdw])"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -28,9 +28,9 @@ def declared(comments: tuple[str, ...], span: Span) -> Declared:
     age: float | None = None
     watch: list[str] = []
     for comment in comments:
-        if not _LOOKS_LIKE.match(comment):
+        if not comment.lstrip().lower().startswith("lamina:"):
             continue
-        found = _COMMENT.match(comment)
+        found = re.match(_COMMENT, comment)
         name = found["name"].lower() if found else ""
         if found and name == "max-age":
             age = _duration(found["value"], span)
@@ -49,6 +49,6 @@ def declared(comments: tuple[str, ...], span: Span) -> Declared:
 
 
 def _duration(text: str, span: Span) -> float:
-    if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
+    if not re.fullmatch(f"(?:{_DURATION})+", text):
         raise LoweringError(f"# lamina: max-age={text} is not a duration", spans=(span,), hint="for example 12h, 90m or 1d")
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_DURATION, text))

@@ -10,7 +10,7 @@ import msgspec
 from lamina.dockerfile.lower.values import LoweringError
 from lamina.graph.ops import GitOp
 
-_SCP = re.compile(r"[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:.*\Z", re.DOTALL)
+_SCP = r"(?s)[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:.*\Z"
 _FIELDS = ("ref", "tag", "branch", "subdir", "checksum", "commit", "keep-git-dir", "submodules")
 _BOOLEANS = {
     **dict.fromkeys(("", "1", "t", "T", "true", "TRUE", "True"), True),
@@ -51,7 +51,7 @@ def parse_git(source: str) -> GitSource | None:
             return None
         if not found.path.endswith(".git"):
             return None
-    elif scheme not in ("git", "ssh") and not _SCP.match(source):
+    elif scheme not in ("git", "ssh") and not re.match(_SCP, source):
         return None
     body, _, fragment = source.partition("#")
     ref, _, subdir = fragment.partition(":")

@@ -49,7 +49,7 @@ from lamina.oci.config import ContainerConfig, ImageConfig
 from lamina.oci.platform import Platform
 
 _LAYERED = (Run, Copy, Workdir)
-_NUMBER = re.compile(r"[-+]?[0-9]{1,9}\Z")
+_NUMBER = r"[-+]?[0-9]{1,9}\Z"
 
 
 def lower(document: Document, options: Options, bases: Mapping[BaseKey, ResolvedBase]) -> Lowered | Needs:
@@ -172,7 +172,7 @@ class _Walk:
         ]
 
     def _stage_of(self, name: str, numbers: bool) -> StageState | None:
-        if numbers and _NUMBER.match(name):
+        if numbers and re.match(_NUMBER, name):
             index = int(name)
             if not 0 <= index < len(self.states):
                 raise LoweringError(f"there is no stage {index}", hint=f"stages are numbered 0 to {len(self.states) - 1}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lamina.engine.freshness.lockfile import Lock
 
 _HINT = "`lamina outdated --rebuild` takes --secret, --ssh and --build-arg; for the rest build it again with `lamina build`"
-_USER_INFO = re.compile(r"(://)[^/@\s]*@")
+_USER_INFO = r"(://)[^/@\s]*@"
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def plain_url(text: str) -> str:
     """Without user and password; a query, which may be a signature, as its hash."""
-    bare, question, query = _USER_INFO.sub(r"\1", text).partition("?")
+    bare, question, query = re.sub(_USER_INFO, r"\1", text).partition("?")
     return f"{bare}?sha256:{hashlib.sha256(query.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}" if question else bare
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PARALLEL = 8
 _READ = 64 << 20  # bytes of a URL that are read to compare them
-_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+_COMMIT = r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z"
 
 Kind = Literal["url", "git", "watch"]
 RemoteVerdict = Literal["current", "moved", "pinned", "unknown"]
@@ -74,7 +74,7 @@ def places_asked(wanted: Iterable[Question]) -> set[tuple[Kind, str]]:
 
 def told(question: Question) -> RemoteReport | None:
     """The answer where nobody needs to be asked."""
-    if question.kind == "git" and _COMMIT.match(question.ref):
+    if question.kind == "git" and re.match(_COMMIT, question.ref):
         return RemoteReport("git", question.name, "pinned", question.was)
     if "?sha256:" in question.url:
         return RemoteReport(question.kind, question.name, "unknown", question.was, None, "its address has a query, which is not kept")
