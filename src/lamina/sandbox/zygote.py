@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 Stream = Literal["stdout", "stderr"]
 
 
+_PIECE = 1 << 16
 _PROC_REFUSED = "mounts: no new /proc is given here"  # said by child.py
 
 
 class _ProcRefused(SandboxSetupFailed):
     pass
+
+
+class _Ended(Exception):
+    """The helper is gone in the middle of it; the system's words for it."""
 
 
 class Plain(NamedTuple):
@@ -82,24 +88,21 @@ class Zygote:
             theirs.close()
             for _, _, write in pipes:
                 os.close(write)
-        pumps = [threading.Thread(target=_pump, args=(name, read, on_output), daemon=True) for name, read, _ in pipes]
-        for pump in pumps:
-            pump.start()
+        outputs = {read: name for name, read, _ in pipes}
         try:
             body = _encoded(document(spec, self._userxattr, self._single and plain is None, plain) | self._more())
-            ours.sendall(struct.pack("!I", len(body)) + body)
+            _tell(ours, struct.pack("!I", len(body)) + body)
             # Not before: a build that is cancelled already asks at once, and what it asks must not come before the run.
             withdraw = cancel.on_cancel(lambda: _ask(ours, b"T"))
             try:
-                answer = _line(ours)
+                answer = _follow(ours, outputs, on_output)
             finally:
                 withdraw()
-        except OSError as error:
-            raise SandboxSetupFailed(f"the sandbox's helper ended early: {error.strerror}") from error
+        except _Ended as error:
+            raise SandboxSetupFailed(f"the sandbox's helper ended early: {error}") from error
         finally:
-            ours.close()
-            for pump in pumps:
-                pump.join()
+            ours.close()  # whatever still runs is killed
+            _drain(outputs)
         if not answer:
             raise SandboxSetupFailed("the sandbox's helper was killed", hint="the machine may be out of memory")
         found = _decoded(answer)
@@ -145,10 +148,53 @@ class Zygote:
             self._process.send(kind, descriptors)
 
 
-def _pump(name: Stream, descriptor: int, on_output: OnOutput) -> None:
-    with open(descriptor, "rb", buffering=0) as pipe:
-        while data := pipe.read(1 << 16):
-            on_output(name, data)
+def _tell(connection: socket.socket, data: bytes) -> None:
+    try:
+        connection.sendall(data)
+    except OSError as error:
+        raise _Ended(error.strerror) from error
+
+
+def _follow(connection: socket.socket, outputs: dict[int, Stream], on_output: OnOutput) -> bytes:
+    """Hand on what is written until all ends are closed, and the answer's line is there; b"" where the connection ended without one. What has
+    ended is closed, and taken out of `outputs`. _Ended, and whatever `on_output` raises."""
+    control = connection.fileno()
+    answer = b""
+    poll = select.poll()
+    for descriptor in (control, *outputs):
+        poll.register(descriptor, select.POLLIN)
+    waiting = 1 + len(outputs)
+    while waiting:
+        for descriptor, _ in poll.poll():
+            if descriptor == control:
+                try:
+                    data = connection.recv(_PIECE)
+                except OSError as error:
+                    raise _Ended(error.strerror) from error
+                answer += data
+                ended = not data or data.endswith(b"\n")
+            else:
+                data = os.read(descriptor, _PIECE)
+                ended = not data
+                if data:
+                    on_output(outputs[descriptor], data)
+            if ended:
+                waiting -= 1
+                poll.unregister(descriptor)
+                if descriptor == control:
+                    connection.close()  # what a run without namespaces left behind is killed now, and lets go of the others
+                else:
+                    del outputs[descriptor]
+                    os.close(descriptor)
+    return answer
+
+
+def _drain(outputs: dict[int, Stream]) -> None:
+    """Until nobody can write any more: then nothing of the run is left."""
+    for descriptor in outputs:
+        while os.read(descriptor, _PIECE):
+            pass
+        os.close(descriptor)
 
 
 def _ask(connection: socket.socket, what: bytes) -> None:
@@ -156,15 +202,6 @@ def _ask(connection: socket.socket, what: bytes) -> None:
         connection.send(what)
     except OSError:
         pass
-
-
-def _line(connection: socket.socket) -> bytes:
-    parts: list[bytes] = []
-    while data := connection.recv(1 << 16):
-        parts.append(data)
-        if data.endswith(b"\n"):
-            break
-    return b"".join(parts)
 
 
 def _encoded(values: dict[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,3 +171,24 @@ def test_the_document(tmp_path: Path) -> None:
     assert found["hosts_file"].splitlines()[-2:] == ["127.0.1.1\tme", "10.0.0.1\tdb"]
     assert found["resolv_conf"] == "", "without a network there is nobody to ask"
     assert found["userxattr"] is True
+
+
+def test_an_output_that_cannot_be_handed_on_ends_the_run(made: Callable[[str], Zygote], tmp_path: Path) -> None:
+    """Nobody reads the build's output any more: what the run has is closed, and its end is waited for."""
+
+    def on_output(stream: str, data: bytes) -> None:
+        raise BrokenPipeError(32, "gone")
+
+    one = made(f"connection.recv(1); connection.sendall({json.dumps(GOOD).encode()!r} + b'\\n')")
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(BrokenPipeError):
+        one.run(spec(tmp_path), on_output, Cancel())
+    one.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_output_after_the_answer_is_handed_on(made: Callable[[str], Zygote], tmp_path: Path) -> None:
+    got: list[bytes] = []
+    late = f"connection.sendall({json.dumps(GOOD).encode()!r} + b'\\n'); assert not connection.recv(1); os.write(out, b'!' * 200000)"
+    assert made(late).run(spec(tmp_path), lambda stream, data: got.append(data), Cancel()).exit_code == 3
+    assert b"".join(got).count(b"!") == 200000
