@@ -148,6 +148,7 @@ class Engine:
             assert result is None or isinstance(result, Filesystem)
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
             kept = names if not request.outputs or any(output.type == "image" for output in request.outputs) else ()
+            around.settle()
             image = assemble(lowered, result, _times(lowered, ended), around, kept, request.epoch)
             if not one_of_several:
                 self.store.images.only(kept, (image.platform,))

@@ -403,8 +403,7 @@ class Job:
         """Listings become blobs, so that a later miss can name the paths that differ."""
         inputs = list(parts.inputs)
         for number, listed in listings.items():
-            digest: Digest = self.around.store.blobs.put(listed.document())
-            inputs[number] = msgspec.structs.replace(inputs[number], listing=digest)
+            inputs[number] = msgspec.structs.replace(inputs[number], listing=self.around.keep_listing(listed.document()))
         return msgspec.structs.replace(parts, inputs=tuple(inputs))
 
     def _files(

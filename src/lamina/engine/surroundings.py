@@ -13,12 +13,13 @@ from lamina.engine.layers import LayerKeeper
 from lamina.engine.request import BuildRequest
 from lamina.engine.sources import Contexts, Sources
 from lamina.layer.selection import Selection
-from lamina.oci.digest import Digest
+from lamina.oci.digest import Digest, sha256
 from lamina.sandbox.protocols import Sandbox
 from lamina.store.local import LocalStore
 from lamina.store.protocols import BlobNotFound
 
 if TYPE_CHECKING:
+    from lamina.engine.beside import Later
     from lamina.engine.freshness.lockfile import Lock
     from lamina.engine.runners.exec import ExecSurroundings
     from lamina.engine.sharing import Sharing
@@ -48,6 +49,7 @@ class Surroundings:
         self.now = now
         self.host = host
         self._sandbox = sandbox
+        self._listings: list[Later[Digest]] = []
         self.sharing: Sharing | None = None  # set by `share`
 
     def share(self, sharing: Sharing) -> None:
@@ -78,6 +80,19 @@ class Surroundings:
 
         return listing.encode(listing.make(selection))
 
+    def keep_listing(self, document: bytes) -> Digest:
+        """The digest of the blob that it becomes: while the build goes on, for only a later miss reads it (`settle`). At once where a shared cache is to have
+        it too."""
+        if self.sharing is not None:
+            return self.store.blobs.put(document)
+        self._listings.append(self.layers.beside.submit(lambda: self.store.blobs.put(document)))
+        return sha256(document)
+
+    def settle(self) -> None:
+        """Wait for the listings; raises what could not be written. A build that goes on to name an image calls it first."""
+        for listing in self._listings:
+            listing.result()
+
     def compare_listings(self, old: Digest, new: bytes) -> Sequence[FileChange]:
         """What differs between a stored listing and one made now; () when the stored one is gone."""
         from lamina.layer import listing
@@ -90,8 +105,10 @@ class Surroundings:
             return ()
 
     def close(self) -> None:
-        self.contexts.save()
-        if self.sharing is not None:
-            self.sharing.finish()
-        self.layers.close()
+        try:
+            self.contexts.save()
+            if self.sharing is not None:
+                self.sharing.finish()
+        finally:
+            self.layers.close()
         self.records.flush()

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytest
 
+from lamina.oci.digest import Digest
+from lamina.store.blobs import LocalBlobs
+from lamina.store.protocols import StoreError
+
 Lamina = Callable[..., Any]
 
 
@@ -121,3 +125,21 @@ def test_a_private_key_as_argument_is_warned_of(lamina: Lamina, app: Path) -> No
     assert "--mount=type=ssh" in said.err
     assert "--mount=type=secret" in said.err
     assert "hidden" not in said.err + said.out
+
+
+def test_a_listing_that_cannot_be_kept_fails_the_build_before_the_image_has_its_name(
+    lamina: Lamina, app: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written beside the steps: what went wrong there must not be lost, nor come when the image is there already."""
+    put = LocalBlobs.put
+
+    def full(blobs: LocalBlobs, data: bytes) -> Digest:
+        if data.startswith(b"\x78\x01"):
+            raise StoreError("no space left on the device")
+        return put(blobs, data)
+
+    monkeypatch.setattr(LocalBlobs, "put", full)
+    done = lamina("build", "-t", "app:1", str(app))
+    assert done.code != 0
+    assert "no space left" in done.err
+    assert lamina("images", "-q").out == ""
