@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lamina.cli.inputs import BadOption
-from lamina.cli.pipelinework import Order, Place, Work, recorded, wanted_clone
+from lamina.cli.pipelinework import Place, RunOrdering, Work, recorded, wanted_clone
 from lamina.cli.settings import Settings
 from lamina.engine.caches import docker_form, open_cache
 from lamina.pipelines.model import Pipe
@@ -100,7 +100,7 @@ def _there(work: Work, settings: Settings, cluster: Cluster, shared: Shared, cac
             save_on_failure=work.save_on_failure,
         )
         runner = OnCluster(
-            Order(place.pool, work.terminal, time.time),
+            RunOrdering(place.pool, work.terminal, time.time),
             place.folder,
             cluster,
             Parcels(cache.objects, scratch),

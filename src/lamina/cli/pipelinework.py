@@ -83,7 +83,7 @@ class Place(msgspec.Struct, frozen=True):
     pool: ThreadPoolExecutor
 
 
-class Order(msgspec.Struct, frozen=True):
+class RunOrdering(msgspec.Struct, frozen=True):
     """As around.Ordering."""
 
     pool: ThreadPoolExecutor
@@ -212,7 +212,7 @@ def recorded(work: Work, carried: Callable[[Place], AbstractContextManager[StepR
 
     with carried(Place(folder, artifacts, pool)) as steps:
         runner = Runner(
-            Order(pool, terminal, time.time),
+            RunOrdering(pool, terminal, time.time),
             steps,
             Selection(work.numbers, record.attempt),
             _confirm(work.yes),

@@ -29,6 +29,7 @@ MASKED = [
     "sys/devices/virtual/powercap",
 ]
 READONLY = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"]
+ALWAYS = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"]  # what a run sees ours of, whatever it asks for
 DEVICES = ["null", "zero", "full", "random", "urandom", "tty"]
 
 
@@ -138,9 +139,9 @@ def inject(spec, folder):
         os.close(descriptor)
         found.append((path, target))
 
-    add("resolv.conf", spec["resolv_conf"].encode(), "/etc/resolv.conf")
-    add("hosts", spec["hosts_file"].encode(), "/etc/hosts")
-    add("hostname", (spec["hostname"] + "\n").encode(), "/etc/hostname")
+    texts = (spec["resolv_conf"], spec["hosts_file"], spec["hostname"] + "\n")
+    for text, target in zip(texts, ALWAYS):
+        add(os.path.basename(target), text.encode(), target)
     if spec["single"] and any(os.path.isdir(os.path.join(lower, "etc/apt/apt.conf.d")) for lower in spec["lowers"]):
         # apt looks whether it has become its own user; here there is no other to become
         add("apt", b'APT::Sandbox::User "root";\n', "/etc/apt/apt.conf.d/zz-single-id")
@@ -152,7 +153,7 @@ def inject(spec, folder):
 def find_stub(spec, own, files):
     """The stub's folder: the one that runs without mounts of their own share, where the spec names a place for it, else `own`."""
     shared = spec.get("stub")
-    if not shared or spec["tmpfs"] or spec["binds"] or spec["submounts"] or len(files) != 3:
+    if not shared or spec["tmpfs"] or spec["binds"] or spec["submounts"] or [target for _, target in files] != ALWAYS:
         make_stub(spec, own, files)
         return own
     if os.path.isdir(shared):
