@@ -340,13 +340,17 @@ class Job:
             self._explain_miss(node, msgspec.structs.replace(self._facts(node, inputs), evicted=True))
         with self.around.store.locks.key(key, cancel.cancelled):
             # Looked for again: another process may have made it since, also one that nobody had to wait for.
+            there = tuple(self.around.records.lookup([key]).get(key, ()))
             if self._forced_by(node) is None and self._forced_below(inputs) is None:
-                choice = self._choose(node, tuple(self.around.records.lookup([key]).get(key, ())))
+                choice = self._choose(node, there)
                 if choice is not None and self.around.layers.all_present(choice.layers):
                     return Ran(node, self._hit(node, choice, (), shared_with="a step of another build"))
-            return Ran(node, self._execute(node, key, inputs, cancel))
+            return Ran(node, self._execute(node, key, there, inputs, cancel))
 
-    def _execute(self, node: Vertex, key: CacheKey, inputs: tuple[Result | None, ...], cancel: CancelToken) -> Filesystem:
+    def _execute(
+        self, node: Vertex, key: CacheKey, there: tuple[Record, ...], inputs: tuple[Result | None, ...], cancel: CancelToken
+    ) -> Filesystem:
+        """`there`: the records that the key has already."""
         account = self.account(node)
         self.report(StepStarted(account.number, node.name))
         started = time.monotonic()
@@ -371,7 +375,7 @@ class Job:
             raise
         account.seconds = time.monotonic() - started
         record = self._record(node, key, root, kept, account)
-        if any(other.created > record.created for other in self.around.records.lookup([key]).get(key, ())):
+        if any(other.created > record.created for other in there):
             self.around.records.evict([key], "expired")  # made before this one by a clock that was ahead: the newest decides the content
         self.around.records.publish(record)
         self.results.append(record)
