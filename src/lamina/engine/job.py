@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from lamina.cache import explain, freshness, keys, policy
-from lamina.cache.differences import FileChange
 from lamina.cache.freshness import Asked
 from lamina.cache.reason import Reason, Verdict
-from lamina.cache.record import CacheKey, InputPart, KeyParts, LayerRef, Place, Record
+from lamina.cache.record import CacheKey, KeyParts, LayerRef, Record
 from lamina.diagnostics.errors import located
 from lamina.engine import identify
+from lamina.engine.accounts import Account
 from lamina.engine.listed import Listed
 from lamina.engine.locks import Cancelled
+from lamina.engine.reasons import Reasons
 from lamina.engine.request import BuildRequest, Notice, Report, StepEnded, StepOutput, StepStarted
 from lamina.engine.results import Files, Filesystem, Result
 from lamina.graph.ops import ExecOp, FileOp
@@ -54,23 +55,6 @@ if TYPE_CHECKING:
     VAnswer = Answer[Vertex, Result]
 
 
-class Account(msgspec.Struct):
-    """What became of one vertex."""
-
-    number: int
-    parts: KeyParts | None = None
-    key: CacheKey | None = None
-    reason: Reason | None = None
-    verdict: Verdict | None = None
-    seconds: float = 0.0
-    saved: float = 0.0
-    fetch_bytes: int = 0
-    state: str | None = None
-    error: str | None = None
-    place: Place | None = None
-    listings: dict[int, Listed] = msgspec.field(default_factory=dict)
-
-
 class Job:
     """`perform` is called by the scheduler's workers, many at once; an account is written only by the one that performs its vertex."""
 
@@ -95,6 +79,7 @@ class Job:
         self._failed: dict[str, tuple[float, str]] | None = None
         self.results: list[Record] = []  # of all steps that were found or ran: what a shared cache is told
         self.hits: list[tuple[str, Record]] = []  # steps that were found, in the order of showing
+        self._reasons = Reasons(around, request, self.accounts)
         self._lock = threading.Lock()
         self._loading = False
 
@@ -160,7 +145,7 @@ class Job:
                     if not self.planning:
                         self.around.records.publish(msgspec.structs.replace(choice, project=self.project))
                     return Found(node, self._hit(node, choice, inputs))
-        facts = self._facts(node, inputs)
+        facts = self._reasons.facts(node)
         if forced_by:
             facts = msgspec.structs.replace(facts, forced_by=forced_by)
         elif records:
@@ -174,7 +159,7 @@ class Job:
             facts = msgspec.structs.replace(facts, forgotten=fate == "forgotten", evicted=fate == "evicted")
         elif not forced_by and (failed := self._failures().get(key)) is not None:
             facts = msgspec.structs.replace(facts, failed=failed)
-        self._explain_miss(node, facts)
+        self._reasons.explain_miss(self.account(node), facts)
         if self.planning:
             self.account(node).verdict = "miss"
         return NotFound(node)
@@ -247,7 +232,7 @@ class Job:
         )
         because = shared_with
         if tainted and not shared_with:
-            because = next((s.name for s in self._sources(node, inputs)), None)
+            because = next((s.name for s in self._reasons.sources(node)), None)
         account.reason = explain.explain_hit(
             record, self.around.now(), how, host=self.around.host, build=self.build_id, because=because, found_in=found_in
         )
@@ -267,62 +252,6 @@ class Job:
         self._hit(node, result.record, (), shared_with=source.steps[0].text if source.steps else source.name)
         return Found(node, msgspec.structs.replace(result, label=identify.label_of(node)))
 
-    # Reasons
-
-    def _facts(self, node: Vertex, inputs: tuple[Result | None, ...]) -> explain.Facts:
-        args = frozenset(node.op.args_in_env) if isinstance(node.op, ExecOp) else frozenset()
-        return explain.Facts(
-            now=self.around.now(),
-            upstream=self._upstream(node.inputs[0] if node.inputs else None),
-            sources=self._sources(node, inputs),
-            args=args,
-        )
-
-    def _upstream(self, vertex: Vertex | None) -> explain.Upstream | None:
-        """The nearest step below that has a record of its own; merges and bases are looked through."""
-        while vertex is not None:
-            account = self.accounts.get(id(vertex))
-            if account is not None and account.reason is not None and vertex.steps:
-                step = vertex.steps[0]
-                return explain.Upstream(step.text, step.line, account.reason if account.verdict not in ("hit", None) else None)
-            vertex = next((v for v in reversed(vertex.inputs) if v is not None), None)
-        return None
-
-    def _sources(self, node: Vertex, inputs: tuple[Result | None, ...]) -> tuple[explain.Upstream, ...]:
-        found = []
-        for vertex in node.inputs:
-            upstream = self._upstream(vertex)
-            if upstream is not None and upstream.reason is not None:
-                found.append(upstream)
-        return tuple(found)
-
-    def _explain_miss(self, node: Vertex, facts: explain.Facts) -> None:
-        account = self.account(node)
-        assert account.place is not None
-        neighbours = self.around.records.neighbours(account.place)
-        if not neighbours and self.around.sharing is not None and self.around.sharing.reads:
-            neighbours = self.around.sharing.neighbours(account.place)
-        account.reason = explain.explain_miss(account.parts, account.place, neighbours, facts, self._comparison(account))
-        account.saved = neighbours[0].seconds if neighbours else 0.0
-
-    def _comparison(self, account: Account) -> Callable[[InputPart, InputPart], Sequence[FileChange]]:
-        """Old and new part -> the names that differ, with where they stand in their source (a leading `./` or `/`): read from the old
-        record's listing and one that is made now."""
-
-        def compare(old: InputPart, new: InputPart) -> Sequence[FileChange]:
-            assert account.parts is not None
-            listed = next(
-                (account.listings[n] for n, part in enumerate(account.parts.inputs) if part is new and n in account.listings), None
-            )
-            if old.listing is None or listed is None:
-                return ()
-            found = self.around.compare_listings(old.listing, listed.encoded())
-            listed.pack_beside(self.around.layers.beside)  # the record of the run that follows has it
-            ignore_file = self.request.ignore_name if new.label == "build context" else ".dockerignore"
-            return [listed.told(change, ignore_file) for change in found]
-
-        return compare
-
     # MakePresent
 
     def _make_present(self, node: Vertex, result: Result, cancel: CancelToken) -> VAnswer:
@@ -337,7 +266,7 @@ class Job:
         if cancel.cancelled():
             raise Cancelled("cancelled before it ran")
         if evicted:
-            self._explain_miss(node, msgspec.structs.replace(self._facts(node, inputs), evicted=True))
+            self._reasons.explain_miss(self.account(node), msgspec.structs.replace(self._reasons.facts(node), evicted=True))
         with self.around.store.locks.key(key, cancel.cancelled):
             # Looked for again: another process may have made it since, also one that nobody had to wait for.
             there = tuple(self.around.records.lookup([key]).get(key, ()))
