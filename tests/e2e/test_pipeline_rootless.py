@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,12 +50,8 @@ pipelines:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that another user can reach."""
-    ordinary.make_user()
-    folder = Path(tempfile.mkdtemp(prefix="lamina-pipeline-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with ordinary.home() as folder:
+        yield folder
 
 
 def test_a_whole_pipeline(home: Path) -> None:

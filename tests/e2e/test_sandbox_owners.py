@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,11 +40,8 @@ RUN touch -h -d @6 /d/m && chmod 700 /home/worker && touch -d @6 /home /home/wor
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    ordinary.make_user()
-    folder = Path(tempfile.mkdtemp(prefix="lamina-owners-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with ordinary.home() as folder:
+        yield folder
 
 
 def build(home: Path, rung: str) -> tuple[list[str], dict[str, tuple[bytes, int, int, int, str, int, int]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,12 +53,8 @@ with soak.served(Path.cwd()) as engine:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that another user can reach."""
-    ordinary.make_user()
-    folder = Path(tempfile.mkdtemp(prefix="lamina-serve-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with ordinary.home() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("rung", ["userns", "userns-single"])

@@ -11,7 +11,9 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 NAME, UID = "lamina-test", 52345
@@ -48,6 +50,18 @@ def make_user(*, subordinate: bool = True) -> None:
             text = path.read_text() if path.exists() else ""
             if subordinate and not any(line.startswith(f"{NAME}:") for line in text.splitlines()):
                 path.write_text(text + f"{NAME}:5000000:65536\n")
+
+
+@contextmanager
+def home() -> Iterator[Path]:
+    """A folder that the user, who is made if need be, can reach: pytest's own are closed to others."""
+    make_user()
+    folder = Path(tempfile.mkdtemp(prefix="lamina-test-", dir="/var/tmp"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

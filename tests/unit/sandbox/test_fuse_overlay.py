@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-import lamina.sandbox
 from lamina.sandbox import choice, rungs, survey, userns
 from lamina.sandbox.protocols import SandboxUnavailable
+from lamina.testing import standalone
 
-FOLDER = Path(lamina.sandbox.__file__).parent / "standalone"
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="makes whiteouts, which are devices")
 
 
 @pytest.fixture
 def fuse() -> Iterator[ModuleType]:
-    """Loaded by path, as the zygote does."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("standalone_fuse", FOLDER / "fuse.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with standalone.loaded("fuse") as module:
         yield module
-    finally:
-        sys.path.remove(str(FOLDER))
-        sys.modules.pop("kernel", None)
 
 
 def program(tmp_path: Path, text: str) -> str:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-import lamina.sandbox
 from lamina.sandbox.limits import BadLimit, Limits, parse
-
-FOLDER = Path(lamina.sandbox.__file__).parent / "standalone"
+from lamina.testing import standalone
 
 
 @pytest.mark.parametrize(
@@ -43,15 +39,10 @@ def test_what_is_no_limit(text: str) -> None:
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """limits.py with `tmp_path` as the machine's root."""
-    spec = importlib.util.spec_from_file_location("standalone_limits", FOLDER / "limits.py")
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    monkeypatch.setattr(found, "ROOT", str(tmp_path))
-    (tmp_path / "proc" / "self").mkdir(parents=True)
-    yield found
-    sys.modules.pop("standalone_limits", None)
+    with standalone.loaded("limits") as found:
+        monkeypatch.setattr(found, "ROOT", str(tmp_path))
+        (tmp_path / "proc" / "self").mkdir(parents=True)
+        yield found
 
 
 def machine(root: Path, cgroup: str, mounts: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from collections.abc import Iterator
@@ -11,25 +10,13 @@ from types import ModuleType
 
 import pytest
 
-import lamina.sandbox
-
-FOLDER = Path(lamina.sandbox.__file__).parent / "standalone"
+from lamina.testing import standalone
 
 
 @pytest.fixture
 def seccomp() -> Iterator[ModuleType]:
-    """Loaded by path, as the zygote does; its siblings are found beside it."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("seccomp", FOLDER / "seccomp.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with standalone.loaded("seccomp") as module:
         yield module
-    finally:
-        sys.path.remove(str(FOLDER))
-        sys.modules.pop("kernel", None)
 
 
 def answer(program: list[tuple[int, int, int, int]], arch: int, number: int, *arguments: int) -> int:
