@@ -214,6 +214,9 @@ def peers(wanted: list[str], state: Path, program: str) -> Iterator[list[Peer]]:
         yield found
 
 
+_PAUSE = 0.3  # seconds for what a daemon does after its answer
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=5, help="timed runs of each case (default 5)")
@@ -239,20 +242,24 @@ def main() -> None:
             for case in CASES:
                 if options.k not in case.name:
                     continue
-                row: dict[str, float] = {}
+                folders = {}
                 for peer in running:
-                    folder = state / f"{peer.name}-{case.name}"
+                    folders[peer.name] = folder = state / f"{peer.name}-{case.name}"
                     folder.mkdir()
                     case.make(folder)
                     peer.time(folder)  # the first build fills the cache
-                    if case.change is nothing or case.change in (edit_one, edit_dir2):
-                        time.sleep(2.1)  # past every stat cache's racy window, as in life
-                        peer.time(folder)
-                    times = []
-                    for number in range(min(options.n, case.runs)):
-                        case.change(folder, number)
-                        times.append(peer.time(folder))
-                    row[peer.name] = statistics.median(times)
+                if case.change is nothing or case.change in (edit_one, edit_dir2):
+                    time.sleep(2.1)  # past every stat cache's racy window, as in life
+                    for peer in running:
+                        peer.time(folders[peer.name])
+                times: dict[str, list[float]] = {name: [] for name in names}
+                for number in range(min(options.n, case.runs)):
+                    for peer in running:  # in turns: what else the machine does then hits all alike
+                        case.change(folders[peer.name], number)
+                        time.sleep(_PAUSE)
+                        times[peer.name].append(peer.time(folders[peer.name]))
+                row = {name: statistics.median(found) for name, found in times.items()}
+                for folder in folders.values():
                     shutil.rmtree(folder)
                 results[case.name] = row
                 own = row.get("lamina")
