@@ -60,6 +60,10 @@ def main(argv: list[str] | None = None) -> None:
 
         gc.set_threshold(50_000)  # imports alone would start it dozens of times, and find nothing
         sys.setswitchinterval(0.0005)  # who comes back from the disk waits so long for a thread that computes: 5 ms by default
+        import lamina
+        from lamina.cli.modules import install
+
+        install(lamina)
     try:
         code = run(arguments)
     except KeyboardInterrupt:  # while modules were loaded
