@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -224,7 +225,10 @@ def du(store: LocalStore) -> list[Usage]:
         size = measure(folder)[1] if folder.is_dir() else 0
         out.append(Usage(kind, folder.name, size, 0, size))
     database = store.layout.database
-    size = sum(path.stat().st_size for path in database.parent.glob(f"{database.name}*") if path.is_file())
+    size = 0
+    for path in database.parent.glob(f"{database.name}*"):
+        with suppress(FileNotFoundError):  # its log goes with the last who uses it
+            size += path.stat().st_size
     out.append(Usage("database", database.name, size))
     out.append(Usage("all", "", on_disk(store.layout.root)))
     return out

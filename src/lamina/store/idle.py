@@ -44,7 +44,10 @@ def _mounts(layout: Layout) -> Iterator[PruneRow]:
 
 def _stat_caches(layout: Layout) -> Iterator[PruneRow]:
     for path in sorted(layout.context.iterdir()):
-        found = path.stat(follow_symlinks=False)
+        try:
+            found = path.stat(follow_symlinks=False)
+        except FileNotFoundError:  # a build beside us has given it its name, or another prune was first
+            continue
         used = max(found.st_mtime, found.st_atime)  # a build that found nothing new only reads it
         yield PruneRow(path.relative_to(layout.root).as_posix(), found.st_size, found.st_mtime, used, label="stat cache of a context")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -240,16 +241,23 @@ class Layers:
 def measure(folder: Path) -> tuple[int, int]:
     """(names below `folder`, bytes in its regular files). A file with several names counts once per name. Follows nothing.
 
-    With a folder that we may not read (an ordinary user outside of a user namespace) the names are UNKNOWN, the bytes what was seen.
+    With a folder that we may not read (an ordinary user outside of a user namespace) the names are UNKNOWN, the bytes what was seen. What goes
+    meanwhile does not count: a step may be at work in a cache mount.
     """
     entries = size = 0
     unknown = False
-    queue = [os.fsencode(folder)]
+    top = os.fsencode(folder)
+    queue = [top]
     while queue:
+        here = queue.pop()
         try:
-            found = os.scandir(queue.pop())
+            found = os.scandir(here)
         except PermissionError:
             unknown = True
+            continue
+        except FileNotFoundError:
+            if here == top:
+                raise
             continue
         with found:
             for entry in found:
@@ -257,7 +265,8 @@ def measure(folder: Path) -> tuple[int, int]:
                 if entry.is_dir(follow_symlinks=False):
                     queue.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
-                    size += entry.stat(follow_symlinks=False).st_size
+                    with suppress(FileNotFoundError):
+                        size += entry.stat(follow_symlinks=False).st_size
     return UNKNOWN if unknown else entries, size
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lamina.layer.flavour import Flavour
 from lamina.store.gc import prune
+from lamina.store.idle import idle
 from lamina.store.local import LocalStore
 from lamina.store.policy import PrunePolicy
 
@@ -112,6 +115,43 @@ def test_stat_caches_count_from_their_last_reading(folder: Path) -> None:
     with open_store(folder) as store:
         prune(store, PrunePolicy(NOW, max_age=7 * DAY))
     assert (read.exists(), unread.exists()) == (True, False)
+
+
+def test_what_goes_while_it_is_looked_at_does_not_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cache prune --keep` beside ten builds, one round in a hundred: "the store cannot be used: No such file or directory: context/checks-….tmp"."""
+    mount(folder, "a" * 32, 0, size=100)
+    (folder / "context/kept").write_bytes(b"x")
+    (folder / "context/passing.tmp").write_bytes(b"x")
+    listed, looked = Path.iterdir, os.scandir
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        found = list(listed(path))
+        (path / "passing.tmp").unlink(missing_ok=True)
+        return iter(found)
+
+    class Passing(list[Any]):
+        """What was there, and its files have just gone."""
+
+        def __init__(self, path: Any) -> None:
+            with looked(path) as found:
+                super().__init__(found)
+            if os.fsencode(path).endswith(b"/data"):
+                for entry in self:
+                    os.unlink(entry.path)
+
+        def __enter__(self) -> list[Any]:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    with open_store(folder) as store:
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+        monkeypatch.setattr(os, "scandir", Passing)
+        rows = {row.name: row.size for row in idle(store.layout, store.database, {})}
+    assert "context/passing.tmp" not in rows
+    assert rows["context/kept"] == 1
+    assert [size for name, size in rows.items() if name.startswith("cachemounts/")] == [len("/root/.cache")]
 
 
 def test_labels_cannot_play_with_the_terminal(folder: Path) -> None:
