@@ -131,7 +131,10 @@ class Layers:
                     return None  # another process was first
                 if target.exists():  # of a process that was killed here, or torn by a power cut
                     trash = self._layout.tmp / self._lease.name()
-                    target.rename(trash)
+                    try:
+                        target.rename(trash)
+                    except FileNotFoundError:  # a prune beside us was just taking it away
+                        trash = None
                 transaction.run(
                     "INSERT OR REPLACE INTO layers VALUES (?,?,?,?,?,?,?,?,?,NULL)",
                     (layer, *measured, facts.diff, facts.diff_id, facts.blob, now, now, self._this_boot()),
