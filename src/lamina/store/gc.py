@@ -24,7 +24,7 @@ from lamina.store.local import LocalStore, restore_ballast
 from lamina.store.policy import Decision, PrunePolicy, PruneRow, plan_prune
 from lamina.store.recovery import sweep_ownerless
 from lamina.store.references import References, collect, projects, records
-from lamina.store.removal import remove
+from lamina.store.removal import remove, take
 
 _TOMBSTONE_DAYS = 30
 
@@ -99,9 +99,9 @@ def prune(store: LocalStore, policy: PrunePolicy | None, *, dry_run: bool = Fals
             unnamed = _unnamed(store, pins, {row.id for row in rows})
             if not dry_run:
                 for path in [layout.layer(row.id) for row in layers] + unnamed:
-                    if path.exists():
-                        trash.append(layout.tmp / store.lease.name())
-                        path.rename(trash[-1])
+                    grave = layout.tmp / store.lease.name()
+                    if take(path, grave):
+                        trash.append(grave)
                 for digest, _ in blobs:
                     layout.blob(digest).unlink(missing_ok=True)
         for path in trash:

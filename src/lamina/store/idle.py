@@ -16,6 +16,7 @@ from lamina.store.database import Database
 from lamina.store.layers import measure
 from lamina.store.layout import Layout
 from lamina.store.policy import PruneRow
+from lamina.store.removal import take
 
 _HTTP = "http:"
 
@@ -65,9 +66,8 @@ def take_away(layout: Layout, names: Iterable[str], grave: Iterator[Path]) -> tu
             path.unlink(missing_ok=True)
             continue
         with _locked(path) as free:
-            if free and path.exists():
-                target = next(grave)
-                path.rename(target)
+            target = next(grave)
+            if free and take(path, target):
                 moved.append(target)
     return moved, urls
 

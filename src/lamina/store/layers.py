@@ -20,7 +20,7 @@ from lamina.store.database import Database
 from lamina.store.errors import border
 from lamina.store.layout import Layout
 from lamina.store.leases import Lease
-from lamina.store.removal import remove
+from lamina.store.removal import remove, take
 from lamina.store.standing import boot_id
 
 UNKNOWN = -1
@@ -129,12 +129,9 @@ class Layers:
                 row = transaction.first(LayerRow, "SELECT * FROM layers WHERE id=?", (layer,))
                 if row is not None and row.boot in (None, self._this_boot()) and target.is_dir():
                     return None  # another process was first
-                if target.exists():  # of a process that was killed here, or torn by a power cut
-                    trash = self._layout.tmp / self._lease.name()
-                    try:
-                        target.rename(trash)
-                    except FileNotFoundError:  # a prune beside us was just taking it away
-                        trash = None
+                grave = self._layout.tmp / self._lease.name()
+                if take(target, grave):  # of a process that was killed here, or torn by a power cut
+                    trash = grave
                 transaction.run(
                     "INSERT OR REPLACE INTO layers VALUES (?,?,?,?,?,?,?,?,?,NULL)",
                     (layer, *measured, facts.diff, facts.diff_id, facts.blob, now, now, self._this_boot()),

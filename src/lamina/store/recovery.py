@@ -10,7 +10,7 @@ from lamina.store.database import Database
 from lamina.store.layout import Layout, layer_of
 from lamina.store.leases import Lease, dead, live
 from lamina.store.refs import Images
-from lamina.store.removal import remove
+from lamina.store.removal import remove, take
 
 
 def recover(layout: Layout, database: Database, lease: Lease, images: Images) -> int:
@@ -66,7 +66,6 @@ def drop_unnamed(layout: Layout, database: Database, lease: Lease) -> None:
             continue
         trash = layout.tmp / lease.name()
         with database.write() as transaction:  # who is about to give a folder its name does so inside a transaction, too
-            if transaction.first(tuple[str], "SELECT id FROM layers WHERE id=?", (layer,)) is not None or not folder.exists():
+            if transaction.first(tuple[str], "SELECT id FROM layers WHERE id=?", (layer,)) is not None or not take(folder, trash):
                 continue
-            folder.rename(trash)
         remove(trash)

@@ -40,6 +40,18 @@ def remove(path: Path) -> None:
         os.close(parent)
 
 
+def take(path: Path, trash: Path) -> bool:
+    """Rename `path` to `trash`, a name that only this process uses. False where it is gone: a prune, a recovery and a build that makes a layer again may
+    all be about to take one folder away, and none of them minds who does."""
+    try:
+        path.rename(trash)
+    except FileNotFoundError:
+        if os.path.lexists(path):  # it is the place for `trash` that is not there
+            raise
+        return False
+    return True
+
+
 def _entries(folder: int) -> list[tuple[bytes, bool]]:
     with os.scandir(folder) as found:
         return [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in found]

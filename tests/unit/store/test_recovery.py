@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lamina.oci.digest import LayerId
+from lamina.store.gc import collect_garbage
 from lamina.store.layers import LayerFacts
 from lamina.store.layout import Layout
 from lamina.store.leases import live
@@ -60,3 +61,42 @@ def test_only_folders_without_a_row_go(store: LocalStore, root: Path) -> None:
     assert kept.is_dir()
     assert sorted(os.listdir(root / "layers")) == [kept.parent.name, "somebody's"]
     assert os.listdir(root / "tmp") == []
+
+
+def somebody_is_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process renames `folder` just before we do."""
+    rename = Path.rename
+
+    def second(path: Path, target: Path) -> Path:
+        if path == folder and not (target.parent / "theirs").exists():
+            rename(path, folder.parent.parent / "tmp" / "theirs")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", second)
+
+
+def test_a_folder_that_a_prune_takes_away_at_the_same_time(store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that began while another process pruned ended with "No such file or directory: layers/diff-…": the row was deleted, and the folder
+    went between this process's look and its renaming. One round of ten builds in some hundred."""
+    store.layout.layer(ONE).mkdir()
+    somebody_is_first(store.layout.layer(ONE), monkeypatch)
+    drop_unnamed(store.layout, store.database, store.lease)
+    assert os.listdir(root / "tmp") == ["theirs"]
+
+
+def test_a_prune_whose_layer_a_recovery_takes_away_at_the_same_time(store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.layout.layer(ONE).mkdir()
+    somebody_is_first(store.layout.layer(ONE), monkeypatch)
+    collect_garbage(store)
+    assert os.listdir(root / "layers") == []
+
+
+def test_a_layer_that_is_made_again_while_its_remains_are_taken_away(
+    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remains = store.layout.layer(ONE)
+    remains.mkdir()
+    somebody_is_first(remains, monkeypatch)
+    active = store.layers.begin()
+    (active.upper / "new").touch()
+    assert os.listdir(store.layers.commit(active, ONE, LayerFacts())) == ["new"]

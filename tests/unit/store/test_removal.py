@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lamina.store.removal import remove
+from lamina.store.removal import remove, take
 
 
 def test_an_absent_name_and_a_file(tmp_path: Path) -> None:
@@ -74,3 +74,10 @@ def test_what_a_killed_removal_has_left_is_no_hindrance(tmp_path: Path) -> None:
     for name in ("x.1", "x.2", "x.3"):
         remove(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_comes_second_takes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "layer").mkdir()
+    assert take(tmp_path / "layer", tmp_path / "mine")
+    assert not take(tmp_path / "layer", tmp_path / "theirs")
+    assert os.listdir(tmp_path) == ["mine"]
