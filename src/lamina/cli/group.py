@@ -38,6 +38,17 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"no such command: {name!r}." + (f" Did you mean {near!r}?" if near else " `lamina --help` lists them."))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as wrong:
+            option = next((each for each in self.params if wrong.option_name in each.opts and not each.is_eager), None)
+            if option is None or wrong.ctx is None:
+                raise
+            value = "" if isinstance(option, click.Option) and option.is_flag else f" {option.metavar or 'PATH'}"
+            said = f"{wrong.option_name} is an option of lamina itself and goes before the command: lamina {wrong.option_name}{value} {ctx.invoked_subcommand} …"
+            raise click.UsageError(said, wrong.ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])

@@ -144,7 +144,7 @@ def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> in
         if debug:
             raise
         print(
-            f"error: a bug in lamina: {type(error).__name__}: {error}\nhint: run again with --debug for the traceback, and report it",
+            f"error: a bug in lamina: {type(error).__name__}: {error}\nhint: run it as `lamina --debug …` for the traceback, and report it",
             file=sys.stderr,
         )
         return 70

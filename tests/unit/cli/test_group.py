@@ -39,6 +39,16 @@ def test_did_you_mean(lamina: Lamina) -> None:
     assert "lamina --help" in lamina("xyzzy").err
 
 
+def test_global_options_behind_the_command(lamina: Lamina) -> None:
+    """`lamina build --sandbox=crun .` said: No such option '--sandbox'. Did you mean '--sbom'?"""
+    said = lamina("build", "--sandbox=crun", ".")
+    assert said.code == 2
+    assert "goes before the command: lamina --sandbox RUNG build" in said.err
+    assert "goes before the command: lamina --debug cache" in lamina("cache", "ls", "--debug").err
+    assert "No such option '--sandbo'" in lamina("build", "--sandbo", "x").err
+    assert "No such option '--version'" in lamina("lint", "--version").err
+
+
 def test_global_options_come_from_the_environment_too(lamina: Lamina, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAMINA_ROOT", str(tmp_path / "other"))
     assert lamina("images").code == 0
