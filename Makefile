@@ -72,11 +72,11 @@ SECONDS ?= 600
 soak: venv
 	$(BIN)/python -m lamina.testing.soak --seconds $(SECONDS)
 
-# Coverage-guided, SECONDS_EACH for each target (16 of them). Needs the extra `fuzz` (CPython 3.11 to 3.13 on x86-64).
+# Coverage-guided, SECONDS_EACH for each target (18 of them). Needs the extra `fuzz` (CPython 3.11 to 3.13 on x86-64).
 SECONDS_EACH ?= 60
 fuzz: venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	@for target in dockerfile ignore tar layer manifest config reference sidefiles pipelines sharedcache registry http containers buildkit fsutil http2frames; do $(BIN)/python tests/fuzz/fuzz.py $$target $(SECONDS_EACH) || exit 1; done
+	@for target in dockerfile lowering inherited ignore tar layer manifest config reference sidefiles pipelines sharedcache registry http containers buildkit fsutil http2frames; do $(BIN)/python tests/fuzz/fuzz.py $$target $(SECONDS_EACH) || exit 1; done
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

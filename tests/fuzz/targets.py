@@ -18,6 +18,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
+from lamina.cache.keys import key_of, key_parts, selections
 from lamina.cache.remote import chunks, mounts
 from lamina.cache.remote.envelope import unseal
 from lamina.cache.remote.names import encode_scope, mount_name
@@ -25,6 +26,10 @@ from lamina.diagnostics.errors import LaminaError
 from lamina.dockerfile import parse
 from lamina.dockerfile.ignore import IgnoreRules
 from lamina.dockerfile.lint import lint
+from lamina.dockerfile.lower import Needs, Options, ResolvedBase, lower
+from lamina.dockerfile.lower.values import BaseKey
+from lamina.graph.show import as_text
+from lamina.graph.vertex import walk
 from lamina.layer import listing
 from lamina.layer.apply import apply_tar
 from lamina.layer.extra import read_extra
@@ -33,8 +38,10 @@ from lamina.layer.scan import entries
 from lamina.layer.statcache import StatCache
 from lamina.layer.sums import read as read_sums
 from lamina.layer.tarread import TarReader
-from lamina.oci.config import parse_config
+from lamina.oci.config import ContainerConfig, ImageConfig, encode_config, parse_config
+from lamina.oci.digest import parse_digest
 from lamina.oci.manifest import parse_document
+from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
 from lamina.pipelines import plan, show
 from lamina.pipelines.choose import Start
@@ -61,6 +68,74 @@ _MOST = 1 << 22  # bytes of one body that a target reads
 def dockerfile(data: bytes) -> None:
     text = data.decode("utf-8", "replace")
     lint(parse(text))
+
+
+def lowering(data: bytes) -> None:
+    """A Dockerfile to what is built and to its keys; its base images are plain, but for one whose ONBUILD triggers are the file's first lines."""
+    text = data.decode("utf-8", "surrogateescape")
+    triggers = tuple(text.splitlines()[:2])
+    _lowered(text, lambda reference: ImageConfig(config=ContainerConfig(on_build=triggers if "trigger" in reference else None)))
+
+
+def inherited(data: bytes) -> None:
+    """An image made upon a stranger's: each line gives a field of its config, by its first letter. The config's JSON itself is another target."""
+    config: dict[str, Any] = {}
+    image: dict[str, Any] = {"architecture": "amd64", "os": "linux", "config": config, "rootfs": {"type": "layers", "diff_ids": []}}
+    for line in data.decode("utf-8", "replace").splitlines():
+        kind, value = line[:1], line[1:]
+        if kind in _LISTS:
+            config.setdefault(_LISTS[kind], []).append(value)
+        elif kind in _TEXTS:
+            config[_TEXTS[kind]] = value
+        elif kind in _SETS:
+            config.setdefault(_SETS[kind], {})[value] = "" if kind == "L" else {}
+        elif kind in _OF_IMAGE:
+            image[_OF_IMAGE[kind]] = value
+        elif kind == "D":
+            image["rootfs"]["diff_ids"].append(value)
+        elif kind == "H":
+            image.setdefault("history", []).append({"created_by": value, "empty_layer": len(value) % 2 == 0})
+    found = parse_config(json.dumps(image).encode())
+    _lowered(_UPON, lambda _: found)
+
+
+_LISTS = {"E": "Env", "O": "OnBuild", "C": "Cmd", "N": "Entrypoint", "S": "Shell"}
+_TEXTS = {"U": "User", "W": "WorkingDir", "T": "StopSignal"}
+_SETS = {"V": "Volumes", "P": "ExposedPorts", "L": "Labels"}
+_OF_IMAGE = {"c": "created", "u": "author", "a": "architecture", "o": "os", "v": "variant", "w": "os.version"}
+_UPON = """\
+FROM base
+ARG A=1
+ENV B=$A C="$PATH:/x" HOME=
+WORKDIR sub/../deeper
+COPY --chown=$USER a b ./
+RUN --mount=type=cache,target=cache echo $B ${C:-c}
+RUN ["/bin/x"]
+HEALTHCHECK CMD true
+VOLUME $HOME/v
+EXPOSE 1-3
+ONBUILD RUN true
+CMD x
+"""
+
+
+def _lowered(text: str, config: Callable[[str], ImageConfig]) -> None:
+    document = parse(text)
+    if document.errors:
+        return
+    bases: dict[BaseKey, ResolvedBase] = {}
+    for options in (
+        Options(args={"A": "a", "HTTP_PROXY": "p"}),
+        Options(target="b", labels={"l": "m"}, platform=Platform("linux", "arm", "v7")),
+    ):
+        while isinstance(found := lower(document, options, bases), Needs):
+            bases |= {
+                key: ResolvedBase(key[0], parse_digest("sha256:" + "0" * 64), config(key[0])) for key in found.references - set(bases)
+            }
+        encode_config(found.config)
+        for vertex in walk((found.target,)):
+            key_of(key_parts(vertex.op, None, [None] * len(selections(vertex.op))))
+        as_text([found.target])
 
 
 def ignore(data: bytes) -> None:
@@ -381,10 +456,13 @@ def _each(acts: Sequence[Callable[[], object]]) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     each.__name__: each
     for each in (
-        dockerfile, ignore, tar, layer, manifest, config, reference, sidefiles, pipelines, sharedcache, registry, http, containers, buildkit,
+        dockerfile, lowering, inherited, ignore, tar, layer, manifest, config, reference, sidefiles, pipelines, sharedcache, registry, http, containers, buildkit,
         fsutil, http2frames,
     )
 }  # fmt: skip
+
+
+SEEDS_OF = {"layer": "tar", "lowering": "dockerfile"}  # those that have none of their own
 
 
 def run(target: Callable[[bytes], object], data: bytes) -> None:

@@ -1,6 +1,6 @@
 """Each kept seed, and some thousand simple damages of it, through its fuzz target: nothing worse than one clear line.
 
-A finding of `make fuzz` becomes a file in seeds/TARGET, named after what it is; `layer` takes the seeds of `tar`.
+A finding of `make fuzz` becomes a file in seeds/TARGET, named after what it is; some targets take the seeds of another.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DAMAGES = 400  # of each target, on a fixed choice: seconds in all
 
 
 def seeds(name: str) -> list[Path]:
-    return sorted((_HERE / "seeds" / ("tar" if name == "layer" else name)).iterdir())
+    return sorted((_HERE / "seeds" / fuzz.SEEDS_OF.get(name, name)).iterdir())
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
