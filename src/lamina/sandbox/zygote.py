@@ -22,7 +22,7 @@ Stream = Literal["stdout", "stderr"]
 
 
 _PIECE = 1 << 16
-_PROC_REFUSED = "mounts: no new /proc is given here"  # said by child.py
+_PROC_REFUSED = "mounts: no new /proc is given here"  # said by standalone/first.py
 
 
 class _ProcRefused(SandboxSetupFailed):
@@ -137,7 +137,7 @@ class Zygote:
                 self._process = None
 
     def _kind(self, spec: SandboxSpec, plain: Plain | None) -> bytes:
-        """Whether a helper that has made the usual namespaces already can take this run (child.py, Spare)."""
+        """Whether a helper that has made the usual namespaces already can take this run (standalone/zygote.py, Spare)."""
         special = plain or self._single or self._shared_pids or self._oci or self._fuse or self._limits or spec.memory or spec.pids
         return b"R" if special or spec.network != "host" else b"S"
 
@@ -226,7 +226,7 @@ def _decoded(answer: bytes) -> dict[str, Any]:
 
 
 def document(spec: SandboxSpec, userxattr: bool, single: bool = False, plain: Plain | None = None) -> dict[str, Any]:
-    """The spec as child.py reads it."""
+    """The spec as standalone/helper.py reads it."""
 
     def overlay(value: Overlay) -> dict[str, Any]:
         return {"lowers": [str(p) for p in value.lowers], "upper": str(value.upper), "work": str(value.work)}

@@ -43,7 +43,7 @@ class ZygoteProcess:
         os.kill(self.pid, signal.SIGKILL)
 
     def send(self, kind: bytes, descriptors: Sequence[int]) -> None:
-        """Begin a run with (stdout, stderr, run socket); `kind` is child.py's byte. OSError where the process is gone."""
+        """Begin a run with (stdout, stderr, run socket); `kind` is the byte of its protocol (standalone/zygote.py). OSError where the process is gone."""
         if self._control is None:
             raise BrokenPipeError(32, "it was ended")
         socket.send_fds(self._control, [kind], list(descriptors))

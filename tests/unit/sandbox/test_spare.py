@@ -1,4 +1,4 @@
-"""The helper that waits for its run (child.py, Spare), with real runs: it is used, replaced, and does without where it is gone."""
+"""The helper that waits for its run (standalone/zygote.py, Spare), with real runs: it is used, replaced, and does without where it is gone."""
 
 from __future__ import annotations
 
