@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import functools
 import hashlib
 import io
 import json
-import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -30,13 +31,12 @@ from lamina.dockerfile.lower import Needs, Options, ResolvedBase, lower
 from lamina.dockerfile.lower.values import BaseKey
 from lamina.graph.show import as_text
 from lamina.graph.vertex import walk
-from lamina.layer import listing
+from lamina.layer import listing, statcache, sums
 from lamina.layer.apply import apply_tar
+from lamina.layer.entry import Kind
 from lamina.layer.extra import read_extra
 from lamina.layer.flavour import Flavour, IdMap
 from lamina.layer.scan import entries
-from lamina.layer.statcache import StatCache
-from lamina.layer.sums import read as read_sums
 from lamina.layer.tarread import TarReader
 from lamina.oci.config import ContainerConfig, ImageConfig, encode_config, parse_config
 from lamina.oci.digest import parse_digest
@@ -126,7 +126,7 @@ def _lowered(text: str, config: Callable[[str], ImageConfig]) -> None:
     bases: dict[BaseKey, ResolvedBase] = {}
     for options in (
         Options(args={"A": "a", "HTTP_PROXY": "p"}),
-        Options(target="b", labels={"l": "m"}, platform=Platform("linux", "arm", "v7")),
+        Options(target="0", labels={"l": "m"}, platform=Platform("linux", "arm", "v7")),
     ):
         while isinstance(found := lower(document, options, bases), Needs):
             bases |= {
@@ -159,7 +159,7 @@ def layer(data: bytes) -> None:
     """Unpacked below a folder of its own; what is beside it stays."""
     top = Path(tempfile.mkdtemp(prefix="lamina-fuzz-"))
     try:
-        (top / "layer").mkdir()
+        (top / "layer" / "diff").mkdir(parents=True)
         (top / "victim").write_bytes(b"victim")
         try:
             apply_tar(io.BytesIO(data), top / "layer", _PLAIN)
@@ -169,7 +169,7 @@ def layer(data: bytes) -> None:
             assert sorted(path.name for path in top.iterdir()) == ["layer", "victim"]
             assert (top / "victim").read_bytes() == b"victim"
     finally:
-        shutil.rmtree(top)
+        remove(top)
 
 
 def manifest(data: bytes) -> None:
@@ -187,17 +187,30 @@ def reference(data: bytes) -> None:
 
 
 def sidefiles(data: bytes) -> None:
-    """The small files of ours that a disk or a stranger may have damaged."""
+    """The small files of ours that a disk may have damaged, or a later lamina wrote: as they are, and inside of what protects them."""
     top = Path(tempfile.mkdtemp(prefix="lamina-fuzz-"))
     try:
-        for name in ("extra", "sums", "statcache"):
-            (top / name).write_bytes(data)
-        listing.load(data)
-        read_sums(top)
-        StatCache(top / "statcache")
-        read_extra(top)
+        (top / "diff" / "d").mkdir(parents=True)
+        (top / "diff" / "a").write_bytes(b"a")
+        (top / "extra").write_bytes(data)
+        for name, mark in (("sums", sums._MAGIC), ("statcache", statcache._MAGIC)):
+            (top / name).write_bytes(data if data.startswith(mark) else mark + zlib.crc32(data).to_bytes(4, "big") + data)
+        packed = listing.pack(data)
+        _each([
+            lambda: listing.load(data), lambda: listing.compare_documents(packed, data), lambda: _compared(listing.load(packed)),
+            lambda: sums.read(top), lambda: statcache.StatCache(top / "statcache").drop(b"a"),
+            lambda: read_extra(top), lambda: collections.deque(entries(top, _PLAIN), 0),
+        ])  # fmt: skip
     finally:
-        shutil.rmtree(top)
+        remove(top)
+
+
+def _compared(found: listing.Listing | None) -> None:
+    if found is not None:
+        other = listing.Listing({b"": {b"a": listing.Item(Kind.FILE.value, bytes(32), 0o644, 0, 0)}}, complete=True)
+        assert listing.compare_documents(listing.dump(found), listing.encode(found)) == []
+        listing.compare_documents(listing.dump(found), listing.encode(other))
+        listing.compare_documents(listing.dump(other), listing.encode(found))
 
 
 def pipelines(data: bytes) -> None:
@@ -265,7 +278,7 @@ def registry(data: bytes) -> None:
             file.write_bytes(data)
             _each([act])
     finally:
-        shutil.rmtree(top)
+        remove(top)
 
 
 class _Wire:

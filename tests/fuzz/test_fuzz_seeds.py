@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from lamina.diagnostics.errors import LaminaError
+
 _HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("lamina_fuzz_targets", _HERE / "targets.py")
 assert _spec is not None
@@ -55,6 +57,19 @@ def test_the_seeds_and_damages_of_them(name: str) -> None:
         fuzz.run(target, data)
     for _ in range(DAMAGES):
         fuzz.run(target, damaged(chance.choice(found), chance))
+
+
+@pytest.mark.parametrize("name", sorted(fuzz.TARGETS))
+def test_each_target_takes_one_of_its_seeds(name: str) -> None:
+    """`layer` had no folder to unpack into: it refused every archive there is, and nothing could be found by it."""
+    taken = 0
+    for path in seeds(name):
+        try:
+            fuzz.TARGETS[name](path.read_bytes())
+        except LaminaError:
+            continue
+        taken += 1
+    assert taken
 
 
 def test_make_fuzz_runs_each_target() -> None:
