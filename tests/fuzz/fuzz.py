@@ -21,7 +21,7 @@ def main(name: str, seconds: str) -> None:
     target = targets.TARGETS[name]
     seeds = HERE / "seeds" / targets.SEEDS_OF.get(name, name)
     found = tempfile.mkdtemp(prefix=f"lamina-fuzz-{name}-")
-    options = [f"-max_total_time={seconds}", "-max_len=16384", "-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={found}/crash-"]
+    options = [f"-max_total_time={seconds}", "-max_len=16384", "-timeout=60", "-rss_limit_mb=2048", f"-artifact_prefix={found}/crash-"]
     print(f"fuzzing {name} for {seconds} s; what is found goes to {found}", flush=True)
     atheris.Setup([sys.argv[0], *options, found, str(seeds)], lambda data: targets.run(target, data))
     atheris.Fuzz()
