@@ -58,10 +58,14 @@ def epoch(args: Mapping[str, str | None], environment: Mapping[str, str], *, rep
 
 def fields(value: str, option: str, known: tuple[str, ...]) -> dict[str, str]:
     """Comma-separated key=value fields (csv quoting), with did-you-mean for keys."""
-    import csv
+    from lamina.dockerfile.csvfields import csv_fields
 
     result: dict[str, str] = {}
-    for item in next(csv.reader([value]), []):
+    try:
+        items = csv_fields(value) if value else []
+    except ValueError as error:
+        raise BadOption(f"{option} {value!r}: {error}") from None
+    for item in items:
         name, equals, rest = item.partition("=")
         name = name.strip().lower()
         if name not in known:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError, nearest
+from lamina.dockerfile.csvfields import csv_fields
 from lamina.dockerfile.instructions import RunMount
 
 TYPES = ("bind", "cache", "tmpfs", "secret", "ssh")
@@ -69,40 +70,6 @@ class Mount(msgspec.Struct, frozen=True):
 class Device(msgspec.Struct, frozen=True):
     name: str
     required: bool = False
-
-
-def csv_fields(text: str) -> list[str]:
-    """One record of comma separated values with optional double quotes. Raises ValueError for quotes that do not fit."""
-    fields: list[str] = []
-    pos = 0
-    while True:
-        if text.startswith('"', pos):
-            pos += 1
-            field: list[str] = []
-            while True:
-                end = text.find('"', pos)
-                if end < 0:
-                    raise ValueError("a double quote is not closed")
-                field.append(text[pos:end])
-                pos = end + 1
-                if text.startswith('"', pos):
-                    field.append('"')
-                    pos += 1
-                    continue
-                break
-            fields.append("".join(field))
-            if pos < len(text) and text[pos] != ",":
-                raise ValueError("a double quote stands in the middle of a field")
-        else:
-            end = text.find(",", pos)
-            end = len(text) if end < 0 else end
-            if '"' in text[pos:end]:
-                raise ValueError("a double quote stands in the middle of a field")
-            fields.append(text[pos:end])
-            pos = end
-        if pos >= len(text):
-            return fields
-        pos += 1
 
 
 def split_mount(value: str) -> tuple[tuple[str, str | None], ...]:

@@ -4,7 +4,7 @@ import pytest
 
 from lamina.dockerfile import parse
 from lamina.dockerfile.instructions import Run
-from lamina.dockerfile.mounts import Device, Mount, MountError, csv_fields, evaluate, parse_device, split_mount
+from lamina.dockerfile.mounts import Device, Mount, MountError, evaluate, parse_device, split_mount
 
 
 def mount(value: str) -> Mount:
@@ -67,13 +67,6 @@ def test_hints() -> None:
     with pytest.raises(MountError) as caught:
         mount("targt=/x")
     assert caught.value.hint == "did you mean target?"
-
-
-def test_csv() -> None:
-    assert csv_fields('a,"b,""c""",') == ["a", 'b,"c"', ""]
-    for bad in ('"a', 'a"b', '"a"b'):
-        with pytest.raises(ValueError, match="quote"):
-            csv_fields(bad)
 
 
 def test_devices() -> None:

@@ -41,6 +41,12 @@ def test_options_of_the_front_end() -> None:
     assert asked.remote is None
 
 
+@pytest.mark.parametrize("text", ['nofile="1', 'a"b', "nofile=1\r2"])
+def test_lists_that_are_none(text: str) -> None:
+    with pytest.raises(BadRequest, match="ulimit"):
+        Asked({"ulimit": text}).ulimits()
+
+
 @pytest.mark.parametrize(("value", "expected"), [(None, (False, ())), ("", (True, ())), ("a,b", (False, ("a", "b")))])
 def test_no_cache_for_all_or_some_stages(value: str | None, expected: tuple[bool, tuple[str, ...]]) -> None:
     assert Asked({} if value is None else {"no-cache": value}).no_cache() == expected

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from lamina.diagnostics.errors import LaminaError, nearest
+from lamina.dockerfile.csvfields import csv_fields
 from lamina.engine.request import Output
 
 OutputType = Literal["image", "oci", "docker", "tar", "local", "registry"]
@@ -36,7 +37,10 @@ def parse_output(text: str, *, terminal: bool = False) -> Output:
     (registry), `tar` = "true" | "false" (oci:
     false, or a dest that ends in a slash, writes a directory).
     """
-    fields = _fields(text)
+    try:
+        fields = csv_fields(text)
+    except ValueError as error:
+        raise BadOutput(f"--output {text!r}: {error}") from None
     if len(fields) == 1 and "=" not in fields[0]:
         word = fields[0]
         if not word:
@@ -100,26 +104,3 @@ def _boolean(text: str, key: str) -> bool:
     if value is None:
         raise BadOutput(f"{key}={text} is neither true nor false")
     return value == "true"
-
-
-def _fields(text: str) -> list[str]:
-    """Comma-separated as CSV has it: a field in double quotes may hold commas; a quote inside is doubled."""
-    out: list[str] = []
-    current: list[str] = []
-    at, quoted = 0, False
-    while at < len(text):
-        sign = text[at]
-        if quoted and sign == '"' and text[at + 1 : at + 2] == '"':
-            current.append('"')
-            at += 1
-        elif sign == '"' and (quoted or not current):
-            quoted = not quoted
-        elif sign == "," and not quoted:
-            out.append("".join(current))
-            current = []
-        else:
-            current.append(sign)
-        at += 1
-    if quoted:
-        raise BadOutput(f"--output {text!r}: a quote is not closed")
-    return [*out, "".join(current)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lamina.dockerfile.csvfields import csv_fields
 from lamina.dockerfile.instructions import Document, Run
 from lamina.engine.contextfiles import is_remote
 from lamina.server.errors import BadRequest
@@ -89,7 +89,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     def hosts(self) -> tuple[tuple[str, str], ...]:
         found = []
-        for text in _csv(self.attrs.get("add-hosts", "")):
+        for text in fields(self.attrs.get("add-hosts", ""), "add-hosts"):
             name, _, address = text.partition("=")
             if not name or not address:
                 raise BadRequest(f"bad format for add-host: {text!r}")
@@ -104,7 +104,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     def ulimits(self) -> tuple[tuple[str, int, int], ...]:
         found = []
-        for text in _csv(self.attrs.get("ulimit", "")):
+        for text in fields(self.attrs.get("ulimit", ""), "ulimit"):
             name, _, limits = text.partition("=")
             soft, _, hard = limits.partition(":")
             try:
@@ -211,8 +211,12 @@ def exclude_patterns(text: str | None) -> list[str]:
     return found
 
 
-def _csv(text: str) -> list[str]:
-    return [part.strip() for row in csv.reader([text]) for part in row if part.strip()]
+def fields(text: str, name: str) -> list[str]:
+    """The comma separated fields of the option `name` that are not empty. BadRequest."""
+    try:
+        return [stripped for field in csv_fields(text) if (stripped := field.strip())]
+    except ValueError as error:
+        raise BadRequest(f"{name}={text[:80]!r}: {error}") from None
 
 
 def cache_entries(text: str) -> tuple[Mapping[str, str], ...]:

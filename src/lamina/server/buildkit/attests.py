@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from lamina.server.buildkit.asked import Export
+from lamina.server.buildkit.asked import Export, fields
 from lamina.server.errors import BadRequest
 
 _CARRIES = "type=registry, type=image,push=true and type=oci carry attestations"
@@ -61,10 +60,9 @@ def _values(text: str | None) -> dict[str, str] | None:
     if text is None:
         return None
     found = {}
-    for row in csv.reader([text]):
-        for part in row:
-            name, _, value = part.partition("=")
-            found[name.strip().lower()] = value.strip()
+    for part in fields(text, "attest"):
+        name, _, value = part.partition("=")
+        found[name.strip().lower()] = value.strip()
     return None if "disabled" in found and _true(found["disabled"]) else found
 
 
