@@ -173,7 +173,7 @@ def dockerfile(context: Path, given: str | None) -> tuple[str, str, str | None, 
     from lamina.engine.contextfiles import read_dockerfile
 
     if given == "-":
-        return read_dockerfile(context, None, sys.stdin.read())
+        return read_dockerfile(context, None, _stdin_text())
     return read_dockerfile(context, Path(given) if given else None)
 
 
@@ -181,7 +181,11 @@ def context_directory(text: str) -> Path:
     """The context as a directory. BadOption for what is none."""
     if text == "-" or is_remote(text):
         raise BadOption(f"the context {text!r} is not a directory", hint="lamina build and lamina plan take it")
+    if not text:
+        raise BadOption("PATH is empty", hint="the folder with the files to build from; '.' is this one")
     path = Path(text)
+    if path.is_symlink() and not path.exists():
+        raise BadOption(f"{text} is a link to {os.readlink(path)}, which is not there")
     if not path.exists():
         raise BadOption(f"there is no directory {text}")
     if not path.is_dir():
@@ -213,7 +217,7 @@ def context(path: str, file: str | None) -> Context:
         where = None if file == "-" else Path(file).absolute() if file else folder.absolute() / "Dockerfile"
         return Context(folder.absolute(), *dockerfile(folder, file), path=where)
     if file == "-":
-        return Context(Path(), "<stdin>", sys.stdin.read(), incoming=Incoming(path))
+        return Context(Path(), "<stdin>", _stdin_text(), incoming=Incoming(path))
     if file is not None and os.path.isabs(file):
         from lamina.engine.contextfiles import read_dockerfile
 
@@ -227,7 +231,7 @@ def _from_stdin(file: str | None) -> Context:
 
     if file == "-":
         raise BadOption("standard input cannot be both the context and the Dockerfile")
-    stream = sys.stdin.buffer
+    stream = _stdin()
     if stream.isatty():
         raise BadOption(
             "the context '-' is standard input, which is this terminal", hint="lamina build - < Dockerfile, or < context.tar.gz"
@@ -236,8 +240,21 @@ def _from_stdin(file: str | None) -> Context:
     if not looks_packed(head):
         if file is not None:
             raise BadOption(f"standard input is a Dockerfile, and --file {file} names another", hint="leave out one of them")
-        return Context(Path(), "<stdin>", (head + stream.read()).decode("utf-8", "surrogateescape"), incoming=Incoming())
+        return Context(Path(), "<stdin>", _stdin_text(head), incoming=Incoming())
     return Context(Path(), file or "Dockerfile", "", incoming=Incoming(archive=_spooled(head, stream), dockerfile=file or "Dockerfile"))
+
+
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:  # closed by who started it
+        raise BadOption("standard input is closed, and is to be read")
+    return sys.stdin.buffer
+
+
+def _stdin_text(head: bytes = b"") -> str:
+    """The Dockerfile on standard input, as bytes whatever the locale; `head` was read of it already."""
+    from lamina.engine.contextfiles import text_of
+
+    return text_of(_stdin(), "standard input", head)
 
 
 def _spooled(head: bytes, stream: BinaryIO) -> int:

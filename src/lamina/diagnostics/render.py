@@ -11,6 +11,7 @@ from lamina.diagnostics.span import Span
 
 _TAB = 4
 _MAX_WIDTH = 160  # columns of a source line that are shown
+_MAX_ITEMS = 20  # of one error: a file that is no Dockerfile at all has one for each line
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "info": "\x1b[1;36m", "hint": "\x1b[32m", "place": "\x1b[1m"}
 _END = "\x1b[0m"
 
@@ -38,10 +39,11 @@ def render(item: Diagnostic | LaminaError, *, colour: bool = False) -> str:
 
 
 def render_error(error: LaminaError, *, colour: bool = False) -> str:
-    """An error as users see it. One that carries several `diagnostics` (a Dockerfile's) shows them all."""
+    """An error as users see it. One that carries several `diagnostics` (a Dockerfile's) shows them, and says how many it leaves out."""
     carried = getattr(error, "diagnostics", ())
     if isinstance(carried, tuple) and carried and all(isinstance(item, Diagnostic) for item in carried):
-        return render_all(carried, colour=colour)
+        more = len(carried) - _MAX_ITEMS
+        return render_all(carried[:_MAX_ITEMS], colour=colour) + (f"\nand {more} more" if more > 0 else "")
     return render(error, colour=colour)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from lamina.diagnostics.errors import LaminaError, nearest
-from lamina.engine.contextfiles import NoDockerfile
+from lamina.engine.contextfiles import DOCKERFILE_LIMIT, NoDockerfile
 from lamina.graph.ops import GitOp, HttpOp
 from lamina.layer.copying import Target
 from lamina.layer.tree import FileTree
@@ -25,8 +25,6 @@ from lamina.layer.writer import EntryWriter
 if TYPE_CHECKING:
     from lamina.engine.request import BuildRequest
     from lamina.engine.surroundings import Surroundings
-
-_DOCKERFILE_LIMIT = 16 << 20  # bytes; what is larger is no Dockerfile
 
 
 class BadContext(LaminaError):
@@ -140,8 +138,8 @@ def _names(tree: FileTree, path: bytes) -> list[bytes]:
 
 
 def _text(data: BinaryIO, name: str) -> str:
-    raw = data.read(_DOCKERFILE_LIMIT + 1)
-    if len(raw) > _DOCKERFILE_LIMIT or b"\0" in raw:
+    raw = data.read(DOCKERFILE_LIMIT + 1)
+    if len(raw) > DOCKERFILE_LIMIT or b"\0" in raw:
         raise BadContext(f"{name} is neither an archive nor a Dockerfile", hint="plain tar, or tar with gzip, bzip2, xz or zstd")
     return raw.decode("utf-8", "surrogateescape")
 

@@ -108,13 +108,16 @@ def test_ulimit_and_host() -> None:
 
 
 def test_dockerfile_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("FROM scratch\n"))
-    assert inputs.dockerfile(tmp_path, "-")[1] == "FROM scratch\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"FROM scratch\r\n# \xff\n"), encoding="utf-8"))
+    assert inputs.dockerfile(tmp_path, "-")[1] == "FROM scratch\r\n# \udcff\n", "the bytes, whatever the locale"
+    monkeypatch.setattr(sys, "stdin", None)
+    refused(lambda: inputs.dockerfile(tmp_path, "-"))
 
 
-@pytest.mark.parametrize("text", ["-", "https://example.com/x.git", "git@example.com:x", "none", "file"])
+@pytest.mark.parametrize("text", ["-", "https://example.com/x.git", "git@example.com:x", "none", "file", "", "dangling"])
 def test_contexts_that_are_no_directory(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
     refused(lambda: inputs.context_directory(text))
     assert inputs.context_directory(".") == Path()

@@ -82,6 +82,8 @@ def test_an_error_that_carries_diagnostics_shows_them_all() -> None:
     error.diagnostics = (Diagnostic("error", "a", "first"), Diagnostic("error", "b", "second"))  # type: ignore[attr-defined]  # as DockerfileError has
     assert render_error(error) == "error: first\nerror: second"
     assert render_error(LaminaError("alone")) == "error: alone"
+    error.diagnostics = tuple(Diagnostic("error", "a", str(number)) for number in range(23))  # type: ignore[attr-defined]  # as above
+    assert render_error(error).splitlines()[-2:] == ["error: 19", "and 3 more"], "a file that is no Dockerfile has an error in each line"
 
 
 def test_all() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,19 @@ def test_mistakes(context: Path) -> None:
     assert caught.value.hint == "name it with -f FILE"
     with pytest.raises(NoDockerfile, match="is a folder"):
         read_dockerfile(context, context / "sub")
+
+
+def test_what_is_no_dockerfile(context: Path) -> None:
+    (context / "wide").write_text("FROM a\n", encoding="utf-16")
+    with pytest.raises(NoDockerfile, match="is no Dockerfile: it has bytes that no text has") as caught:
+        read_dockerfile(context, context / "wide")
+    assert caught.value.hint == "it is in UTF-16: save it in UTF-8"
+    with pytest.raises(NoDockerfile, match="larger than 16 MiB"):
+        read_dockerfile(context, Path("/dev/zero"))
+    (context / "dangling").symlink_to("nowhere")
+    with pytest.raises(NoDockerfile, match="dangling is a link to nowhere, which is not there"):
+        read_dockerfile(context, context / "dangling")
+    with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(context):
+        made.bind("sock")
+        with pytest.raises(NoDockerfile, match="is a socket, not a Dockerfile"):
+            read_dockerfile(context, context / "sock")
