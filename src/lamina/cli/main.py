@@ -53,11 +53,16 @@ def main(argv: list[str] | None = None) -> None:
     if arguments in (["--version"], ["-V"], ["version"]):
         from lamina.version import __version__
 
-        print(f"lamina {__version__}")
+        try:
+            print(f"lamina {__version__}", flush=True)
+        except OSError as error:
+            _say(f"error: {error.strerror or error}")
+            os._exit(74)
         sys.exit(0)
     if argv is None:
         import gc
 
+        _streams()
         gc.set_threshold(50_000)  # imports alone would start it dozens of times, and find nothing
         sys.setswitchinterval(0.0005)  # who comes back from the disk waits so long for a thread that computes: 5 ms by default
         import lamina
@@ -67,11 +72,36 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = run(arguments)
     except KeyboardInterrupt:  # while modules were loaded
-        print("lamina: interrupted", file=sys.stderr)
+        _say("lamina: interrupted")
         code = 130
     if argv is None:
         _leave(code)
     sys.exit(code)
+
+
+def _streams() -> None:
+    """Standard streams that are closed become the null device: else the next file has their number, and a program's output lands in it. (A closed
+    `sys.stdin` stays None: who wants to read it says so.) Letters that the locale's code does not have are shown by their number, not an error."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        number = os.open(os.devnull, os.O_RDWR)
+        while number < 3:
+            os.set_inheritable(number, True)
+            number = os.open(os.devnull, os.O_RDWR)
+        os.close(number)
+        if sys.stdout is None:
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
+        if sys.stderr is None:
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout.errors != "backslashreplace" and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _say(text: str) -> None:
+    """A line on standard error; nothing where that cannot be written: the exit code is left."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what is buffered still would fail again at the end
 
 
 def _leave(code: int) -> NoReturn:
@@ -112,7 +142,7 @@ def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> in
         sys.stdout.flush()
         return result
     except KeyboardInterrupt:
-        print("lamina: interrupted", file=sys.stderr)
+        _say("lamina: interrupted")
         return 130
     except LaminaError as error:
         if debug:
@@ -121,7 +151,7 @@ def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> in
             traceback.print_exc()
         from lamina.diagnostics.render import render_error
 
-        print(render_error(error, colour=_colour()), file=sys.stderr)
+        _say(render_error(error, colour=_colour()))
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -129,23 +159,26 @@ def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> in
     except RecursionError:
         if debug:
             raise
-        print(
-            "error: something is nested too deeply\nhint: folders may be as deep as a path of 4095 bytes; lists and texts in each other some 900 levels",
-            file=sys.stderr,
+        _say(
+            "error: something is nested too deeply\nhint: folders may be as deep as a path of 4095 bytes; lists and texts in each other some 900 levels"
         )
         return 65
     except OSError as error:
         if debug:
             raise
         place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
-        print(f"error: {error.strerror or error}{place}", file=sys.stderr)
+        _say(f"error: {error.strerror or error}{place}")
         return 74
     except Exception as error:
         if debug:
             raise
-        print(
-            f"error: a bug in lamina: {type(error).__name__}: {error}\nhint: run it as `lamina --debug …` for the traceback, and report it",
-            file=sys.stderr,
+        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+            _say(
+                "error: no memory, or no more threads for this user\nhint: `ulimit -a` shows the limits here; in a container its memory and pids count too"
+            )
+            return 74
+        _say(
+            f"error: a bug in lamina: {type(error).__name__}: {error}\nhint: run it as `lamina --debug …` for the traceback, and report it"
         )
         return 70
 
@@ -174,6 +207,7 @@ def _by_click(arguments: list[str], environment: Mapping[str, str]) -> int:
 
     from lamina.cli.group import cli
 
+    streams = sys.stdout, sys.stderr
     try:
         result = cli.main(arguments, prog_name="lamina", standalone_mode=False, obj=(tuple(arguments), environment))
     except click.exceptions.Exit as leave:
@@ -181,6 +215,11 @@ def _by_click(arguments: list[str], environment: Mapping[str, str]) -> int:
     except click.ClickException as wrong:
         wrong.show()
         return wrong.exit_code
+    except SystemExit:
+        if sys.stdout is streams[0]:
+            raise
+        sys.stdout, sys.stderr = streams  # click's answer to a pipe that nobody reads: streams that are quiet, and 1
+        raise BrokenPipeError from None
     except click.Abort:
         raise KeyboardInterrupt from None
     return result if isinstance(result, int) else 0

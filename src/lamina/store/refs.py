@@ -30,7 +30,7 @@ _PREFIX = r"(?:sha256:)?[0-9a-f]{2,64}"
 
 class ImageNotFound(StoreError):
     code = "store/no-such-image"
-    default_exit = 1
+    default_exit = 66
 
 
 class AmbiguousImage(StoreError):
@@ -164,7 +164,10 @@ class Images:
 
         ImageNotFound with the nearest name as hint; AmbiguousImage with the ids that begin so.
         """
-        for name in candidates or (text,):
+        readable = not any(
+            "\ud800" <= letter <= "\udfff" for letter in text
+        )  # bytes that are no UTF-8: no name has them, and the database takes no such text
+        for name in (candidates or (text,)) if readable else ():
             image = self.by_name(name, platform)
             if image is not None:
                 return image

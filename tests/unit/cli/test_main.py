@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,43 @@ def test_a_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main.run(["images"]) == 141
     assert [to for _, to in moved] == [1], "what is still buffered must not raise again at the end"
     os.close(moved[0][0])
+
+
+def program(arguments: str, streams: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`lamina ARGUMENTS` as a process of a shell; `streams` are its redirections."""
+    command = f'"$0" -m lamina {arguments} {streams}'
+    return subprocess.run(
+        ["sh", "-c", command, sys.executable], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def test_streams_that_are_closed_or_cannot_be_written(tmp_path: Path) -> None:
+    root = str(tmp_path / "store")
+    (tmp_path / "Dockerfile").write_text(f"FROM scratch\nCOPY {'x' * 9} /\n")
+    (tmp_path / ("x" * 9)).write_text("")
+    build = f"build -q --no-cache {shlex.quote(str(tmp_path))}"
+    for arguments in ("images", build, "build --help"):
+        said = program(arguments, ">&- <&-", LAMINA_ROOT=root)
+        assert (said.returncode, said.stderr) == (0, ""), arguments
+    assert program(build, "2>&-", LAMINA_ROOT=root).stdout.startswith("sha256:")
+    assert program("images", ">/dev/full", LAMINA_ROOT=root).returncode == 74
+    assert program("version", ">/dev/full").returncode == 74
+    assert program(f"build {shlex.quote(str(tmp_path))}", "2>/dev/full", LAMINA_ROOT=root).returncode == 74
+    said = program("build -", "<&-", LAMINA_ROOT=root)
+    assert (said.returncode, said.stderr) == (2, "error: standard input is closed, and is to be read\n")
+
+
+def test_a_locale_without_a_letter_and_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    root = str(tmp_path / "store")
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    said = program(f"plan {shlex.quote(str(tmp_path))}", "", LAMINA_ROOT=root, PYTHONIOENCODING="ascii")
+    assert said.returncode == 3, said.stderr
+    assert "\\u2514" in said.stdout
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as pipe:
+        done = subprocess.run([sys.executable, "-m", "lamina", "images"], env={**os.environ, "LAMINA_ROOT": root}, stdout=pipe, check=False)
+    assert done.returncode == 141
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["version"]])

@@ -46,6 +46,8 @@ def test_nothing_found_names_the_nearest(store: LocalStore) -> None:
     assert caught.value.hint == f"did you mean {APP}?"
     with pytest.raises(ImageNotFound):
         store.images.find("deadbeef")
+    with pytest.raises(ImageNotFound):
+        store.images.find("\udcff")  # bytes that are no UTF-8
 
 
 def test_an_ambiguous_beginning_lists_candidates(store: LocalStore) -> None:

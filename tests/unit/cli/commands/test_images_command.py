@@ -43,7 +43,7 @@ def test_a_name_and_filters(lamina: Lamina, built: Path) -> None:
     assert names("--filter", "label=team", "web") == ["web:1"]
     assert names("--filter", "dangling=true") == names("--filter", "until=1h") == []
     assert names("--filter", "dangling=false") == ["app:1", "reg.example/team/web:2", "web:1"]
-    assert lamina("images", "--filter", "since=gone").code == 1
+    assert lamina("images", "--filter", "since=gone").code == 66
     assert "did you mean label=" in lamina("images", "--filter", "lable=x").err
 
 
