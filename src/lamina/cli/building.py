@@ -174,12 +174,16 @@ def _outputs(values: tuple[str, ...], *, load: bool, push: bool) -> tuple[Output
 
 
 def _write_files(result: BuildResult, iidfile: Path | None, metadata_file: Path | None, report: Path | None) -> None:
-    if iidfile is not None and result.images:
-        iidfile.write_text(result.images[0].id, encoding="ascii")
-    if metadata_file is not None and result.images:
+    if (iidfile is not None or metadata_file is not None) and result.images:
+        from lamina.engine.exporters.place import replacing
         from lamina.engine.reporting import metadata_bytes
 
-        metadata_file.write_bytes(metadata_bytes(result))
+        if iidfile is not None:
+            with replacing(iidfile, sync=False) as out:
+                out.write(result.images[0].id.encode("ascii"))
+        if metadata_file is not None:
+            with replacing(metadata_file, sync=False) as out:
+                out.write(metadata_bytes(result))
     if report is not None:
         from lamina.engine.reporting import write_report
 

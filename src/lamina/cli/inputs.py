@@ -231,7 +231,7 @@ def _from_stdin(file: str | None) -> Context:
 
     if file == "-":
         raise BadOption("standard input cannot be both the context and the Dockerfile")
-    stream = _stdin()
+    stream = stdin()
     if stream.isatty():
         raise BadOption(
             "the context '-' is standard input, which is this terminal", hint="lamina build - < Dockerfile, or < context.tar.gz"
@@ -244,7 +244,8 @@ def _from_stdin(file: str | None) -> Context:
     return Context(Path(), file or "Dockerfile", "", incoming=Incoming(archive=_spooled(head, stream), dockerfile=file or "Dockerfile"))
 
 
-def _stdin() -> BinaryIO:
+def stdin() -> BinaryIO:
+    """Standard input's bytes. BadOption where there is none."""
     if sys.stdin is None:  # closed by who started it
         raise BadOption("standard input is closed, and is to be read")
     return sys.stdin.buffer
@@ -254,7 +255,7 @@ def _stdin_text(head: bytes = b"") -> str:
     """The Dockerfile on standard input, as bytes whatever the locale; `head` was read of it already."""
     from lamina.engine.contextfiles import text_of
 
-    return text_of(_stdin(), "standard input", head)
+    return text_of(stdin(), "standard input", head)
 
 
 def _spooled(head: bytes, stream: BinaryIO) -> int:

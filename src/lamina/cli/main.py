@@ -104,6 +104,15 @@ def _say(text: str) -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what is buffered still would fail again at the end
 
 
+def _where() -> str:
+    """What to say of an error without a name: whether it is that this folder was removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return ": the folder that this command was started in is gone"
+    return ""
+
+
 def _leave(code: int) -> NoReturn:
     """End the process without taking the interpreter apart, which costs a tenth of a short build. What others registered for the end is
     done; where a thread still works it is waited for."""
@@ -166,7 +175,7 @@ def run(arguments: list[str], environment: Mapping[str, str] = os.environ) -> in
     except OSError as error:
         if debug:
             raise
-        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else ""
+        place = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, (str, bytes)) else _where()
         _say(f"error: {error.strerror or error}{place}")
         return 74
     except Exception as error:

@@ -267,7 +267,7 @@ def _confirm(yes: bool) -> Callable[[str], bool]:
     def ask(what: str) -> bool:
         if yes:
             return True
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             print(f"{what} is manual and was not started (--yes starts it)", file=sys.stderr)
             return False
         print(f"{what} is manual. Start it? [y/N] ", end="", file=sys.stderr, flush=True)

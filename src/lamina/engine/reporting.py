@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,8 @@ def metadata_bytes(result: BuildResult) -> bytes:
 
 
 def write_report(path: Path, result: BuildResult) -> None:
-    """Replaces `path` in one rename."""
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_bytes(report_bytes(result) + b"\n")
-    os.replace(temporary, path)
+    """Replaces `path` in one rename. CannotWrite."""
+    from lamina.engine.exporters.place import replacing
+
+    with replacing(path, sync=False) as out:
+        out.write(report_bytes(result) + b"\n")

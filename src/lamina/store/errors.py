@@ -65,6 +65,9 @@ def of_oserror(error: OSError, root: Path) -> StoreError:
         return StoreForbidden(
             f"no permission for {where}", hint=f"the store {root} must belong to who uses it; choose another place with --root"
         )
+    if not root.is_dir() and os.path.lexists(root):
+        what = f"a link to {os.readlink(root)}, which is not there" if root.is_symlink() else "no folder"
+        return StoreError(f"the store {root} cannot be used: it is {what}", hint="choose another place with --root")
     where = f": {error.filename}" if isinstance(error.filename, str) else ""
     return StoreError(f"the store {root} cannot be used: {error.strerror or error}{where}")
 

@@ -88,6 +88,19 @@ def test_streams_that_are_closed_or_cannot_be_written(tmp_path: Path) -> None:
     assert (said.returncode, said.stderr) == (2, "error: standard input is closed, and is to be read\n")
 
 
+def test_a_folder_that_was_removed_is_named(tmp_path: Path) -> None:
+    command = 'mkdir gone && cd gone && rmdir ../gone && "$0" -m lamina build .'
+    said = subprocess.run(
+        ["sh", "-c", command, sys.executable],
+        cwd=tmp_path,
+        env={**os.environ, "LAMINA_ROOT": str(tmp_path / "s")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (said.returncode, said.stderr) == (74, "error: No such file or directory: the folder that this command was started in is gone\n")
+
+
 def test_a_locale_without_a_letter_and_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
     root = str(tmp_path / "store")
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")

@@ -218,3 +218,22 @@ def test_metadata(tmp_path: Path) -> None:
     assert json.loads(metadata(())) == {}
     write_small(tmp_path / "m", b"x")
     assert (tmp_path / "m").read_bytes() == b"x"
+
+
+def test_a_name_of_an_open_file_is_written_and_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    with replacing(tmp_path / "link") as out:
+        out.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    with (tmp_path / "log").open("wb") as log:
+        (tmp_path / "stdout").symlink_to(f"/proc/self/fd/{log.fileno()}")  # as /dev/stdout
+        before = (tmp_path / "log").stat().st_ino
+        for name in (tmp_path / "stdout", Path(f"/dev/fd/{log.fileno()}")):
+            with replacing(name, sync=False) as out:
+                out.write(b"said")
+    assert (tmp_path / "stdout").is_symlink()
+    assert ((tmp_path / "log").read_text(), (tmp_path / "log").stat().st_ino) == ("said", before)
+    with pytest.raises(CannotWrite, match="Is a directory"), replacing(tmp_path):
+        pass

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lamina.cache.reason import Reason
+from lamina.engine.exporters.place import CannotWrite
 from lamina.engine.reporting import metadata_bytes, plan_bytes, report_bytes, report_document, write_report
 from lamina.engine.request import BuildResult, BuiltImage, PlanResult, StepReport
 from lamina.oci.digest import Digest
@@ -85,6 +86,10 @@ def test_a_report_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
 
 
-def test_a_report_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CannotWrite, match="No such file or directory"):
         write_report(tmp_path / "none/report.json", result())
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CannotWrite, match="Is a directory"):
+        write_report(tmp_path / "folder", result())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]

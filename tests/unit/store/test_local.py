@@ -107,7 +107,11 @@ def test_a_store_where_others_may_write_is_refused(root: Path) -> None:
 
 def test_a_file_in_the_way(root: Path) -> None:
     root.write_text("a file")
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StoreError, match="cannot be used: it is no folder"):
+        open_(root)
+    root.unlink()
+    root.symlink_to("nowhere")
+    with pytest.raises(StoreError, match="it is a link to nowhere, which is not there"):
         open_(root)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 
 import click
 
-from lamina.cli.inputs import BadOption
+from lamina.cli.inputs import BadOption, stdin
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 
@@ -37,9 +36,9 @@ def command(settings: Settings, /, file: str, name: str | None, changes: tuple[s
     names = [str(Reference.parse(name).with_default_tag())] if name else []
     config = changed_config(own_platform(), changes)
     try:
-        source = contextlib.nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb")  # noqa: SIM115  # closed by the with below
+        source = contextlib.nullcontext(stdin()) if file == "-" else open(file, "rb")  # noqa: SIM115  # closed by the with below
     except OSError as error:
-        raise BadOption(f"cannot read {file}: {error.strerror}") from error
+        raise BadOption(f"cannot read {file}: {error.strerror}", exit_code=66 if isinstance(error, FileNotFoundError) else None) from error
     with source as stream, open_engine(settings) as engine:
         print(import_rootfs(engine.store, stream, config, names, label=file, comment=message).id)
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from lamina.cli.inputs import stdin
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings
 
@@ -30,7 +31,7 @@ def command(settings: Settings, /, source: Path | None, quiet: bool, images_only
 
     with open_engine(settings) as engine:
         records = None if images_only else engine.records
-        found = load_with_cache(engine.store, source if source is not None else sys.stdin.buffer, own_platform(), records)
+        found = load_with_cache(engine.store, source if source is not None else stdin(), own_platform(), records)
     for wrong in found.wrong:
         print(f"warning: a cached step was not taken over: {wrong}", file=sys.stderr)
     if not quiet:

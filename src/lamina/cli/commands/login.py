@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from lamina.cli.commands.registry_options import registry_name, registry_options, transport
-from lamina.cli.inputs import BadOption
+from lamina.cli.inputs import BadOption, stdin
 from lamina.cli.settings import Settings
 
 _LONGEST = 1 << 20
@@ -45,9 +45,9 @@ def command(
     if password_stdin:
         if not username:
             raise BadOption("--password-stdin needs --username")
-        password = sys.stdin.buffer.read(_LONGEST).decode(errors="replace").rstrip("\r\n")
+        password = stdin().read(_LONGEST).decode(errors="replace").rstrip("\r\n")
     else:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise BadOption("there is no terminal to ask for the password", hint="give it to standard input, with --password-stdin")
         username = username or click.prompt("Username", err=True)
         password = click.prompt("Password", hide_input=True, err=True)

@@ -186,7 +186,7 @@ def plan(
 def read_file(path: str, file: str | None) -> tuple[str, str]:
     """The name that users know the file by, and its text."""
     if file == "-":
-        return "<stdin>", _text(sys.stdin.buffer.read(), "<stdin>")
+        return "<stdin>", _text(inputs.stdin().read(), "<stdin>")
     place = Path(file) if file is not None else Path(path) / FILE if Path(path).is_dir() else Path(path)
     try:
         return str(place), _text(place.read_bytes(), str(place))

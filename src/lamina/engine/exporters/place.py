@@ -26,16 +26,19 @@ class CannotWrite(LaminaError):
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A writer whose bytes become `path` when the block ends well, after fsync; otherwise `path` is as it was.
+def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """A writer whose bytes become `path` when the block ends well, after fsync (without `sync`: at once); otherwise `path` is as it was. A link stays
+    one: what it points to is replaced.
 
-    Something that is no regular file (/dev/stdout, a fifo) is written directly: it cannot be replaced.
+    What is no regular file (a device, a fifo), or is a name of an open one (/dev/stdout, also where that is a file now), is written directly.
     """
     with _plainly(path):
-        if path.exists() and not path.is_file():
+        if (path.exists() and not path.is_file()) or _is_descriptor(path):
             with path.open("wb") as direct:
                 yield direct
             return
+        if path.is_symlink():
+            path = Path(os.path.realpath(path))
         mode = 0o666 & ~_umask()
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
         try:
@@ -43,7 +46,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 yield out
                 out.flush()
                 os.fchmod(out.fileno(), mode)
-                os.fsync(out.fileno())
+                if sync:
+                    os.fsync(out.fileno())
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -88,6 +92,13 @@ def _plainly(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _is_descriptor(path: Path) -> bool:
+    """/dev/stdout, /dev/fd/3, /proc/self/fd/3: to replace such a name would take it away from the whole machine."""
+    if path.is_symlink() and os.readlink(path).startswith("/proc/"):
+        return True
+    return os.path.realpath(path.parent).startswith("/proc/")
 
 
 def _umask() -> int:

@@ -85,7 +85,9 @@ def opened(source: Path | BinaryIO, scratch: Path, blobs: BlobStore | None = Non
         try:
             file = source.open("rb")
         except OSError as error:
-            raise BadArchive(f"cannot read {source}: {error.strerror}") from error
+            raise BadArchive(
+                f"cannot read {source}: {error.strerror}", exit_code=66 if isinstance(error, FileNotFoundError) else None
+            ) from error
         with file:
             yield from _opened_file(file, str(source), scratch, blobs)
     else:
