@@ -1,4 +1,4 @@
-"""`--format`: the part of Go's templates that people use with docker: {{.Field}}, {{.A.B}}, {{json .}}, {{json .Field}}."""
+"""`--format`: the part of Go's templates that people use with docker: {{.Field}}, {{.A.B}}, {{json .}}, {{json .Field}}, and `json` alone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ _ACTION = re.compile(r"\{\{\s*(json\s+)?(\.[\w.]*)\s*\}\}")
 
 def render(template: str, values: Mapping[str, object]) -> str:
     """Raises BadOption for a field that is not there, or an action that is not known."""
+    if template == "json":
+        template = "{{json .}}"
+    if template.split(" ", 1)[0] == "table":
+        raise BadOption("--format: 'table' is not known", hint="without --format there is a table")
     rest = _ACTION.sub("", template)
     if "{{" in rest or "}}" in rest:
         raise BadOption(f"--format {template!r}: only {{{{.Field}}}} and {{{{json .Field}}}} are known")

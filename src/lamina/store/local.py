@@ -185,9 +185,22 @@ def check_version(root: Path, text: str, flavour: Flavour) -> None:
         )
     if facts["flavour"] != str(flavour):
         raise OtherStore(
-            f"the store {root} was made for {facts['flavour']!r}; this process needs {str(flavour)!r}",
-            hint="layers of different kinds of sandbox cannot be mixed: use another --root, or run as the store was made",
+            f"the store {root} was made by {_whose(facts['flavour'])}; this is {_whose(str(flavour))}",
+            hint="they keep layers in different ways: use another --root, or run as the store was made",
         )
+
+
+_WHOSE = {
+    "trusted-real": "root with all its rights",
+    "user-real": "a user with a range of ids, in a user namespace",
+    "user-single": "a user with one id, in a user namespace",
+    "plain-real": "root without the right to mount",
+    "plain-single": "a user without user namespaces",
+}
+
+
+def _whose(flavour: str) -> str:
+    return f"{_WHOSE[flavour]} ({flavour})" if flavour in _WHOSE else repr(flavour)
 
 
 def _check_owner(root: Path) -> None:

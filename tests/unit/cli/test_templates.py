@@ -28,6 +28,9 @@ def test_render(template: str, text: str) -> None:
 
 def test_everything_as_json() -> None:
     assert render("{{json .}}", {"a": "é"}) == '{"a": "é"}'
+    assert render("json", {"a": "é"}) == '{"a": "é"}', "docker's short word for it"
+    with pytest.raises(BadOption, match="'table' is not known"):
+        render("table {{.a}}", {"a": "é"})
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def _show(result: Replay) -> None:
     bad = [row for row in result.commits if row.error]
     rate = result.hit_rate
     if rate is None:
-        print(f"{len(result.commits)} commits, fewer than two that can be built: nothing to compare")
+        print(
+            f"{len(result.commits)} commit{'s' if len(result.commits) != 1 else ''}, fewer than two that can be built: nothing to compare"
+        )
     else:
         counted = len(result.commits) - len(bad) - 1
         commits = f"{counted} commit{'s' if counted != 1 else ''}"
