@@ -101,7 +101,8 @@ def prune(
                 print(f"keep   {shorten(record.step, 60)}  {size(record.size)}  used {age(max(0.0, now - record.used))} ago")
     print(f"{'would free' if dry_run else 'freed'} {size(done.freed)}: {len(done.removals)} objects; {size(done.left)} are left")
     if done.spared:
-        print(f"{done.spared} records over the limit stay for now: a build may be using them")
+        many = f"{done.spared} records over the limit stay" if done.spared != 1 else "1 record over the limit stays"
+        print(f"{many} for now: a build may be using what is so young")
     return 0
 
 

@@ -13,7 +13,7 @@ _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 class BadLimit(LaminaError):
     code = "sandbox/limit"
-    default_exit = 64
+    default_exit = 2
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ a build said it uses since then; and a reader that finds a blob gone has a miss,
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -281,6 +282,7 @@ def prune(
             unused = now - record.used
             if unused > expiry:
                 plan.remove(record, f"not used for {age(unused)}")
+        plan.spare(expiry)
     plan.retire()
     if cap is not None:
         plan.shrink(cap)
@@ -319,11 +321,15 @@ class _Plan:
         for record in sorted(self._kept.values(), key=lambda record: (record.used, record.name)):
             if self._project is not None and record.project != self._project:
                 continue
-            if self._now - record.used < self._grace:
-                self._spared.add(record.name)
-            else:
+            if self._now - record.used >= self._grace:
                 found.append(record)
         return found
+
+    def spare(self, unused: float) -> None:
+        """Count what would go by a limit and is in its grace period: what was not used for longer than `unused` seconds."""
+        for record in self._kept.values():
+            if self._project in (None, record.project) and unused < self._now - record.used < self._grace:
+                self._spared.add(record.name)
 
     def remove(self, record: Listed, why: str) -> None:
         del self._kept[record.name]
@@ -371,6 +377,8 @@ class _Plan:
             unused = age(self._now - record.used)
             self.remove(record, f"over the size limit; {record.seconds:.1f} s to make, last used {unused} ago")
             total -= self._gone[record.name].size
+        if total > cap:
+            self.spare(-math.inf)
 
     def orphans(self) -> None:
         if self._project is not None:

@@ -80,7 +80,7 @@ def _write(request: BuildRequest, found: Lock, *, fresh: bool, check: bool, quie
             print(line)
         count = len(new.images) + len(new.git) + len(new.urls)
         said = "would change" if check and lines else "is current" if not lines else "written"
-        print(f"{file}: {count} entries, {said}", file=sys.stderr)
+        print(f"{file}: {count} {'entries' if count != 1 else 'entry'}, {said}", file=sys.stderr)
     if not check:
         write_lock(file, new)
     return bool(lines)

@@ -192,6 +192,8 @@ def read_file(path: str, file: str | None) -> tuple[str, str]:
         return str(place), _text(place.read_bytes(), str(place))
     except FileNotFoundError:
         raise inputs.BadOption(f"there is no {place}", hint="name the file with -f", exit_code=66) from None
+    except IsADirectoryError:
+        raise inputs.BadOption(f"{place} is a folder, not a pipelines file") from None
 
 
 def replace_file(place: Path, text: str) -> None:

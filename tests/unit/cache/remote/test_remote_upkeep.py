@@ -120,6 +120,8 @@ def test_what_is_young_or_just_used_stays(world: World) -> None:
     pruned = prune(world.objects, world.time + 60, expiry=0, cap=0)
     assert pruned.removals == ()
     assert pruned.spared == 1
+    assert prune(world.objects, world.time + 60, expiry=7 * DAY, cap=10**9).spared == 0, "no limit wants it"
+    assert prune(world.objects, world.time + 60, expiry=None, cap=0).spared == 1
     world.time += DAY
     world.use(1)
     assert [one.what for one in prune(world.objects, world.time + 60, expiry=0, cap=0).removals] == [sha256(b"on its way")]
