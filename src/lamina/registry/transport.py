@@ -368,5 +368,5 @@ def _mapped(error: Exception, url: str) -> RegistryError:
         hint = "a private certificate authority is named with --registry-ca FILE"
         return RegistryProtocolError(f"the TLS connection to {host} failed: {text}", hint=hint)
     if isinstance(error, u.LocationParseError | u.LocationValueError):
-        return RegistryProtocolError(f"{shown(url)} is not an address that can be asked")
+        return RegistryProtocolError(f"{host}: no address that can be asked", hint="a port is a number up to 65535")
     return RegistryUnreachable(f"the connection to {host} broke: {_plain(error)}")

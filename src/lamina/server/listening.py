@@ -88,6 +88,8 @@ def _unix(path: Path) -> socket.socket:
                 path.unlink(missing_ok=True)
             else:
                 raise CannotListen(f"{path}: another engine listens there", hint="stop it, or give --host another path")
+    elif os.path.lexists(path):
+        raise CannotListen(f"cannot listen at {path}: something that is no socket is there", hint="give --host another path")
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
@@ -104,7 +106,7 @@ def _unix(path: Path) -> socket.socket:
 def _tcp(place: str, tls: Tls | None, insecure: bool) -> socket.socket:
     address, colon, port = place.rpartition(":")
     address = address.strip("[]")
-    if not colon or not port.isdigit():
+    if not colon or not port.isdecimal() or int(port) > 65535:
         raise CannotListen(f"--host tcp://{place}: an address and a port are needed, as in tcp://127.0.0.1:2375")
     verified = tls is not None and tls.ca is not None
     loopback = address in ("localhost", "::1") or address.startswith("127.")

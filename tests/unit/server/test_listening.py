@@ -32,7 +32,7 @@ def test_a_socket_that_nobody_listens_at_is_replaced_another_is_not(tmp_path: Pa
 
 def test_a_file_in_the_way_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "s.sock").write_text("mine")
-    with pytest.raises(CannotListen):
+    with pytest.raises(CannotListen, match="something that is no socket is there"):
         opened(f"unix://{tmp_path}/s.sock")
     assert (tmp_path / "s.sock").read_text() == "mine"
 
@@ -58,3 +58,8 @@ def test_tls_without_client_certificates_is_not_enough() -> None:
 def test_sockets_for_another_process_are_not_taken() -> None:
     with pytest.raises(CannotListen):
         opened("fd://", environment={"LISTEN_FDS": "1", "LISTEN_PID": "1"})
+
+
+def test_a_port_that_is_none() -> None:
+    with pytest.raises(CannotListen, match="an address and a port are needed"):
+        opened("tcp://127.0.0.1:99999", insecure=True)
