@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 
@@ -16,8 +18,14 @@ class Source(msgspec.Struct, frozen=True):
 
     def line(self, number: int) -> str:
         """The text of line `number` (from 1), without its end; empty when there is none."""
-        lines = self.text.split("\n")
+        lines = _lines(self.text)
         return lines[number - 1].rstrip("\r") if 0 < number <= len(lines) else ""
+
+
+@lru_cache(maxsize=4)
+def _lines(text: str) -> list[str]:
+    """Split once: a file of 100,000 findings asks for as many lines."""
+    return text.split("\n")
 
 
 class Span(msgspec.Struct, frozen=True):

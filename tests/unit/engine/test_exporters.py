@@ -1,9 +1,8 @@
-"""Output strings, places, the files of an image as tar and as folder, metadata."""
+"""Output strings, places, the files of an image as tar and as folder."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 import tarfile
@@ -13,13 +12,11 @@ from pathlib import Path
 import pytest
 
 from lamina.engine.exporters.export import export, save
-from lamina.engine.exporters.metadata import iidfile, metadata, write_small
 from lamina.engine.exporters.output import BadOutput, parse_output
 from lamina.engine.exporters.place import CannotWrite, new_folder, replacing
 from lamina.engine.images.importing import load
-from lamina.engine.request import BuiltImage, Output
+from lamina.engine.request import Output
 from lamina.layer.flavour import Flavour, IdMap
-from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
@@ -202,22 +199,6 @@ def test_archives(store: LocalStore, image: Image, tmp_path: Path) -> None:
 def test_several_images_are_no_folder(store: LocalStore, image: Image, tmp_path: Path) -> None:
     with pytest.raises(BadOutput, match="one image, not 2"):
         export(store, [image, image], Output("local", tmp_path / "x"), io.BytesIO())
-
-
-def test_metadata(tmp_path: Path) -> None:
-    built = BuiltImage(
-        Digest("sha256:" + "1" * 64), Digest("sha256:" + "2" * 64), AMD, 5, ("docker.io/library/a:1", "docker.io/library/b:2")
-    )
-    assert iidfile(built) == b"sha256:" + b"1" * 64
-    assert json.loads(metadata((built,), "id")) == {
-        "buildx.build.ref": "id",
-        "containerimage.config.digest": built.id,
-        "containerimage.digest": built.manifest,
-        "image.name": "docker.io/library/a:1,docker.io/library/b:2",
-    }
-    assert json.loads(metadata(())) == {}
-    write_small(tmp_path / "m", b"x")
-    assert (tmp_path / "m").read_bytes() == b"x"
 
 
 def test_a_name_of_an_open_file_is_written_and_never_replaced(tmp_path: Path) -> None:
