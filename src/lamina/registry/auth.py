@@ -7,11 +7,11 @@ import json
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Protocol
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from lamina.registry.challenge import Challenge, parse_challenges
 from lamina.registry.errors import RegistryProtocolError, RegistryUnauthorized, shown
-from lamina.registry.transport import Transport
+from lamina.registry.transport import Transport, taken_apart
 
 _TOKEN_LIMIT = 1 << 20
 LOGIN_HINT = "the repository may not exist, or it may need a login: lamina login REGISTRY"
@@ -107,7 +107,7 @@ class Authenticator:
 
     def _token(self, registry: str, repository: str, scopes: Scopes, challenge: Challenge, credentials: Credentials | None) -> str:
         realm = challenge.get("realm")
-        parts = urlsplit(realm)
+        parts = taken_apart(realm)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryProtocolError(f"{registry} names no address where tokens can be had")
         service = challenge.get("service")

@@ -20,7 +20,7 @@ def split_port(host: str) -> tuple[str, str]:
         name, _, rest = host[1:].partition("]")
         return name, rest.lstrip(":")
     name, colon, port = host.rpartition(":")
-    if colon and port.isdigit() and ":" not in name:
+    if colon and port.isdecimal() and ":" not in name:
         return name, port
     return host, ""
 
@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
     if name == "localhost" or name == "::1":
         return True
     parts = name.split(".")
-    return len(parts) == 4 and parts[0] == "127" and all(p.isdigit() and int(p) < 256 for p in parts)
+    return len(parts) == 4 and parts[0] == "127" and all(p.isascii() and p.isdecimal() and len(p) < 4 and int(p) < 256 for p in parts)
 
 
 @dataclass(frozen=True, slots=True)

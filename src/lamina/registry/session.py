@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from urllib.parse import urljoin
 
 import msgspec
 
@@ -19,7 +18,7 @@ from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.auth import LOGIN_HINT, WRITE_HINT, Anonymous, Authenticator, CredentialSource, Scopes, scope
 from lamina.registry.errors import RegistryError, RegistryNotFound, RegistryProtocolError, RegistryUnauthorized, RegistryUnreachable
 from lamina.registry.hosts import endpoint
-from lamina.registry.transport import Body, Response, Transport, origin
+from lamina.registry.transport import Body, Response, Transport, joined, origin
 
 _ERROR_LIMIT = 64 << 10
 
@@ -123,7 +122,7 @@ class Session:
         """A Location header as an address; RegistryProtocolError when there is none."""
         if not location:
             raise RegistryProtocolError(f"{reference.registry} names no address for the upload to {reference.repository}")
-        return urljoin(answer.url, location)
+        return joined(answer.url, location)
 
     def check(self, registry: str) -> None:
         """The API's own address with these credentials: raises RegistryUnauthorized when they are not taken."""

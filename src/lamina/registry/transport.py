@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from lamina.registry.errors import RegistryError, RegistryProtocolError, RegistryUnreachable, shown
 from lamina.registry.hosts import Proxies, is_loopback
@@ -186,7 +186,7 @@ class Transport:
             if raw.status not in _REDIRECTS or not location or not redirects:
                 return raw, url
             raw.close()
-            target = urljoin(url, location)
+            target = joined(url, location)
             if origin(target) != origin(url):
                 headers = {k: v for k, v in headers.items() if k.lower() not in _PRIVATE}
                 if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
@@ -233,7 +233,7 @@ class Transport:
         return patience is not None and time.monotonic() - begun + wait > patience
 
     def _check(self, url: str) -> None:
-        parts = urlsplit(url)
+        parts = taken_apart(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RegistryProtocolError(f"{shown(url)} is not an http(s) address")
         host = parts.netloc.rpartition("@")[2]
@@ -291,12 +291,26 @@ def come_back_later(url: str, status: int, asked: str = "") -> RegistryUnreachab
 
 def origin(url: str) -> tuple[str, str, int]:
     """(scheme, host, port): credentials for one are for no other."""
-    parts = urlsplit(url)
+    parts = taken_apart(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def taken_apart(url: str) -> SplitResult:
+    """An address that somebody else may have written; RegistryProtocolError where it cannot be read."""
     try:
-        port = parts.port
+        parts = urlsplit(url)
+        _ = parts.port  # read when it is asked for
     except ValueError as error:
-        raise RegistryProtocolError("a redirect names an address that cannot be read") from error
-    return parts.scheme, (parts.hostname or "").lower(), port or (443 if parts.scheme == "https" else 80)
+        raise RegistryProtocolError("the registry names an address that cannot be read") from error
+    return parts
+
+
+def joined(base: str, location: str) -> str:
+    """Where a Location header leads; RegistryProtocolError where that cannot be read."""
+    try:
+        return urljoin(base, location)
+    except ValueError as error:
+        raise RegistryProtocolError(f"{shown(base)} leads to an address that cannot be read") from error
 
 
 def _backoff(attempt: int) -> float:

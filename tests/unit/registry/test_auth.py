@@ -8,8 +8,8 @@ import pytest
 from lamina.oci.digest import sha256
 from lamina.oci.manifest import OCI_LAYER, Descriptor
 from lamina.oci.reference import Reference
-from lamina.registry.auth import Credentials, Given, scope
-from lamina.registry.errors import RegistryUnauthorized
+from lamina.registry.auth import Anonymous, Authenticator, Credentials, Given, scope
+from lamina.registry.errors import RegistryProtocolError, RegistryUnauthorized
 from lamina.registry.push import Publisher
 from lamina.registry.session import Session
 from lamina.registry.transport import Transport, TransportSettings
@@ -106,3 +106,10 @@ def test_check_of_a_login(registry: FakeRegistry, auth: str) -> None:
 
 def test_credentials_show_nothing() -> None:
     assert "secret" not in f"{Credentials('me', 'secret', 'secret')!r}"
+
+
+def test_a_challenge_that_names_no_readable_address() -> None:
+    """A ValueError of Python's own reached the user as a traceback."""
+    asked = Authenticator(Transport(TransportSettings()), Anonymous())
+    with pytest.raises(RegistryProtocolError, match="cannot be read"):
+        asked.answer("registry.example", "app", (scope("app"),), ['Bearer realm="https://[::1",service="s"'], "")

@@ -15,7 +15,19 @@ def test_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
-FOREIGN = ["localhost.evil.example", "127.0.0.1.evil.example", "127.0.0", "10.0.0.1", "128.0.0.1", "[::2]:1", "", "127.0.0.999"]
+FOREIGN = [
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "127.0.0",
+    "10.0.0.1",
+    "128.0.0.1",
+    "[::2]:1",
+    "",
+    "127.0.0.999",
+    "127.0.0.²",
+    "127.0.0." + "1" * 5000,
+    "127.0.0.1:²",
+]
 
 
 @pytest.mark.parametrize("host", FOREIGN)

@@ -113,6 +113,14 @@ def test_redirect_to_plain_http_elsewhere(registry: MemoryRegistry, transport: T
         get(transport, f"http://{registry.host}/v2/")
 
 
+@pytest.mark.parametrize("location", ["http://[::1", "http://127.0.0.1:99999/", "http://127.0.0.²/", "http://localhost:port/"])
+def test_redirect_to_what_is_no_address(registry: MemoryRegistry, transport: Transport, location: str) -> None:
+    """Python's own ValueError ended the command with a traceback."""
+    registry.faults.answers = [(307, {"Location": location})]
+    with pytest.raises(RegistryProtocolError):
+        get(transport, f"http://{registry.host}/v2/")
+
+
 def test_redirect_to_a_file(registry: MemoryRegistry, transport: Transport) -> None:
     registry.faults.answers = [(302, {"Location": "file:///etc/passwd"})]
     with pytest.raises(RegistryProtocolError, match="not an http"):
