@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from lamina.diagnostics.errors import LaminaError
 from lamina.oci.digest import Digest, InvalidDigest, parse_digest, sha256
@@ -34,6 +34,7 @@ _MAX_TRICKLES = 2  # each was waited for, for as long as one waits for a byte
 _PROGRESS = 64 << 10
 _ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 
+_T = TypeVar("_T")
 _MISMATCH = "store/digest-mismatch"  # the store is a neighbour on this floor: known by its stable code only
 
 
@@ -155,12 +156,7 @@ class RegistryClient:
         if not blobs.missing([descriptor.digest]):
             return
         turn = turn or nullcontext()
-        try:
-            self._fetch(reference, descriptor, blobs, on_bytes, stop, turn)
-        except (RegistryProtocolError, Torn):
-            if not self.session.distrust_mirrors(reference.registry):
-                raise
-            self._fetch(reference, descriptor, blobs, on_bytes, stop, turn)
+        self._mistrusting(reference, lambda: self._fetch(reference, descriptor, blobs, on_bytes, stop, turn))
 
     def _fetch(
         self,
@@ -283,12 +279,19 @@ class RegistryClient:
         raise RegistryNotFound(f"{reference}: the foreign layer {descriptor.digest} is not to be had ({tried})")
 
     def _document(self, reference: Reference, wanted: str, digest: Digest | None, size: int | None = None) -> Document:
+        return self._mistrusting(reference, lambda: self._asked(reference, wanted, digest, size))
+
+    def _mistrusting(self, reference: Reference, read: Callable[[], _T]) -> _T:
+        """`read`; where a mirror may have been asked and what came was wrong, again from the registry itself."""
+        # Asked before: of several threads that one mirror lies to, each has a second attempt, not only the first to notice.
+        mirrors = self.session.mirrors(reference.registry)
         try:
-            return self._asked(reference, wanted, digest, size)
+            return read()
         except (RegistryProtocolError, Torn):
-            if not self.session.distrust_mirrors(reference.registry):
+            if not mirrors:
                 raise
-            return self._asked(reference, wanted, digest, size)
+        self.session.distrust_mirrors(reference.registry)
+        return read()
 
     def _asked(self, reference: Reference, wanted: str, known: Digest | None, size: int | None) -> Document:
         def ask() -> tuple[bytes, str, str]:

@@ -47,9 +47,10 @@ class Session:
     def mirrors(self, registry: str) -> tuple[str, ...]:
         return self._mirrors.get(registry, ())
 
-    def distrust_mirrors(self, registry: str) -> bool:
-        """Ask only the registry itself from now on: a mirror sent wrong bytes. False when there is no mirror to blame."""
-        return bool(self._mirrors.pop(registry, ()))
+    def distrust_mirrors(self, registry: str) -> None:
+        """Ask only the registry itself from now on: a mirror sent wrong bytes. Idempotent."""
+        with self._lock:
+            self._mirrors.pop(registry, None)
 
     def _leave(self, registry: str, mirror: str) -> None:
         """A mirror that is down costs one time-out, not one for each blob."""

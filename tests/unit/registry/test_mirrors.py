@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -79,6 +80,28 @@ def test_a_mirror_that_lies_is_left(registry: MemoryRegistry, mirror: MemoryRegi
     registry.faults.corrupt |= set(made.blobs())
     with pytest.raises(RegistryProtocolError, match="other bytes"):
         fetch(with_, reference)
+
+
+def test_a_mirror_that_lies_to_two_threads_at_once_is_left_by_both(registry: MemoryRegistry, mirror: MemoryRegistry) -> None:
+    """The second to notice found no mirror to blame any more, and the pull failed."""
+    made = simple_image([tar_of({"f": b"x" * 1000}), tar_of({"g": b"y" * 1000})])
+    for each in (registry, mirror):
+        serve(each, "app", "1", made)
+    mirror.faults.corrupt |= set(made.blobs())
+    reference = Reference.parse(f"{registry.host}/app:1")
+    with_ = client(registry, mirror.host)
+    layers = with_.resolve(reference, AMD).manifest.layers
+    both, begun = threading.Barrier(2, timeout=60), set[Digest]()
+
+    def on_bytes(descriptor: Descriptor, _: int) -> None:
+        if descriptor.digest not in begun:
+            begun.add(descriptor.digest)
+            both.wait()
+
+    blobs = MemoryBlobs()
+    with_.fetch_blobs(reference, layers, blobs, on_bytes=on_bytes)
+    assert not blobs.missing([layer.digest for layer in layers])
+    assert with_.session.mirrors(registry.host) == ()
 
 
 def test_a_mirror_that_always_breaks_off_is_left(registry: MemoryRegistry) -> None:
