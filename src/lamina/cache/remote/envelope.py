@@ -17,7 +17,7 @@ import msgspec
 
 from lamina.cache.record import Record
 from lamina.cache.remote.errors import CacheError
-from lamina.cache.remote.names import RecordName, record_name
+from lamina.cache.remote.names import RecordName, blob_name, record_name
 from lamina.oci.canonical import canonical
 from lamina.oci.digest import Digest, LayerId
 from lamina.oci.unreadable import UNREADABLE
@@ -109,8 +109,14 @@ def unseal(name: str, data: bytes) -> Envelope:
         if header.format != FORMAT:
             raise BadEnvelope(f"the record {parts.digest[:12]} has the format {header.format}; {FORMAT} is known")
         statement = _statement.decode(body)
+        for blob in statement.blobs:
+            blob_name(blob.stored)
     except UNREADABLE as error:
         raise BadEnvelope(f"the record {parts.digest[:12]} cannot be read: {error}") from error
+    except BadEnvelope:
+        raise
+    except CacheError as error:
+        raise BadEnvelope(f"the record {parts.digest[:12]} needs a blob that cannot be: {error.message}") from error
     if statement.record.key != parts.key or statement.scope != parts.scope:
         raise BadEnvelope(f"the record {parts.digest[:12]} was made for another key or scope than it is found under")
     if len(header.signatures) > _MOST_SIGNATURES:

@@ -15,7 +15,7 @@ import msgspec
 from lamina.cache.remote.chunks import DOCUMENT, BadChunk, Chunk, check_chunks, pack, unpack
 from lamina.cache.remote.envelope import BadEnvelope, Signature
 from lamina.cache.remote.errors import CacheError
-from lamina.cache.remote.names import checked, mount_name
+from lamina.cache.remote.names import blob_name, checked, mount_name
 from lamina.oci import typed
 from lamina.oci.canonical import canonical
 from lamina.oci.digest import Digest
@@ -114,6 +114,7 @@ def unseal_mount(name: str, data: bytes) -> MountEnvelope:
         if header.format != FORMAT:
             raise BadEnvelope(f"the version {digest[:12]} of a cache mount has the format {header.format}; {FORMAT} is known")
         statement = typed.json(body, type=MountStatement)
+        blob_name(statement.listing)
         elsewhere = mount_name(statement.identifier, statement.scope, data) != name
     except UNREADABLE as error:
         raise BadEnvelope(f"the version {digest[:12]} of a cache mount cannot be read: {error}") from error

@@ -47,7 +47,11 @@ _LONGEST_SCOPE = 100  # characters
 def known(name: str) -> bool:
     """Whether `name` is one of the forms above. Everything else in a backend is foreign and left alone."""
     found = _NAME.fullmatch(name)
-    return found is not None and (found["blobs"] is None or _LENGTHS[found["algorithm"]] == len(found["hex"]))
+    if found is None:
+        return False
+    if found["blobs"] is not None:
+        return _LENGTHS[found["algorithm"]] == len(found["hex"])
+    return "=" not in name or _is_scope(name.split("/")[2])
 
 
 def checked(name: str) -> str:
@@ -57,9 +61,14 @@ def checked(name: str) -> str:
     return name
 
 
+def known_prefix(prefix: str) -> bool:
+    """Whether names begin with `prefix`, which ends at a component: `records/<key>/`, `blobs/`, or nothing for all."""
+    return _PREFIX.fullmatch(prefix) is not None
+
+
 def checked_prefix(prefix: str) -> str:
-    """Prefixes end at a component: `records/<key>/`, `blobs/`, or nothing for all."""
-    if not _PREFIX.fullmatch(prefix):
+    """`prefix`; CacheError when no name begins with it."""
+    if not known_prefix(prefix):
         raise CacheError(f"{prefix[:80]!r} is no prefix of cache objects")
     return prefix
 
@@ -170,6 +179,14 @@ def encode_scope(scope: str) -> str:
         else:
             letters += [f"={byte:02X}" for byte in letter.encode("utf-8", "surrogateescape")]
     return "".join(letters)
+
+
+def _is_scope(text: str) -> bool:
+    try:
+        decode_scope(text)
+    except CacheError:
+        return False
+    return True
 
 
 def decode_scope(text: str) -> str:

@@ -70,7 +70,16 @@ def test_names() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "records", "blobs/sha256/abc", f"blobs/sha512/{1:064x}", f"blobs/md5/{1:064x}", f"records/{1:064x}/../{1:064x}", "uses/1-1"],
+    [
+        "",
+        "records",
+        "blobs/sha256/abc",
+        f"blobs/sha512/{1:064x}",
+        f"blobs/md5/{1:064x}",
+        f"records/{1:064x}/../{1:064x}",
+        f"records/{1:064x}/=zz/{1:064x}",
+        "uses/1-1",
+    ],
 )
 def test_names_that_are_none(name: str) -> None:
     assert not known(name)

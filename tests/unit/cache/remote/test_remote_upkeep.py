@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from lamina.cache.remote.envelope import BlobRef
+from lamina.cache.remote.envelope import BlobRef, Statement, seal
 from lamina.cache.remote.memory import MemoryObjects
+from lamina.cache.remote.mounts import MountStatement, seal_mount
 from lamina.cache.remote.names import blob_name
 from lamina.cache.remote.protocols import ObjectStore, whole
 from lamina.cache.remote.shared import Publication, SharedCache
 from lamina.cache.remote.trust import Trust
 from lamina.cache.remote.upkeep import Inventory, prune, usage, verify
-from lamina.oci.digest import sha256
+from lamina.oci.digest import Digest, sha256
 from lamina.store.memory import MemoryBlobs
 from lamina.testing.conformance.recordcache import key, record
 
@@ -207,3 +208,29 @@ def test_a_clock_that_is_ahead_keeps_nothing_for_ever(world: World) -> None:
     world.time += 9 * DAY
     prune(world.objects, world.time)
     assert world.keys() == set()
+
+
+def planted_record(world: World, digest: str) -> str:
+    """A record that needs a blob with this digest; the name that it lies under."""
+    statement = Statement(record(9), "main", (BlobRef(Digest(digest), 1),))
+    name, data = seal(statement, lambda _: ())
+    world.objects.put(name, whole(data))
+    return name
+
+
+def test_a_record_that_needs_what_cannot_be_does_not_end_the_look_at_the_others(world: World) -> None:
+    """One such record, by anybody who may write: prune, ls, du and verify failed for everybody until it was found and removed by hand."""
+    world.publish(1, b"blob")
+    name = planted_record(world, "sha256:../../../etc/passwd")
+    assert world.keys() == {key(1)}
+    assert [(problem.name, problem.damage) for problem in verify(world.objects, repair=True)] == [(name, "unreadable")]
+    assert verify(world.objects) == []
+
+
+def test_a_mount_that_needs_what_cannot_be_does_not_end_the_look_at_the_others(world: World) -> None:
+    world.publish(1, b"blob")
+    statement = MountStatement("id", "main", Digest("sha256:short"), 0.0, 0, 0, "")
+    name, data = seal_mount(statement, lambda _: ())
+    world.objects.put(name, whole(data))
+    assert world.keys() == {key(1)}
+    assert [(problem.name, problem.damage) for problem in verify(world.objects)] == [(name, "unreadable")]
