@@ -12,13 +12,13 @@ import os
 import secrets
 import stat
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lamina.cache.remote.errors import CacheDenied, CacheError, CacheFull, CacheUnavailable, ObjectGone
-from lamina.cache.remote.names import KINDS, checked, checked_prefix, known
+from lamina.cache.remote.names import KINDS, checked, checked_prefix, known, known_prefix
 from lamina.cache.remote.parallel import gather_by_listing
-from lamina.cache.remote.protocols import PIECE, SMALL, Body, Entry, Stat
+from lamina.cache.remote.protocols import PIECE, SMALL, Body, Entry, Stat, whole
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -42,17 +42,8 @@ class DirectoryObjects:
             with self._folder(parts[:-1]) as folder:
                 if folder is not None and _present(folder, parts[-1]):
                     return False
-            with self._folder([_TMP], make=True) as tmp:
-                assert tmp is not None
-                temporary = f"{os.getpid()}-{secrets.token_hex(12)}"
-                try:
-                    self._write(tmp, temporary, body)
-                    return self._link(tmp, temporary, parts)
-                finally:
-                    try:
-                        os.unlink(temporary, dir_fd=tmp)
-                    except FileNotFoundError:
-                        pass
+            with self._temporary(body) as (tmp, temporary):
+                return self._link(tmp, temporary, parts)
 
     def get(self, name: str, limit: int = SMALL) -> bytes | None:
         try:
@@ -151,16 +142,35 @@ class DirectoryObjects:
     def _prepare(self) -> None:
         """The folder says which format it has; a newer one is left alone."""
         self._root.mkdir(parents=True, exist_ok=True)
-        try:
-            found = (self._root / _FORMAT).read_bytes()
-        except FileNotFoundError:
-            temporary = self._root / f".{_FORMAT}-{secrets.token_hex(12)}"
-            temporary.write_bytes(_MARK)
-            os.replace(temporary, self._root / _FORMAT)  # the same bytes from everybody
-            return
+        with self._folder([]) as root:
+            if root is None:
+                raise CacheUnavailable(f"{self.where} went away")
+            handle = _opened(root, _FORMAT)
+            if handle < 0:
+                with self._temporary(whole(_MARK)) as (tmp, temporary):
+                    os.rename(temporary, _FORMAT, src_dir_fd=tmp, dst_dir_fd=root)  # the same bytes from everybody
+                    os.fsync(root)
+                return
+            try:
+                found = os.read(handle, len(_MARK) + 1)
+            finally:
+                os.close(handle)
         if found != _MARK:
-            said = found[:40].decode("utf-8", "replace").strip()
+            said = found.decode("utf-8", "replace").strip()
             raise CacheError(f"{self.where} holds something else: its format is {said!r}", hint="another folder, or a newer lamina")
+
+    @contextmanager
+    def _temporary(self, body: Body) -> Iterator[tuple[int, str]]:
+        """The bytes on the disk, as (descriptor of tmp/, name in it); the name is gone afterwards."""
+        with self._folder([_TMP], make=True) as tmp:
+            assert tmp is not None
+            name = f"{os.getpid()}-{secrets.token_hex(12)}"
+            try:
+                self._write(tmp, name, body)
+                yield tmp, name
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=tmp)
 
     @contextmanager
     def _folder(self, parts: Sequence[str], *, make: bool = False) -> Iterator[int | None]:
@@ -236,7 +246,8 @@ class DirectoryObjects:
             for entry in entries:
                 name = "/".join((*parts, entry.name))
                 if entry.is_dir(follow_symlinks=False):
-                    yield from self._below([*parts, entry.name])
+                    if known_prefix(f"{name}/"):
+                        yield from self._below([*parts, entry.name])
                 elif known(name):
                     try:
                         about = entry.stat(follow_symlinks=False)

@@ -15,6 +15,7 @@ from lamina.cache.remote.names import key_prefix
 from lamina.cache.remote.protocols import ObjectStore, whole
 from lamina.cache.remote.shared import Publication, SharedCache
 from lamina.store.memory import MemoryBlobs
+from lamina.store.removal import remove
 from lamina.testing.conformance.blobstore import BlobStoreSuite
 from lamina.testing.conformance.objectstore import ObjectStoreSuite, blob, doc
 from lamina.testing.conformance.recordcache import RecordCacheSuite, key, record
@@ -112,6 +113,49 @@ def test_a_folder_of_another_format_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="something else"):
         DirectoryObjects(tmp_path).put(blob(b"x"), whole(b"x"))
     assert sorted(os.listdir(tmp_path)) == ["format"]
+
+
+def test_a_format_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe of that name let every writer hang, a link to an endless device filled its memory."""
+    os.mkfifo(tmp_path / "format")
+    reader = os.open(tmp_path / "format", os.O_RDWR)  # so that opening it to read would succeed
+    try:
+        with pytest.raises(CacheError):
+            DirectoryObjects(tmp_path).put(blob(b"x"), whole(b"x"))
+    finally:
+        os.close(reader)
+    (tmp_path / "format").unlink()
+    (tmp_path / "format").symlink_to("/proc/self/mountinfo")
+    with pytest.raises(CacheError, match="a link"):
+        DirectoryObjects(tmp_path).put(blob(b"x"), whole(b"x"))
+
+
+def test_folders_of_others_are_not_read(tmp_path: Path) -> None:
+    """Folders in folders by the thousand ended a prune with a RecursionError."""
+    objects = DirectoryObjects(tmp_path)
+    objects.put(blob(b"x"), whole(b"x"))
+    here = os.open(tmp_path / "blobs", os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("deep", dir_fd=here)
+        below = os.open("deep", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        assert [entry.name for entry in objects.list("")] == [blob(b"x")]
+    finally:
+        remove(tmp_path / "blobs")
+
+
+def test_a_record_in_a_scope_that_cannot_be_is_foreign(tmp_path: Path) -> None:
+    """It was listed, and then its name could not be taken apart: prune, ls, du and verify failed for everybody."""
+    cache = SharedCache(DirectoryObjects(tmp_path), now=lambda: 1.0)
+    cache.publish([Publication(record(1))], MemoryBlobs())
+    folder = tmp_path / key_prefix(key(1))
+    (folder / "=zz").mkdir()
+    (folder / "=zz" / f"{1:064x}").write_bytes(b"x")
+    assert [listed.key for listed in cache.ls()] == [key(1)]
+    assert cache.verify() == []
 
 
 def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
