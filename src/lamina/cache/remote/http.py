@@ -26,6 +26,7 @@ _NAMES = 1000  # of one request
 _LARGE = 256 << 20
 _MAX_TEARS = 6  # broken connections without much progress in between
 _PROGRESS = 64 << 10
+_LINE = 4 << 10  # bytes of one line of a list; names have at most 400
 
 
 class Gathered(msgspec.Struct, frozen=True):
@@ -81,7 +82,7 @@ class HttpObjects:
             if self._expect(answer, 200, 404) == 404:
                 return None
             length = answer.header("Content-Length")
-            if length.isdigit() and int(length) > limit:
+            if length.isascii() and length.isdecimal() and int(length[:20]) > limit:
                 raise CacheError(f"{self.where}: {name} has more than {limit} bytes")
             return answer.read(limit)
 
@@ -145,6 +146,8 @@ class HttpObjects:
             rest, ended = b"", False
             for piece in answer.chunks():
                 *lines, rest = (rest + piece).split(b"\n")
+                if len(rest) > _LINE:
+                    raise CacheError(f"{self.where}: the list cannot be read; is it a lamina cache?")
                 for line in lines:
                     words = line.decode("ascii", "replace").split(" ")
                     ended = words == ["end"]

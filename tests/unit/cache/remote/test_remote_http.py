@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -226,6 +227,41 @@ def test_a_server_that_is_none() -> None:
         client("http://127.0.0.1:1").exists([blob(b"x")])
     with serving(MemoryObjects()) as url, pytest.raises(CacheError, match="404"):
         client(url + "/elsewhere").exists([blob(b"x")])
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """A server that says this to every request, and hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked = b""
+            while b"\r\n\r\n" not in asked and (piece := self.request.recv(4096)):
+                asked += piece
+            with contextlib.suppress(ConnectionError):  # who has seen enough does not read to the end
+                self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_list_without_lines_is_no_list() -> None:
+    """All of it was kept, and copied with every piece."""
+    answer = b"HTTP/1.1 200 OK\r\nX-Lamina-Cache: 1\r\nConnection: close\r\n\r\n" + b"x" * 100_000
+    with answering(answer) as url, pytest.raises(CacheError, match="list cannot be read"):
+        list(client(url).list("blobs/"))
+
+
+def test_a_length_that_is_no_number() -> None:
+    """Superscript two is a digit to Python, and no number: its ValueError ended the build."""
+    with answering(b"HTTP/1.1 200 OK\r\nX-Lamina-Cache: 1\r\nContent-Length: \xb2\r\nConnection: close\r\n\r\n") as url:
+        assert client(url).get(blob(b"x")) == b""
 
 
 @pytest.mark.parametrize(
