@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -37,6 +38,26 @@ def test_by_tag_digest_and_default(tmp_path: Path) -> None:
         layout.select("3")
     assert caught.value.hint is not None
     assert "example.org/app:latest" in caught.value.hint
+
+
+def test_what_only_an_index_lists_is_found_and_closed(tmp_path: Path) -> None:
+    """It was opened twice and closed once."""
+    one = image(b"1")
+    write_layout(tmp_path, [(one, "1")])
+    (tmp_path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": []}))
+
+    handed: list[BinaryIO] = []
+
+    class Watched(FolderFiles):
+        def open(self, name: str) -> tuple[BinaryIO, int] | None:
+            found = super().open(name)
+            if found is not None:
+                handed.append(found[0])
+            return found
+
+    assert Layout(Watched(tmp_path)).select(digest=Digest(one.digest)).digest == one.digest
+    assert handed
+    assert all(file.closed for file in handed)
 
 
 def test_several_and_no_latest(tmp_path: Path) -> None:

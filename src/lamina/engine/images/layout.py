@@ -49,10 +49,8 @@ class Layout:
         entries = self.index.manifests
         if digest:
             found = [d for d in entries if d.digest == digest]
-            if not found and self.files.open(blob_name(digest)):
+            if not found and (opened := self.files.open(blob_name(digest))) is not None:
                 # Below an index the layout does not list it; the digest alone says what it is.
-                opened = self.files.open(blob_name(digest))
-                assert opened is not None
                 opened[0].close()
                 return Descriptor(media_type="", digest=digest, size=opened[1])
         elif tag:
