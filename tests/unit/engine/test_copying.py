@@ -12,6 +12,7 @@ import pytest
 from lamina.engine.exporters.place import CannotWrite
 from lamina.engine.images.errors import BadArchive, ImageNotFound
 from lamina.engine.registries.copying import copy
+from lamina.engine.registries.layouts import LayoutFolder
 from lamina.engine.registries.places import BadPlace, Place, parse_place
 from lamina.layer.flavour import Flavour, IdMap
 from lamina.oci.digest import Digest
@@ -259,3 +260,20 @@ def test_places_that_keep_no_referrers(store: LocalStore, client: RegistryClient
     for target in ("kept:1", f"docker-archive:{tmp_path}/d.tar"):
         with pytest.raises(BadPlace, match="refers"):
             copy(store, client, parse_place(f"docker://{registry.host}/base:1"), parse_place(target), AMD, with_referrers=True)
+
+
+def test_two_begin_a_layout_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was second between the first one's two looks made it say that the folder is a stranger's."""
+    exists, folder, entered = Path.exists, tmp_path / "layout", list[Path]()
+
+    def beside(path: Path) -> bool:
+        found = exists(path)
+        if path == folder / "oci-layout" and not entered:
+            entered.append(path)
+            LayoutFolder(folder)
+        return found
+
+    monkeypatch.setattr(Path, "exists", beside)
+    LayoutFolder(folder)
+    assert entered
+    assert sorted(path.name for path in folder.iterdir()) == ["blobs", "oci-layout"]

@@ -32,10 +32,13 @@ class LayoutFolder:
         self.folder = folder
         with _plainly(folder):
             (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
+            # Looked at before: what another writer puts there meanwhile is no stranger's.
+            others = [path for path in folder.iterdir() if path.name != "blobs"]
             if not (folder / "oci-layout").exists():
-                if any(path.name != "blobs" for path in folder.iterdir()):
+                if others:
                     raise CannotWrite(f"{folder} is not empty and no OCI layout", hint="name an empty or new directory")
-                (folder / "oci-layout").write_bytes(OCI_LAYOUT)
+                with replacing(folder / "oci-layout") as out:
+                    out.write(OCI_LAYOUT)
 
     def has(self, descriptor: Descriptor) -> bool:
         try:
