@@ -33,6 +33,12 @@ class Pages(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if page == "/nowhere":
+            self.send_response(302)
+            self.send_header("Location", "http://[::1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if page == "/missing" or (page == "/nohead" and not body):
             self.send_error(404 if page == "/missing" else 405)
             return
@@ -142,6 +148,13 @@ def test_probe(server: str) -> None:
         probe(server + "/missing")
 
 
+def test_a_redirect_to_what_is_no_address(server: str, tmp_path: Path) -> None:
+    """Python's ValueError was shown as a bug of lamina."""
+    with pytest.raises(FetchFailed, match="cannot fetch"):
+        fetch(server + "/nowhere", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
     ("url", "disposition", "name"),
     [
@@ -156,6 +169,7 @@ def test_probe(server: str) -> None:
         ("https://h/x", 'attachment; filename="../../y"', "y"),
         ("https://h/x", "attachment; filename=..", "x"),
         ("https://h/x", "inline", "x"),
+        ("https://h/x", "attachment; filename*;filename*0;", "x"),
     ],
 )
 def test_filename(url: str, disposition: str | None, name: str) -> None:

@@ -144,7 +144,7 @@ def seen(url: str, etag: str, modified: str, *, timeout: float = 15.0) -> Seen:
         _expect(response, url)
         now, date = response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
         length = response.headers.get("Content-Length", "")
-    size = int(length) if length.isascii() and length.isdecimal() else None
+    size = int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else None
     if etag and now:
         return Seen(etag == now, True, size)
     return Seen(bool(modified) and date == modified and not etag, bool(modified and date), size)
@@ -195,7 +195,10 @@ def _disposition(text: str) -> str:
 
     message = Message()
     message["Content-Disposition"] = text.replace("\r", " ").replace("\n", " ")
-    return message.get_filename("") or ""
+    try:
+        return message.get_filename("") or ""
+    except (TypeError, ValueError):  # Python's reader stumbles over one name told whole and in parts
+        return ""
 
 
 def _conditions(known: Answer) -> Mapping[str, str]:
@@ -224,11 +227,11 @@ def _request(method: str, url: str, headers: Mapping[str, str], timeout: float) 
 
 @contextmanager
 def _network(url: str) -> Iterator[None]:
-    from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError
+    from urllib3.exceptions import HTTPError, MaxRetryError
 
     try:
         yield
-    except LocationValueError as error:
+    except ValueError as error:  # urllib3's LocationValueError, and Python's own of a redirect's address
         raise FetchFailed(f"cannot fetch {_plain(url)}: {error}") from error
     except HTTPError as error:
         reason = error.reason if isinstance(error, MaxRetryError) and error.reason is not None else error
