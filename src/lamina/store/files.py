@@ -30,14 +30,6 @@ def replace(path: Path, data: bytes, temporary: Path) -> None:
     sync_folder(path.parent)
 
 
-def boot_id() -> str:
-    """Changes with every start of the kernel; empty where it cannot be read."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode().strip()
-    except OSError:
-        return ""
-
-
 class Writeback:
     """Has the disk begin with what was written to a large file: its fsync then waits for the end of it, and the network need not wait for
     the disk. Only a hint."""
