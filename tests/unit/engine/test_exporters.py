@@ -14,9 +14,11 @@ import pytest
 from lamina.engine.exporters.export import export, save
 from lamina.engine.exporters.output import BadOutput, parse_output
 from lamina.engine.exporters.place import CannotWrite, new_folder, replacing
+from lamina.engine.exporters.rootfs import write_local
 from lamina.engine.images.importing import load
 from lamina.engine.request import Output
 from lamina.layer.flavour import Flavour, IdMap
+from lamina.layer.view import LayerView
 from lamina.oci.platform import Platform
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
@@ -175,6 +177,23 @@ def test_local_follows_no_link_of_the_destination(store: LocalStore, image: Imag
     assert sorted(p.name for p in outside.iterdir()) == ["victim"]
     assert (outside / "victim").read_bytes() == b"safe"
     assert (dest / "etc" / "new").read_bytes() == b"above"
+
+
+def test_local_of_folders_in_folders(tmp_path: Path) -> None:
+    """A few hundred of them, which any image may have, were too many for Python's stack."""
+    depth = 400
+    (tmp_path / "layer" / "diff").mkdir(parents=True)
+    here = os.open(tmp_path / "layer" / "diff", os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", 0o750, dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    before = len(os.listdir("/proc/self/fd"))
+    assert write_local(LayerView([tmp_path / "layer"], FLAVOUR), tmp_path / "out") == ()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert stat.S_IMODE(os.stat(tmp_path / "out" / ("d/" * depth)).st_mode) == 0o750
 
 
 def test_local_where_a_folder_stands_for_a_file(store: LocalStore, image: Image, tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+import msgspec
 
 from lamina.engine.exporters.place import CannotWrite
 from lamina.layer.entry import Entry, Kind
@@ -71,12 +74,25 @@ def write_local(tree: FileTree, dest: Path) -> tuple[str, ...]:
         # dest itself is the user's own word: a symlink there is followed.
         handle = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _Local(tree, dest, skipped).fill(handle, b"")
+            _Local(tree, dest, skipped).fill(handle)
         finally:
             os.close(handle)
     except OSError as error:
         raise CannotWrite(f"cannot write {error.filename if isinstance(error.filename, str) else dest}: {error.strerror}") from error
     return tuple(skipped)
+
+
+class _Filling(msgspec.Struct):
+    """A folder that is open: what of it is still to be made. `entry` None: the destination itself, which is the caller's to dress and close."""
+
+    handle: int
+    path: bytes
+    entry: Entry | None
+    names: Iterator[bytes]
+
+    def close(self) -> None:
+        if self.entry is not None:
+            os.close(self.handle)
 
 
 class _Local:
@@ -87,21 +103,33 @@ class _Local:
         self._root = os.geteuid() == 0
         self._temporary = f".lamina-{os.getpid()}".encode()
 
-    def fill(self, folder: int, path: bytes) -> None:
-        for name in sorted(self._tree.children(path)):
-            below = _below(path, name)
-            entry = self._tree.entry(below)
-            if entry is None:
-                continue
-            try:
-                self._make(folder, name, below, entry)
-            except OSError as error:
-                raise CannotWrite(f"cannot write {os.fsdecode(below)} into {self._dest}: {error.strerror}") from error
+    def fill(self, top: int) -> None:
+        """All of the tree into the open folder `top`. Not by recursion: how deep it goes is for the image's maker to say."""
+        waiting = [_Filling(top, b"", None, iter(sorted(self._tree.children(b""))))]
+        try:
+            while waiting:
+                folder = waiting[-1]
+                name = next(folder.names, None)
+                path = folder.path if name is None else _below(folder.path, name)
+                try:
+                    if name is not None:
+                        entry = self._tree.entry(path)
+                        if entry is not None and entry.kind is Kind.DIRECTORY:
+                            names = iter(sorted(self._tree.children(path)))
+                            waiting.append(_Filling(self._folder(folder.handle, name, path), path, entry, names))
+                        elif entry is not None:
+                            self._make(folder.handle, name, path, entry)
+                        continue
+                    if folder.entry is not None:
+                        self._metadata(folder.handle, folder.entry)
+                except OSError as error:
+                    raise CannotWrite(f"cannot write {os.fsdecode(path)} into {self._dest}: {error.strerror}") from error
+                waiting.pop().close()
+        finally:
+            for folder in waiting:
+                folder.close()
 
     def _make(self, folder: int, name: bytes, path: bytes, entry: Entry) -> None:
-        if entry.kind is Kind.DIRECTORY:
-            self._folder(folder, name, path, entry)
-            return
         temporary = self._temporary
         try:
             if entry.kind is Kind.FILE:
@@ -125,23 +153,19 @@ class _Local:
                 pass
             raise
 
-    def _folder(self, parent: int, name: bytes, path: bytes, entry: Entry) -> None:
+    def _folder(self, parent: int, name: bytes, path: bytes) -> int:
+        """The folder's descriptor, for the caller to close."""
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
         except FileExistsError:
             pass
         try:
-            handle = os.open(name, _FOLDER, dir_fd=parent)
+            return os.open(name, _FOLDER, dir_fd=parent)
         except OSError as error:
             raise CannotWrite(
                 f"{self._dest} has something else where the folder {os.fsdecode(path)} belongs: {error.strerror}",
                 hint="symlinks in the destination are not followed; remove it or name an empty folder",
             ) from error
-        try:
-            self.fill(handle, path)
-            self._metadata(handle, entry)
-        finally:
-            os.close(handle)
 
     def _file(self, folder: int, name: bytes, path: bytes, entry: Entry) -> None:
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
