@@ -100,10 +100,11 @@ def _make(data: Path, mode: int, uid: int, gid: int, identifier: str) -> bool:
         if uid or gid:
             os.chown(data, uid, gid)
         os.chmod(data, mode)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # a number that no owner or mode has
         data.rmdir()
+        why = error.strerror if isinstance(error, OSError) else f"mode {mode:o} and these ids are more than there are"
         raise CacheMountRefused(
-            f"cache mount {identifier}: uid {uid} and gid {gid} cannot be given here: {error.strerror}",
+            f"cache mount {identifier}: uid {uid} and gid {gid} cannot be given here: {why}",
             hint="a single-id sandbox knows root only; lamina doctor tells what a range of ids needs",
         ) from error
     return True

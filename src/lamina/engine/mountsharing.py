@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _STATE = "shared"
 _MOST_HEADS = 64  # versions that one pull looks into
 _DRESS = re.compile(r" mode=[0-7]+ owner=\d+:\d+$")
-_OWNER = re.compile(r" mode=([0-7]+) owner=(\d+):(\d+)$")
+_OWNER = re.compile(r" mode=([0-7]{1,11}) owner=([0-9]{1,10}):([0-9]{1,10})$")
 
 
 class MountRule(msgspec.Struct, frozen=True):
@@ -331,11 +331,17 @@ def pull_all(
         for why in answer.refused:
             warn(f"cache mount {identifier}: a version is not used (not-trusted): {why}")
         if answer.offers:
-            dress = _OWNER.search(identifier)
-            mode, uid, gid = (int(dress[1], 8), int(dress[2]), int(dress[3])) if dress else (0o755, 0, 0)
-            with hold(identifier, mode, uid, gid) as data:
+            with hold(identifier, *_dress(identifier)) as data:
                 done[identifier] = _pull(cache, identifier, answer.offers[:_MOST_HEADS], data, rule, warn)
     return done
+
+
+def _dress(identifier: str) -> tuple[int, int, int]:
+    """Mode, uid and gid that an id tells; those of a plain mount where it tells none, or such as nothing can have."""
+    found = _OWNER.search(identifier)
+    if found is None or max(int(found[2]), int(found[3])) >= 1 << 32:
+        return 0o755, 0, 0
+    return int(found[1], 8) & 0o7777, int(found[2]), int(found[3])
 
 
 def read_known(data: Path) -> _Known:

@@ -164,6 +164,14 @@ def test_owner(mounts: CacheMounts) -> None:
     assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (1000, 1001, 0o750)
 
 
+def test_numbers_that_no_owner_or_mode_has(mounts: CacheMounts) -> None:
+    """The first use ended in Python's OverflowError, the second found a mount of another mode."""
+    for mode, uid in ((0o37777777777, 0), (0o755, 1 << 40)):
+        for _ in range(2):
+            with pytest.raises(CacheMountRefused):
+                hold(mounts, "shared", mode=mode, owner=(uid, 0)).__enter__()
+
+
 def test_an_owner_that_the_sandbox_does_not_know(mounts: CacheMounts, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object, **__: object) -> None:
         raise OSError(22, "Invalid argument")

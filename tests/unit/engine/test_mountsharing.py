@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from lamina.cache.remote.mounts import MountFile, MountListing
 from lamina.cache.remote.protocols import whole
 from lamina.cache.remote.shared import SharedCache
 from lamina.engine.mountfiles import FilesChanged, cuts, listing, opened, place, scan, wanted_chunks
-from lamina.engine.mountsharing import MountRule, MountSharing, parse_rule, pull, push, push_locked, rule_for, shareable
+from lamina.engine.mountsharing import MountRule, MountSharing, parse_rule, pull, pull_all, push, push_locked, rule_for, shareable
 
 UNION = MountRule()
 
@@ -349,3 +350,26 @@ def test_the_notes_beside_a_mount_may_be_anything(world: World) -> None:
         (data.parent / "shared").write_bytes(junk)
         (data / "b").unlink(missing_ok=True)
         assert world.pull(data) == 1
+
+
+def test_owners_that_nothing_can_have_are_not_asked_for(world: World) -> None:
+    """One such id in a cache ended the pull of all mounts with a traceback."""
+    source = world.machine("source", {"a": "1"})
+    many = "9" * 5000
+    with world.cache() as cache:
+        for owner in ("1000660000:7", "9999999999:0", f"{many}:0"):
+            push(cache, f"m mode=750 owner={owner}", source)
+    asked: dict[str, tuple[int, int, int]] = {}
+
+    @contextmanager
+    def hold(identifier: str, mode: int, uid: int, gid: int) -> Iterator[Path]:
+        asked[identifier[:30]] = mode, uid, gid
+        yield world.machine(f"target{len(asked)}")
+
+    with world.cache() as cache:
+        assert {moved.files for moved in pull_all(cache, hold, [UNION], world.said.append).values()} == {1}
+    assert asked == {
+        "m mode=750 owner=1000660000:7": (0o750, 1000660000, 7),
+        "m mode=750 owner=9999999999:0": (0o755, 0, 0),
+        f"m mode=750 owner={many}"[:30]: (0o755, 0, 0),
+    }
