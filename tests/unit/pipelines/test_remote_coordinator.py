@@ -22,7 +22,7 @@ from lamina.pipelines.remote.frames import frame
 from lamina.pipelines.remote.order import Done, Left, Order, encode, read_order
 from lamina.pipelines.remote.parcels import Parcels
 from lamina.pipelines.remote.working import FileSent
-from lamina.pipelines.run.around import StepResult
+from lamina.pipelines.run.around import DueStep, StepResult
 from lamina.pipelines.run.artifacts import ArtifactStore, Kept
 from lamina.pipelines.run.checkout import Checkouts, Wanted
 from lamina.pipelines.run.log import Terminal
@@ -100,7 +100,7 @@ class World:
         self.planned: list[PlannedStep] = every_step(plan(load(FILE, "f"), Request(start=Start("branch", "main"), variables=(secret,))))
 
     def run(self, number: int = 1, before: tuple[int, ...] = ()) -> StepResult:
-        return self.steps.run(self.planned[number - 1], (), before, "", self.token, 1, self._begins)
+        return self.steps.run(DueStep(self.planned[number - 1], (), before), self.token, self._begins)
 
     def log(self, number: int = 1) -> str:
         return (self.tmp / "run" / "logs" / f"{number}.log").read_text()

@@ -17,13 +17,12 @@ from lamina.pipelines.remote.frames import BadFrame, Frames
 from lamina.pipelines.remote.order import Left, Login, Order, Parcel, encode, order_step, read_done
 from lamina.pipelines.remote.parcels import Parcels
 from lamina.pipelines.remote.working import failed, keep_file
-from lamina.pipelines.run.around import Ordering, StepResult
+from lamina.pipelines.run.around import DueStep, Ordering, StepResult
 from lamina.pipelines.run.artifacts import ArtifactStore, Kept
 from lamina.pipelines.run.checkout import Checkouts
 from lamina.pipelines.run.log import StepLog
 from lamina.pipelines.run.record import summary_of
 from lamina.pipelines.show import visible
-from lamina.pipelines.variables import Variable
 from lamina.solver.cancel import CancelToken
 
 ATTEMPTS = 3  # of a step whose worker is lost each time
@@ -69,23 +68,15 @@ class OnCluster:
         self._sent: dict[Path, Parcel] = {}
         self._turns: dict[Path, threading.Lock] = {}
 
-    def run(
-        self,
-        planned: PlannedStep,
-        given: Sequence[Variable],
-        before: Sequence[int],
-        prefix: str,
-        cancel: CancelToken,
-        attempt: int,
-        begins: Callable[[], None],
-    ) -> StepResult:
+    def run(self, due: DueStep, cancel: CancelToken, begins: Callable[[], None]) -> StepResult:
         """As StepRunner."""
-        secrets = (*planned.variables.secrets(), *((one.name, one.value) for one in given if one.secured))
-        log = StepLog(self._around.terminal, prefix, self._folder / "logs" / f"{planned.number}.log", secrets, planned.number)
+        planned = due.planned
+        secrets = (*planned.variables.secrets(), *((one.name, one.value) for one in due.given if one.secured))
+        log = StepLog(self._around.terminal, due.prefix, self._folder / "logs" / f"{planned.number}.log", secrets, planned.number)
         watched = _Watched(self._around, planned, log, self._folder / "logs", begins)
         began = time.monotonic()
         try:
-            result = self._attempts(planned, given, before, cancel, attempt, log, watched)
+            result = self._attempts(due, cancel, log, watched)
         except JobStopped:
             log.flush()
             log.say("stopped")
@@ -109,18 +100,10 @@ class OnCluster:
             sent = list(self._sent.values())
         self._parcels.drop(sent)
 
-    def _attempts(
-        self,
-        planned: PlannedStep,
-        given: Sequence[Variable],
-        before: Sequence[int],
-        cancel: CancelToken,
-        attempt: int,
-        log: StepLog,
-        watched: _Watched,
-    ) -> StepResult:
+    def _attempts(self, due: DueStep, cancel: CancelToken, log: StepLog, watched: _Watched) -> StepResult:
+        planned = due.planned
         for number in range(1, ATTEMPTS + 1):
-            order = self._order(planned, given, before, attempt)
+            order = self._order(due)
             watched.attempt()
             try:
                 return self._once(planned, order, cancel, log, watched)
@@ -162,15 +145,15 @@ class OnCluster:
 
     # What travels
 
-    def _order(self, planned: PlannedStep, given: Sequence[Variable], before: Sequence[int], attempt: int) -> Order:
-        terms = self._terms
+    def _order(self, due: DueStep) -> Order:
+        terms, planned = self._terms, due.planned
         pristine, words = self._checkouts.pristine(planned.clone)
         return Order(
             step=order_step(planned),
-            attempt=attempt,
-            given=tuple(given),
-            before=tuple(before),
-            left=tuple(Left(kept, self._parcel(folder)) for kept, folder in self._wanted(planned, before)),
+            attempt=due.attempt,
+            given=due.given,
+            before=due.before,
+            left=tuple(Left(kept, self._parcel(folder)) for kept, folder in self._wanted(planned, due.before)),
             clone=None if pristine is None else self._parcel(pristine),
             clone_words=words,
             project=terms.project,

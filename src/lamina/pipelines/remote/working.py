@@ -16,7 +16,7 @@ from lamina.pipelines.model import Clone
 from lamina.pipelines.remote.frames import frame
 from lamina.pipelines.remote.order import Done, Left, Order, encode, planned_step
 from lamina.pipelines.remote.parcels import Parcels
-from lamina.pipelines.run.around import Around, StepResult
+from lamina.pipelines.run.around import Around, DueStep, StepResult
 from lamina.pipelines.run.artifacts import ArtifactStore
 from lamina.pipelines.run.log import Terminal
 from lamina.pipelines.run.steps import StepRun
@@ -75,7 +75,8 @@ def receive(order: Order, artifacts: ArtifactStore, parcels: Parcels) -> None:
 def work(order: Order, around: Around, artifacts: ArtifactStore, parcels: Parcels, write: Callable[[bytes], None]) -> None:
     """One step. What it leaves is in the shared place before its result is written; who is killed before that has left nothing that anybody sees."""
     receive(order, artifacts, parcels)
-    result = StepRun(around, planned_step(order.step), order.given, order.before, "", CancelToken(), order.attempt).run()
+    due = DueStep(planned_step(order.step), order.given, order.before, attempt=order.attempt)
+    result = StepRun(around, due, CancelToken()).run()
     left: tuple[Left, ...] = ()
     try:
         left = tuple(Left(kept, parcels.put(folder)) for kept, folder in artifacts.of([order.step.number]))

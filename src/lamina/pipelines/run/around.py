@@ -12,12 +12,14 @@ import msgspec
 from lamina.diagnostics.errors import LaminaError
 from lamina.pipelines.caches.dockercache import DockerCache
 from lamina.pipelines.caches.keeping import CacheKeeper, CacheUse
+from lamina.pipelines.plan import PlannedStep
 from lamina.pipelines.run.artifacts import ArtifactStore
 from lamina.pipelines.run.checkout import Clones
 from lamina.pipelines.run.diskroom import DiskRoom
 from lamina.pipelines.run.images import Images
 from lamina.pipelines.run.log import Terminal
 from lamina.pipelines.run.testreports import Tests
+from lamina.pipelines.variables import Variable
 from lamina.sandbox.protocols import Sandbox
 
 if TYPE_CHECKING:
@@ -82,6 +84,17 @@ class Ordering(Protocol):
     def terminal(self) -> Terminal: ...
     @property
     def now(self) -> Callable[[], float]: ...
+
+
+class DueStep(msgspec.Struct, frozen=True):
+    """A step whose turn has come. `given`: output variables of the steps before it; `before`: the numbers of those whose artifacts it may see,
+    in order; `prefix`: of its lines on the terminal; `attempt` rises with each rerun of the plan."""
+
+    planned: PlannedStep
+    given: tuple[Variable, ...] = ()
+    before: tuple[int, ...] = ()
+    prefix: str = ""
+    attempt: int = 1
 
 
 class StepResult(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 from lamina.diagnostics.errors import located
 from lamina.pipelines.changes import Decision, decide
 from lamina.pipelines.plan import Plan, PlannedGroup, PlannedItem, PlannedStage, PlannedStep
-from lamina.pipelines.run.around import Around, Ordering, StepResult
+from lamina.pipelines.run.around import Around, DueStep, Ordering, StepResult
 from lamina.pipelines.run.steps import StepRun
 from lamina.pipelines.show import visible
 from lamina.pipelines.variables import Variable, layer
@@ -35,17 +35,8 @@ class Selection(msgspec.Struct, frozen=True):
 class StepRunner(Protocol):
     """Where steps run. Thread-safe."""
 
-    def run(
-        self,
-        planned: PlannedStep,
-        given: Sequence[Variable],
-        before: Sequence[int],
-        prefix: str,
-        cancel: CancelToken,
-        attempt: int,
-        begins: Callable[[], None],
-    ) -> StepResult:
-        """Never raises for what the step does. `begins` is called when it does, from any thread; again when it begins anew. The others are StepRun's."""
+    def run(self, due: DueStep, cancel: CancelToken, begins: Callable[[], None]) -> StepResult:
+        """Never raises for what the step does. `begins` is called when it does, from any thread; again when it begins anew."""
         ...
 
 
@@ -55,19 +46,10 @@ class Here:
     def __init__(self, around: Around) -> None:
         self._around = around
 
-    def run(
-        self,
-        planned: PlannedStep,
-        given: Sequence[Variable],
-        before: Sequence[int],
-        prefix: str,
-        cancel: CancelToken,
-        attempt: int,
-        begins: Callable[[], None],
-    ) -> StepResult:
+    def run(self, due: DueStep, cancel: CancelToken, begins: Callable[[], None]) -> StepResult:
         """As StepRunner."""
         begins()
-        return StepRun(self._around, planned, given, before, prefix, cancel, attempt).run()
+        return StepRun(self._around, due, cancel).run()
 
 
 class Runner:
@@ -179,9 +161,8 @@ class Runner:
             if token.cancelled():
                 result = _result(planned, "stopped", "stopped before it began")
             else:
-                result = self._steps.run(
-                    planned, outputs, before, self._prefix(planned), token, self._selection.attempt, lambda: self._begins(planned)
-                )
+                due = DueStep(planned, outputs, before, self._prefix(planned), self._selection.attempt)
+                result = self._steps.run(due, token, lambda: self._begins(planned))
         if group is not None:
             if result.status == "failed" and planned.fail_fast:
                 token.cancel()

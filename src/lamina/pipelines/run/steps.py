@@ -17,9 +17,8 @@ from lamina.pipelines.docker.commands import serve
 from lamina.pipelines.docker.desk import Desk
 from lamina.pipelines.docker.shim import shim
 from lamina.pipelines.model import Cache
-from lamina.pipelines.plan import PlannedStep
 from lamina.pipelines.run import shell
-from lamina.pipelines.run.around import Around, DockerService, RunError, StepResult
+from lamina.pipelines.run.around import Around, DockerService, DueStep, RunError, StepResult
 from lamina.pipelines.run.hostimage import host_mounts
 from lamina.pipelines.run.images import Fetched
 from lamina.pipelines.run.log import StepLog
@@ -31,7 +30,7 @@ from lamina.pipelines.run.services import Services
 from lamina.pipelines.run.testreports import Tests, read_tests
 from lamina.pipelines.run.testreports import told as test_lines
 from lamina.pipelines.show import visible
-from lamina.pipelines.variables import Variable, Variables, layer, own_of_step
+from lamina.pipelines.variables import Variables, layer, own_of_step
 from lamina.sandbox.protocols import Bind, Overlay, SandboxReport, SandboxSpec, SubMount
 from lamina.solver.cancel import CancelToken
 from lamina.store.removal import remove
@@ -46,25 +45,17 @@ _DOCKER_PLACES = ("usr/bin/docker", "usr/local/bin/docker", "bin/docker")
 
 
 class StepRun:
-    """Use `run` once. `before`: numbers of the steps whose artifacts this one may see, in order; `given`: output variables of those."""
+    """Use `run` once."""
 
-    def __init__(
-        self,
-        around: Around,
-        planned: PlannedStep,
-        given: Sequence[Variable],
-        before: Sequence[int],
-        prefix: str,
-        cancel: CancelToken,
-        attempt: int = 1,
-    ) -> None:
+    def __init__(self, around: Around, due: DueStep, cancel: CancelToken) -> None:
+        planned = due.planned
         self._around = around
         self._planned = planned
-        self._before = before
+        self._before = due.before
         self._cancel = cancel
-        own = own_of_step(step_uuid="{" + str(uuid.uuid4()) + "}", run_number=attempt, parallel=planned.parallel,
+        own = own_of_step(step_uuid="{" + str(uuid.uuid4()) + "}", run_number=due.attempt, parallel=planned.parallel,
                           environment=planned.environment, variables_path=shell.VARIABLES)  # fmt: skip
-        self._variables: Variables = layer((*planned.variables.winners, *own, *given), planned.environment)
+        self._variables: Variables = layer((*planned.variables.winners, *own, *due.given), planned.environment)
         self._scratch = around.scratch / f"step{planned.number}"
         self._desk: Desk | None = None
         self._service: DockerService | None = None
@@ -73,7 +64,7 @@ class StepRun:
         self._filled = ""  # why it was ended, when it filled the disk
         self._tests: Tests | None = None
         self.log = StepLog(
-            around.terminal, prefix, around.folder / "logs" / f"{planned.number}.log", self._variables.secrets(), planned.number
+            around.terminal, due.prefix, around.folder / "logs" / f"{planned.number}.log", self._variables.secrets(), planned.number
         )
 
     def run(self) -> StepResult:
