@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from lamina.cache.remote.directory import DirectoryObjects
-from lamina.cache.remote.upkeep import Inventory, usage
+from lamina.cache.remote.inventory import Inventory, usage
 from lamina.cli.commands.pipeline_run import docker_cli
 from lamina.testing import bases
 from lamina.testing.project import Project

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.cache.remote.envelope import BlobRef
+from lamina.cache.remote.inventory import Inventory, usage
 from lamina.cache.remote.memory import MemoryObjects
 from lamina.cache.remote.shared import Publication, SharedCache
 from lamina.cache.remote.trust import Trust
-from lamina.cache.remote.upkeep import Inventory, prune, usage, verify
+from lamina.cache.remote.upkeep import prune, verify
 from lamina.oci.digest import sha256
 from lamina.store.memory import MemoryBlobs
 from lamina.testing.conformance.recordcache import key, record

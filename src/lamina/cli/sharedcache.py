@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamina.cache.remote.inventory import Inventory
+from lamina.cache.remote.inventory import usage as usage_of
 from lamina.cache.remote.shared import SharedCache
-from lamina.cache.remote.upkeep import Inventory
 from lamina.cache.remote.upkeep import prune as prune_objects
-from lamina.cache.remote.upkeep import usage as usage_of
 from lamina.cache.remote.upkeep import verify as verify_objects
 from lamina.cli.session import open_engine
 from lamina.cli.settings import Settings

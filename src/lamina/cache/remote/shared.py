@@ -1,4 +1,4 @@
-"""SharedCache: what an engine talks to. Lookup, fetch, publish; the life of what lies there is upkeep.py's."""
+"""SharedCache: what an engine talks to. Lookup, fetch, publish; what lies there is inventory.py's, and its life upkeep.py's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from lamina.store.protocols import DigestMismatch
 
 if TYPE_CHECKING:
     from lamina.cache.remote.chunked import Have
-    from lamina.cache.remote.upkeep import Listed, Problem, Pruned, Usage
+    from lamina.cache.remote.inventory import Listed, Problem, Usage
+    from lamina.cache.remote.upkeep import Pruned
 
 _BATCH = 64  # keys of one gather
 
@@ -276,14 +277,14 @@ class SharedCache:
 
     def ls(self, project: str | None = None) -> list[Listed]:
         """Every record that lies there, believed or not, last used first. Reads all of them."""
-        from lamina.cache.remote.upkeep import Inventory
+        from lamina.cache.remote.inventory import Inventory
 
         found = [one for one in Inventory(self.objects).records if project is None or one.project == project]
         return sorted(found, key=lambda one: (-one.used, one.name))
 
     def du(self) -> Usage:
         """What lies there, by kind and by project."""
-        from lamina.cache.remote.upkeep import Inventory, usage
+        from lamina.cache.remote.inventory import Inventory, usage
 
         return usage(Inventory(self.objects))
 

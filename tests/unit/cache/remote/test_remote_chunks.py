@@ -14,11 +14,12 @@ from lamina.cache.remote import chunked
 from lamina.cache.remote.chunks import LARGEST, BadChunk, Chunk, Recipe, dump, join, load_recipe, pack, plain_chunk, unpack
 from lamina.cache.remote.envelope import BlobRef
 from lamina.cache.remote.errors import ObjectGone
+from lamina.cache.remote.inventory import Inventory, usage
 from lamina.cache.remote.memory import MemoryObjects
 from lamina.cache.remote.names import blob_name, chunk_name, known
 from lamina.cache.remote.protocols import whole
 from lamina.cache.remote.shared import Publication, SharedCache
-from lamina.cache.remote.upkeep import Inventory, prune, usage, verify
+from lamina.cache.remote.upkeep import prune, verify
 from lamina.oci.digest import Digest, LayerId, sha256
 from lamina.store.memory import MemoryBlobs
 from lamina.testing.conformance.recordcache import key, record

@@ -8,6 +8,7 @@ import pytest
 
 from lamina.cache.remote.chunks import BadChunk, Chunk, pack
 from lamina.cache.remote.envelope import BadEnvelope
+from lamina.cache.remote.inventory import Inventory, usage
 from lamina.cache.remote.memory import MemoryObjects
 from lamina.cache.remote.mountcache import all_versions, listing_of, publish, versions
 from lamina.cache.remote.mounts import (
@@ -23,7 +24,7 @@ from lamina.cache.remote.mounts import (
 from lamina.cache.remote.protocols import Entry, whole
 from lamina.cache.remote.shared import SharedCache
 from lamina.cache.remote.trust import MacKey, Trust
-from lamina.cache.remote.upkeep import Inventory, prune, usage, verify
+from lamina.cache.remote.upkeep import prune, verify
 
 DAY = 86400.0
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import pytest
 
 from lamina.cache.remote.envelope import BlobRef, Statement, seal
+from lamina.cache.remote.inventory import Inventory, usage
 from lamina.cache.remote.memory import MemoryObjects
 from lamina.cache.remote.mounts import MountStatement, seal_mount
 from lamina.cache.remote.names import blob_name
 from lamina.cache.remote.protocols import ObjectStore, whole
 from lamina.cache.remote.shared import Publication, SharedCache
 from lamina.cache.remote.trust import Trust
-from lamina.cache.remote.upkeep import Inventory, prune, usage, verify
+from lamina.cache.remote.upkeep import prune, verify
 from lamina.oci.digest import Digest, sha256
 from lamina.store.memory import MemoryBlobs
 from lamina.testing.conformance.recordcache import key, record
