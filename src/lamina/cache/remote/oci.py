@@ -8,26 +8,35 @@ Builds do not list: they ask for tags that they can guess (pointers.py).
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from itertools import pairwise
 
 import msgspec
 
 from lamina.cache.remote.errors import CacheDenied, CacheError, CacheUnavailable, ObjectGone
-from lamina.cache.remote.names import KINDS, checked, checked_prefix, digest_of_blob, kind_of, known
+from lamina.cache.remote.names import KINDS, checked, checked_prefix, digest_of_blob, kind_of
+from lamina.cache.remote.ociform import (
+    CONTENT,
+    EMBEDDED,
+    EMPTY,
+    EMPTY_TYPE,
+    StoredObject,
+    manifest_of,
+    name_of,
+    tag_of,
+    tag_prefix,
+    understood,
+)
 from lamina.cache.remote.parallel import each, small
-from lamina.cache.remote.pointers import Found, Pointers, own_tag, short_scope
+from lamina.cache.remote.pointers import Found, Pointers
 from lamina.cache.remote.protocols import SMALL, Body, Enough, Entry, Stat
 from lamina.oci import typed
-from lamina.oci.canonical import canonical
-from lamina.oci.digest import Digest, InvalidDigest, parse_digest, sha256
+from lamina.oci.digest import Digest, sha256
 from lamina.oci.manifest import OCI_MANIFEST, Descriptor
 from lamina.oci.reference import Reference
 from lamina.oci.unreadable import UNREADABLE
@@ -36,54 +45,15 @@ from lamina.registry.errors import RegistryError, RegistryNotFound, RegistryProt
 from lamina.registry.push import Publisher
 from lamina.registry.session import expect
 
-NAME = "org.lamina.cache.object"  # annotation: the object's name
-_CREATED = "org.opencontainers.image.created"
-_KIND = "application/vnd.lamina.cache.%s.v1"
-_CONTENT = "application/vnd.lamina.cache.object.v1"
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-_EMPTY = b"{}"
-_EMBEDDED = 64 << 10  # bytes; smaller objects stand in their manifest too and cost one request
 _PAGE = 200
 _LIST_LIMIT = 256 << 20
 _ATTEMPTS = 5
 _SNAPSHOT = 5.0  # seconds
-_LETTERS = {"r": "records", "b": "blobs", "u": "uses", "p": "places", "c": "chunks", "m": "mounts"}
 _NEXT = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel="?next"?')
-
-
-class _Part(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename={"media_type": "mediaType"}):
-    media_type: str
-    digest: str
-    size: int
-    data: str | None = None
-
-
-class _Manifest(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    rename={"schema_version": "schemaVersion", "media_type": "mediaType", "artifact_type": "artifactType"},
-):
-    schema_version: int
-    media_type: str
-    artifact_type: str = ""
-    config: _Part
-    layers: tuple[_Part, ...]
-    annotations: dict[str, str] = {}
 
 
 class _Tags(msgspec.Struct):
     tags: list[str] | None = None
-
-
-class _Object(msgspec.Struct, frozen=True):
-    """A manifest that was read."""
-
-    name: str
-    content: Descriptor | None  # None: the object has no bytes
-    data: bytes | None  # when they stand in the manifest, verified
-    stat: Stat
-    digest: Digest
 
 
 class RegistryObjects:
@@ -111,21 +81,21 @@ class RegistryObjects:
                     self._pointers.complete(name)
                 return False
             if kind_of(name) == "blobs":
-                content, data = Descriptor(media_type=_CONTENT, digest=_usual_digest(name, body), size=body.size), None
+                content, data = Descriptor(media_type=CONTENT, digest=_usual_digest(name, body), size=body.size), None
             else:
                 data = b"".join(body.pieces())
                 if len(data) != body.size:
                     raise CacheError(f"{self.where}: {len(data)} bytes came in place of {body.size}")
-                content = Descriptor(media_type=_CONTENT, digest=sha256(data), size=len(data))
+                content = Descriptor(media_type=CONTENT, digest=sha256(data), size=len(data))
             pieces = body.pieces if data is None else lambda: (data,)
             for attempt in range(_ATTEMPTS):
                 try:
                     if content.size:
                         # What stands in its own manifest, which is not there, is hardly there without it.
-                        embedded = data is not None and len(data) <= _EMBEDDED
+                        embedded = data is not None and len(data) <= EMBEDDED
                         self._publisher.push_blob(self._at, content, pieces, known_absent=embedded and not attempt)
                     self._send_config()
-                    raw = self._manifest(name, content, data)
+                    raw = manifest_of(name, content, data, time.time() if self._now is None else self._now)
                     self._publisher.put_manifest(there, raw, OCI_MANIFEST)
                     if kind_of(name) == "records" and data is not None:
                         self._pointers.publish(name, data, raw)
@@ -174,8 +144,8 @@ class RegistryObjects:
 
     def gather(self, prefixes: Sequence[str]) -> dict[str, dict[str, bytes]]:
         if self._ranges and len(prefixes) > 1:
-            self._tags_below(_tag_prefix(prefixes[0]), recent=True)  # shows whether the rest can be asked for side by side
-        tags = each(lambda prefix: self._tags_below(_tag_prefix(checked_prefix(prefix)), recent=True), prefixes)
+            self._tags_below(tag_prefix(prefixes[0]), recent=True)  # shows whether the rest can be asked for side by side
+        tags = each(lambda prefix: self._tags_below(tag_prefix(checked_prefix(prefix)), recent=True), prefixes)
         wanted = [(prefix, tag) for prefix, found in zip(prefixes, tags) for tag in found]
         gathered: dict[str, dict[str, bytes]] = {}
         with self._border():
@@ -216,8 +186,8 @@ class RegistryObjects:
             for kind in KINDS:
                 yield from self.list(f"{kind}/")
             return
-        tags = self._tags_below(_tag_prefix(prefix), recent=False)
-        plain = {tag: _name_of(tag) for tag in tags}
+        tags = self._tags_below(tag_prefix(prefix), recent=False)
+        plain = {tag: name_of(tag) for tag in tags}
         for name in plain.values():
             if name is not None and name.startswith(prefix):
                 yield Entry(name)
@@ -265,7 +235,7 @@ class RegistryObjects:
         raw = self._raw(tag)
         if raw is None:
             return None
-        found = self._understood(raw, fits)
+        found = understood(raw, fits)
         return Found(sha256(raw), raw) if found is None else Found(found.digest, raw, found.name, found.data, found.stat.modified)
 
     def write_tag(self, tag: str, raw: bytes) -> None:
@@ -300,34 +270,18 @@ class RegistryObjects:
         """The two bytes that every manifest names as its config."""
         with self._config_lock:
             if not self._config_sent:
-                config = Descriptor(media_type=_EMPTY_TYPE, digest=sha256(_EMPTY), size=len(_EMPTY))
-                self._publisher.push_blob(self._at, config, lambda: (_EMPTY,))
+                config = Descriptor(media_type=EMPTY_TYPE, digest=sha256(EMPTY), size=len(EMPTY))
+                self._publisher.push_blob(self._at, config, lambda: (EMPTY,))
                 self._config_sent = True
 
-    def _manifest(self, name: str, content: Descriptor, data: bytes | None) -> bytes:
-        empty = _Part(media_type=_EMPTY_TYPE, digest=sha256(_EMPTY), size=len(_EMPTY), data=base64.b64encode(_EMPTY).decode())
-        embedded = base64.b64encode(data).decode() if data is not None and len(data) <= _EMBEDDED else None
-        layer = _Part(media_type=content.media_type, digest=content.digest, size=content.size, data=embedded) if content.size else empty
-        created = datetime.fromtimestamp(time.time() if self._now is None else self._now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return canonical(
-            _Manifest(
-                schema_version=2,
-                media_type=OCI_MANIFEST,
-                artifact_type=_KIND % kind_of(name),
-                config=empty,
-                layers=(layer,),
-                annotations={NAME: name, _CREATED: created},
-            )
-        )
-
-    def _read(self, name: str) -> _Object | None:
+    def _read(self, name: str) -> StoredObject | None:
         found = self._object(tag_of(name))
         return found if found is not None and found.name == name else None
 
-    def _object(self, tag: str) -> _Object | None:
+    def _object(self, tag: str) -> StoredObject | None:
         """None for a tag that is gone, or none of ours."""
         raw = self._raw(tag)
-        return None if raw is None else self._understood(raw, lambda name: tag_of(name) == tag)
+        return None if raw is None else understood(raw, lambda name: tag_of(name) == tag)
 
     def _raw(self, tag: str) -> bytes | None:
         there = Reference(self._at.registry, self._at.repository, tag)
@@ -340,31 +294,6 @@ class RegistryObjects:
                 return answer.read(MANIFEST_LIMIT)
 
         return self._client.session.transport.whole(ask)
-
-    def _understood(self, raw: bytes, fits: Callable[[str], bool]) -> _Object | None:
-        try:
-            manifest = typed.json(raw, type=_Manifest)
-            name = manifest.annotations.get(NAME, "")
-            if not known(name) or not fits(name) or len(manifest.layers) != 1:
-                return None
-            return self._parsed(name, manifest, raw)
-        except (*UNREADABLE, InvalidDigest, ValueError):
-            return None
-
-    def _parsed(self, name: str, manifest: _Manifest, raw: bytes) -> _Object:
-        layer = manifest.layers[0]
-        modified = datetime.fromisoformat(manifest.annotations.get(_CREATED, "")).timestamp()
-        if layer.media_type == _EMPTY_TYPE:
-            return _Object(name, None, None, Stat(0, modified, len(raw)), sha256(raw))
-        if layer.size < 0:
-            raise ValueError("a negative size")
-        content = Descriptor(media_type=layer.media_type, digest=parse_digest(layer.digest), size=layer.size)
-        if name.startswith("blobs/sha256/") and content.digest != digest_of_blob(name):
-            raise ValueError("another blob than its name says")
-        data = base64.b64decode(layer.data, validate=True) if layer.data is not None else None
-        if data is not None and sha256(data) != layer.digest:
-            raise ValueError("other bytes than their digest says")
-        return _Object(name, content, data, Stat(layer.size, modified, len(raw)), sha256(raw))
 
     def _tags_below(self, prefix: str, *, recent: bool) -> Sequence[str]:
         """Tags that begin with `prefix`. `recent`: a list of all tags that is a few seconds old will do."""
@@ -445,33 +374,3 @@ def _usual_digest(name: str, body: Body) -> Digest:
     for piece in body.pieces():
         found.update(piece)
     return Digest(f"sha256:{found.hexdigest()}")
-
-
-def tag_of(name: str) -> str:
-    """At most 128 characters; names that share a prefix of components share one here."""
-    parts = checked(name).split("/")
-    if parts[0] == "records":
-        return own_tag(name)
-    if parts[0] == "blobs":
-        return f"b.{parts[1]}.{parts[2][:100]}"
-    if parts[0] == "mounts":
-        return f"m.{parts[1]}.{short_scope(parts[2])}.{parts[3]}"
-    return f"{parts[0][0]}.{'.'.join(parts[1:])}"
-
-
-def _tag_prefix(prefix: str) -> str:
-    """What the tags of all names below `prefix` begin with."""
-    parts = checked_prefix(prefix).split("/")[:-1]
-    letter = parts[0][0]
-    if parts[0] in ("records", "mounts"):
-        return ".".join((letter, *(part[-40:] for part in parts[1:2]), *(short_scope(part) for part in parts[2:]))) + "."
-    return ".".join((letter, *parts[1:])) + "."
-
-
-def _name_of(tag: str) -> str | None:
-    """The name, where the tag tells it; records and the longest digests stand in their manifests only."""
-    letter, _, rest = tag.partition(".")
-    if letter not in _LETTERS or letter in "rm":
-        return None
-    name = f"{_LETTERS[letter]}/{rest.replace('.', '/')}"
-    return name if known(name) else None

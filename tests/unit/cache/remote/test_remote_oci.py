@@ -11,7 +11,8 @@ from lamina.cache.remote.adapters import RemoteBlobs, RemoteRecords
 from lamina.cache.remote.envelope import BlobRef
 from lamina.cache.remote.errors import CacheDenied, CacheUnavailable
 from lamina.cache.remote.names import key_prefix
-from lamina.cache.remote.oci import RegistryObjects, tag_of
+from lamina.cache.remote.oci import RegistryObjects
+from lamina.cache.remote.ociform import tag_of
 from lamina.cache.remote.protocols import ObjectStore, whole
 from lamina.cache.remote.shared import Publication, SharedCache
 from lamina.oci.digest import sha256

@@ -10,7 +10,8 @@ import pytest
 from lamina.cache.record import Place, Record
 from lamina.cache.remote.envelope import BlobRef
 from lamina.cache.remote.names import record_name
-from lamina.cache.remote.oci import RegistryObjects, tag_of
+from lamina.cache.remote.oci import RegistryObjects
+from lamina.cache.remote.ociform import tag_of
 from lamina.cache.remote.pointers import record_pointers
 from lamina.cache.remote.protocols import whole
 from lamina.cache.remote.shared import Answer, Publication, SharedCache
