@@ -71,6 +71,12 @@ def add_to_fallback(publisher: Publisher, reference: Reference, subject: Digest,
     publisher.put_manifest(there, encode_manifest(index), OCI_INDEX)
 
 
+def next_page(link: str) -> str:
+    """The address of the page behind this one, as the Link header has it, often without a host; "" where there is none."""
+    found = _NEXT.search(link)
+    return found[1] if found else ""
+
+
 def _fallback(session: Session, reference: Reference, subject: Digest) -> Index:
     with session.ask("GET", reference, f"manifests/{fallback_tag(subject)}", {"Accept": OCI_INDEX}) as answer:
         if answer.status == 404:
@@ -100,5 +106,5 @@ def _pages(session: Session, reference: Reference, path: str, what: str) -> Iter
         with session.follow("GET", url, reference, actions="pull") as answer:
             expect(answer, reference, what)
             yield answer.read(_LIMIT)
-            following = _NEXT.search(answer.header("Link"))
-            url = session.absolute(answer, following[1], reference) if following else ""
+            following = next_page(answer.header("Link"))
+            url = session.absolute(answer, following, reference) if following else ""

@@ -9,7 +9,6 @@ Builds do not list: they ask for tags that they can guess (pointers.py).
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -43,13 +42,13 @@ from lamina.oci.unreadable import UNREADABLE
 from lamina.registry.client import MANIFEST_LIMIT, RegistryClient
 from lamina.registry.errors import RegistryError, RegistryNotFound, RegistryProtocolError, RegistryUnauthorized, RegistryUnreachable
 from lamina.registry.push import Publisher
+from lamina.registry.referrers import next_page
 from lamina.registry.session import expect
 
 _PAGE = 200
 _LIST_LIMIT = 256 << 20
 _ATTEMPTS = 5
 _SNAPSHOT = 5.0  # seconds
-_NEXT = re.compile(r'<([^>]*)>\s*;(?:[^,]*;)?\s*rel="?next"?')
 
 
 class _Tags(msgspec.Struct):
@@ -344,12 +343,11 @@ class RegistryObjects:
                 return answer.read(_LIST_LIMIT), answer.header("Link")
 
         raw, link = self._client.session.transport.whole(ask)
-        following = _NEXT.search(link)
         try:
             tags = typed.json(raw, type=_Tags).tags or []
         except UNREADABLE as error:
             raise CacheError(f"{self.where}: the list of tags cannot be read") from error
-        query = following[1].partition("?")[2] if following else ""
+        query = next_page(link).partition("?")[2]
         return [tag for tag in tags if tag.isascii()], f"tags/list?{query}" if query else ""
 
     @contextmanager

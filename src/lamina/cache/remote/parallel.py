@@ -1,4 +1,4 @@
-"""Many small requests at once."""
+"""Many requests at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def each(work: Callable[[_T], _R], items: Collection[_T], width: int = WIDTH) ->
             stopped = True
             raise
 
-    with ThreadPoolExecutor(min(width, len(items)), thread_name_prefix="cache") as pool:
+    with ThreadPoolExecutor(min(width, len(items)), thread_name_prefix="requests") as pool:
         try:
             return [result for found in list(pool.map(one, items)) for result in found]
         except BaseException:  # Ctrl-C in the waiting thread, too

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from lamina.cache.remote.parallel import each
 from lamina.diagnostics.errors import LaminaError
 from lamina.engine.images.archive import opened
 from lamina.engine.images.errors import BadArchive, ImageNotFound
@@ -173,33 +174,16 @@ class _Copy:
 
     def _blobs(self, descriptors: Sequence[Descriptor]) -> None:
         """Several at a time; the first failure stops those that have not begun."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        failures: list[BaseException] = []
 
         def one(descriptor: Descriptor) -> None:
-            if failures:
-                return
-            try:
-                outcome = self._target.put(descriptor, lambda: self._source.pieces(descriptor))
-            except BaseException as error:
-                failures.append(error)
-                return
+            outcome = self._target.put(descriptor, lambda: self._source.pieces(descriptor))
             with self._lock:
                 self._counts[outcome] += 1
                 self._bytes += descriptor.size if outcome == "sent" else 0
             if self._on_blob:
                 self._on_blob(descriptor, outcome)
 
-        if descriptors:
-            with ThreadPoolExecutor(min(_PARALLEL, len(descriptors)), thread_name_prefix="copy") as pool:
-                try:
-                    list(pool.map(one, descriptors))
-                except BaseException as error:  # Ctrl-C in the waiting thread
-                    failures.append(error)
-                    raise
-        if failures:
-            raise failures[0]
+        each(one, descriptors, _PARALLEL)
 
 
 class _FromRegistry:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from lamina.cache.remote.parallel import each
 from lamina.engine.attest.attached import Attached, Attest
 from lamina.engine.exporters.output import BadOutput
 from lamina.engine.images.incoming import CHUNK
@@ -146,29 +147,9 @@ class _Push:
 
     def _blobs(self, going: Sequence[LeavingImage]) -> None:
         """Layers in parallel, then configs. The first failure stops the others."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        layers = {one.descriptor.digest: one for each in going for one in each.layers if not is_foreign(one.descriptor)}
-        failures: list[BaseException] = []
-
-        def one(layer: LeavingLayer) -> None:
-            if failures:
-                return
-            try:
-                self._layer(layer)
-            except BaseException as error:
-                failures.append(error)
-
-        if layers:
-            with ThreadPoolExecutor(min(_PARALLEL, len(layers)), thread_name_prefix="push") as pool:
-                try:
-                    list(pool.map(one, layers.values()))
-                except BaseException as error:  # Ctrl-C in the waiting thread
-                    failures.append(error)
-                    raise
-        if failures:
-            raise failures[0]
-        for image in {each.manifest.config.digest: each for each in going}.values():
+        layers = {one.descriptor.digest: one for image in going for one in image.layers if not is_foreign(one.descriptor)}
+        each(self._layer, layers.values(), _PARALLEL)
+        for image in {image.manifest.config.digest: image for image in going}.values():
             data = image.config
             self._note(image.manifest.config, self._publisher.push_blob(self._reference, image.manifest.config, lambda data=data: (data,)))  # type: ignore[misc]  # mypy does not infer a default argument's type in a lambda
         self._store.facts.add_place(tuple(layers), self._reference.name)
