@@ -13,19 +13,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lamina.cache.explain import Upstream, explain_unknown
 from lamina.cache.index import LocalRecords
-from lamina.cache.reason import Reason
-from lamina.diagnostics.errors import LaminaError, located, nearest
-from lamina.diagnostics.span import Span
+from lamina.diagnostics.errors import LaminaError, nearest
 from lamina.dockerfile import DockerfileError, parse
 from lamina.dockerfile.instructions import Document
-from lamina.dockerfile.lower import Lowered, LoweredStep, Needs, Options, ResolvedBase, lower
-from lamina.dockerfile.lower.stages import sources
+from lamina.dockerfile.lower import Lowered, Needs, Options, ResolvedBase, lower
+from lamina.engine.accounts import layer_times, listed_step, step_report
 from lamina.engine.assemble import assemble
 from lamina.engine.bases import Bases
 from lamina.engine.contextfiles import is_remote
-from lamina.engine.identify import place_of
 from lamina.engine.job import Job
 from lamina.engine.locks import Cancelled
 from lamina.engine.reporting import step_documents
@@ -33,7 +29,7 @@ from lamina.engine.request import BuildRequest, BuildResult, BuiltImage, ListedS
 from lamina.engine.results import Filesystem, Result
 from lamina.engine.sources import Contexts
 from lamina.engine.surroundings import Surroundings
-from lamina.graph.vertex import Vertex, walk
+from lamina.graph.vertex import Vertex
 from lamina.oci import typed
 from lamina.oci.digest import Digest
 from lamina.oci.platform import Platform
@@ -132,7 +128,7 @@ class Engine:
             self._check_selectors(job, lowered)
             self._notices(lowered, job)
             if self.on_steps is not None:
-                self.on_steps(tuple(_listed(row, job) for row in lowered.steps))
+                self.on_steps(tuple(listed_step(row, job) for row in lowered.steps))
             outcome = self._solve(lowered, job, request, cancel)
             ended = {id(e.node): e for e in outcome.ended}
             if not outcome.ok:
@@ -149,7 +145,7 @@ class Engine:
             names = tuple(str(Reference.parse(tag).with_default_tag()) for tag in request.tags)
             kept = names if not request.outputs or any(output.type == "image" for output in request.outputs) else ()
             around.settle()
-            image = assemble(lowered, result, _times(lowered, ended), around, kept, request.epoch)
+            image = assemble(lowered, result, layer_times(lowered, ended), around, kept, request.epoch)
             if not one_of_several:
                 self.store.images.only(kept, (image.platform,))
             steps = self._steps(lowered, job, ended)
@@ -270,8 +266,13 @@ class Engine:
                 return found
             assert isinstance(found, Needs)
             for key in sorted(found.references, key=str):
-                with _at_its_place(document, key[0]):
+                try:
                     bases[key] = around.bases.resolve(key[0], key[1], pull_newer=request.pull)
+                except LaminaError as error:
+                    from lamina.engine.imagenames import point
+
+                    point(error, document, key[0])
+                    raise
 
     def _solve(
         self, lowered: Lowered, job: Job, request: BuildRequest, cancel: CancelToken | None, *, planning: bool = False
@@ -357,7 +358,7 @@ class Engine:
                     )
 
     def _steps(self, lowered: Lowered, job: Job, ended: Mapping[int, Ended[Vertex, Result]]) -> tuple[StepReport, ...]:
-        return tuple(_step_report(row, job, ended) for row in lowered.steps)
+        return tuple(step_report(row, job, ended) for row in lowered.steps)
 
     def _remember(self, result: BuildResult, request: BuildRequest, error: str | None) -> None:
         self.store.builds.add(
@@ -389,12 +390,6 @@ def _check(document: Document, request: BuildRequest) -> None:
             raise DockerfileError(found)
 
 
-def _listed(row: LoweredStep, job: Job) -> ListedStep:
-    step = row.step
-    number = job.account(row.vertex).number if row.vertex is not None and row.needed else 0
-    return ListedStep(step.stage, step.stage_name, step.line, step.text, row.kind, row.needed, number)
-
-
 def own_platform() -> Platform:
     return Platform("linux", host_platform.machine()).normalised()
 
@@ -417,92 +412,3 @@ def _directory(name: str, place: str) -> Path:
     if not path.is_dir():
         raise LaminaError(f"--build-context {name}={place}: there is no such directory", exit_code=2)
     return path
-
-
-@contextlib.contextmanager
-def _at_its_place(document: Document, reference: str) -> Iterator[None]:
-    """Errors about an image point at the instruction that names it; a name that looks like a stage's gets that as a hint."""
-    place = next(((name, span) for name, span in _image_names(document) if _means(name, reference)), None)
-    try:
-        with located(place[1] if place is not None else document.stages[0].from_.span):
-            yield
-    except LaminaError as error:
-        if place is not None:
-            if place[0] not in error.message:
-                error.message = f"{place[0]}: {error.message}"
-            near = nearest(place[0].lower(), [stage.name for stage in document.stages if stage.name])
-            if near is not None:
-                error.hint = f"did you mean the stage {near!r}?"
-        raise
-
-
-def _image_names(document: Document) -> Iterator[tuple[str, Span]]:
-    for stage in document.stages:
-        yield stage.from_.base, stage.from_.span
-        for instruction in stage.instructions:
-            for name, _ in sources(instruction):
-                yield name, instruction.span
-
-
-def _means(name: str, reference: str) -> bool:
-    try:
-        return str(Reference.parse(name).with_default_tag()) == reference
-    except LaminaError:
-        return False
-
-
-def _times(lowered: Lowered, ended: Mapping[int, Ended[Vertex, Result]]) -> list[float | None]:
-    times: list[float | None] = []
-    for vertex in lowered.history_vertices:
-        found = ended.get(id(vertex)) if vertex is not None else None
-        result = found.result if found is not None else None
-        times.append(result.record.created if isinstance(result, Filesystem) and result.record is not None else None)
-    return times
-
-
-def _step_report(row: LoweredStep, job: Job, ended: Mapping[int, Ended[Vertex, Result]]) -> StepReport:
-    step = row.step
-    common = {
-        "stage": step.stage,
-        "stage_name": step.stage_name,
-        "index": step.index,
-        "line": step.line,
-        "text": step.text,
-        "trigger": step.trigger,
-    }
-    if not row.needed:
-        reason = Reason("not-needed", f"stage {step.stage_name or step.stage} is not needed for the target")
-        return StepReport(verdict="skipped", reason=reason, **common)  # type: ignore[arg-type]  # they are what their names say
-    if row.vertex is None:
-        if row.kind == "FROM":
-            return StepReport(verdict="none", reason=Reason("base", "the base that the stage begins with"), **common)  # type: ignore[arg-type]  # as above
-        return StepReport(verdict="none", reason=Reason("metadata", "changes the image's config only"), **common)  # type: ignore[arg-type]  # as above
-    account = job.accounts.get(id(row.vertex))
-    end = ended.get(id(row.vertex))
-    if account is None or account.verdict is None or account.reason is None:
-        status = end.status if end is not None else "waiting"
-        if job.planning:
-            upstream = _first_miss(row.vertex, job)
-            last = job.around.records.neighbours(place_of(row.vertex, job.request.dockerfile_name), 1)
-            cost = last[0].seconds if last else 0.0
-            return StepReport(verdict="unknown", reason=explain_unknown(upstream), saved=cost, **common)  # type: ignore[arg-type]  # as above
-        reason = Reason("not-reached", "the build ended before its turn" if status == "waiting" else "stopped because another step failed")
-        return StepReport(verdict="skipped", reason=reason, **common)  # type: ignore[arg-type]  # as above
-    return StepReport(
-        verdict=account.verdict,
-        reason=account.reason,
-        key=account.key,
-        seconds=account.seconds,
-        saved=account.saved,
-        state=account.state,
-        error=account.error,
-        **common,  # type: ignore[arg-type]  # as above
-    )
-
-
-def _first_miss(vertex: Vertex, job: Job) -> Upstream | None:
-    for below in walk((vertex,)):
-        account = job.accounts.get(id(below))
-        if account is not None and account.verdict == "miss" and below.steps:
-            return Upstream(below.steps[0].text, below.steps[0].line, account.reason)
-    return None
