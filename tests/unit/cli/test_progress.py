@@ -93,9 +93,10 @@ def test_json_lines() -> None:
     assert documents[2]["seconds"] == 0.1235
 
 
-def test_quiet_says_nothing() -> None:
+def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     Quiet().report(ended("failed"))
     Quiet().close()
+    assert capfd.readouterr() == ("", "")
 
 
 class Terminal(io.StringIO):

@@ -212,7 +212,10 @@ def test_heredoc_of_a_trigger_is_in_its_expression() -> None:
 
 def test_what_is_no_heredoc() -> None:
     for line in ('RUN "<<A"', "RUN echo $((1<<2))", 'RUN ["<<A"]', "USER <<A", "RUN cat <<<x"):
-        one(line)
+        found, after = good(f"FROM a\n{line}\nUSER after\n").stages[0].instructions
+        assert isinstance(found, Run | User)
+        assert not isinstance(found, Run) or found.command.heredocs == ()
+        assert isinstance(after, User)
 
 
 @pytest.mark.parametrize(
