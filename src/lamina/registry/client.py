@@ -32,7 +32,7 @@ _MAX_NESTING = 3  # indexes within indexes
 _MAX_TEARS = 6  # broken connections without much progress in between
 _MAX_TRICKLES = 2  # each was waited for, for as long as one waits for a byte
 _PROGRESS = 64 << 10
-_ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
+ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))  # what is asked for where either will do
 
 _T = TypeVar("_T")
 _MISMATCH = "store/digest-mismatch"  # the store is a neighbour on this floor: known by its stable code only
@@ -124,7 +124,7 @@ class RegistryClient:
         """The digest that the reference points to now, with a HEAD request where the registry tells it that way."""
         if reference.digest:
             return reference.digest
-        with self.session.read("HEAD", reference, f"manifests/{reference.tag or 'latest'}", {"Accept": _ACCEPT}) as answer:
+        with self.session.read("HEAD", reference, f"manifests/{reference.tag or 'latest'}", {"Accept": ACCEPT}) as answer:
             stated = answer.header("Docker-Content-Digest")
             if answer.status == 200 and stated:
                 return _stated(reference, stated)
@@ -295,7 +295,7 @@ class RegistryClient:
 
     def _asked(self, reference: Reference, wanted: str, known: Digest | None, size: int | None) -> Document:
         def ask() -> tuple[bytes, str, str]:
-            with self.session.read("GET", reference, f"manifests/{wanted}", {"Accept": _ACCEPT}) as answer:
+            with self.session.read("GET", reference, f"manifests/{wanted}", {"Accept": ACCEPT}) as answer:
                 expect(answer, reference, "manifest")
                 raw = answer.read(MANIFEST_LIMIT)
                 return raw, answer.header("Content-Type").split(";")[0].strip(), answer.header("Docker-Content-Digest")

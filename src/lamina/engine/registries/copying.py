@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -19,24 +18,23 @@ from lamina.engine.images.archive import opened
 from lamina.engine.images.errors import BadArchive, ImageNotFound
 from lamina.engine.images.finding import find_image
 from lamina.engine.images.importing import pull
-from lamina.engine.images.incoming import CHUNK
-from lamina.engine.images.layout import Layout, blob_name
+from lamina.engine.images.layout import Layout
 from lamina.engine.images.recording import record
-from lamina.engine.registries.layouts import LayoutFolder, write_archive
-from lamina.engine.registries.packing import Compression, LeavingImage, ensure_blob, leaving
+from lamina.engine.registries.ends import FromLayout, FromRegistry, FromStore, Source, Target, ToArchive, ToLayout, ToRegistry
+from lamina.engine.registries.layouts import LayoutFolder
+from lamina.engine.registries.packing import Compression, leaving
 from lamina.engine.registries.places import BadPlace, Place
-from lamina.engine.registries.referring import LIMIT, Referring, in_layout, in_registry
-from lamina.oci.digest import Digest, parse_digest, sha256
-from lamina.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor, Index, Manifest
+from lamina.engine.registries.referring import LIMIT
+from lamina.oci.digest import Digest, parse_digest
+from lamina.oci.manifest import DOCKER_LIST, OCI_INDEX, Descriptor, Index, Manifest
 from lamina.oci.platform import Platform
 from lamina.oci.reference import Reference
-from lamina.oci.selection import choose, offered, parse_checked
+from lamina.oci.selection import choose, offered
 from lamina.registry.client import Document, RegistryClient, is_foreign
-from lamina.registry.push import Outcome, Publisher
+from lamina.registry.push import Outcome
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
-_ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 _PARALLEL = 4
 _MAX_NESTING = 4
 OnBlob = Callable[[Descriptor, Outcome], None]
@@ -87,29 +85,6 @@ def copy(
             top = _chosen(origin, top, platform, str(source))
         sink = _target(store, client, target, source, stack)
         return _Copy(origin, sink, on_blob).run(top, with_referrers)
-
-
-class Source(Protocol):
-    def top(self) -> Document: ...
-    def document(self, descriptor: Descriptor) -> Document:
-        """A manifest below an index, verified."""
-        ...
-
-    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
-        """A blob from its beginning; whoever takes it verifies it."""
-        ...
-
-    def referring(self, subject: Digest) -> Iterator[Referring]: ...
-
-
-class Target(Protocol):
-    def names(self, digest: Digest) -> bool:
-        """Whether the target's name means this already."""
-        ...
-
-    def put(self, descriptor: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> Outcome: ...
-    def put_document(self, document: Document, *, top: bool) -> None: ...
-    def put_referring(self, one: Referring, subject: Digest) -> None: ...
 
 
 class _Copy:
@@ -186,142 +161,17 @@ class _Copy:
         each(one, descriptors, _PARALLEL)
 
 
-class _FromRegistry:
-    def __init__(self, client: RegistryClient, reference: Reference) -> None:
-        self._client = client
-        self._reference = reference
-
-    def top(self) -> Document:
-        return self._client.document(self._reference)
-
-    def document(self, descriptor: Descriptor) -> Document:
-        return self._client.document(Reference(self._reference.registry, self._reference.repository, digest=descriptor.digest))
-
-    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
-        return self._client.pieces(self._reference, descriptor)
-
-    def referring(self, subject: Digest) -> Iterator[Referring]:
-        return in_registry(self._client, self._reference, subject)
-
-
-class _FromLayout:
-    def __init__(self, layout: Layout, descriptor: Descriptor) -> None:
-        self._layout = layout
-        self._descriptor = descriptor
-
-    def top(self) -> Document:
-        return self.document(self._descriptor)
-
-    def document(self, descriptor: Descriptor) -> Document:
-        return _document(self._layout.document(descriptor), descriptor.media_type)
-
-    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
-        found = self._layout.files.open(blob_name(descriptor.digest))
-        if found is None:
-            raise BadArchive(f"{self._layout.files.label}: blob {descriptor.digest} is missing")
-        with found[0] as file:
-            while piece := file.read(CHUNK):
-                yield piece
-
-    def referring(self, subject: Digest) -> Iterator[Referring]:
-        return in_layout(self._layout, subject)
-
-
-class _FromStore:
-    def __init__(self, store: LocalStore, image: LeavingImage) -> None:
-        self._store = store
-        self._image = image
-        self._layers = {layer.descriptor.digest: layer for layer in image.layers}
-
-    def top(self) -> Document:
-        return _document(self._image.raw, self._image.media_type)
-
-    def document(self, descriptor: Descriptor) -> Document:
-        raise AssertionError("an image of the store has no index")
-
-    def pieces(self, descriptor: Descriptor) -> Iterator[bytes]:
-        layer = self._layers.get(descriptor.digest)
-        if layer is not None:
-            ensure_blob(self._store, layer)
-        with self._store.blobs.open(descriptor.digest) as blob:
-            while piece := blob.read(CHUNK):
-                yield piece
-
-    def referring(self, subject: Digest) -> Iterator[Referring]:
-        return iter(())
-
-
-class _ToRegistry:
-    def __init__(self, client: RegistryClient, reference: Reference, mount_from: tuple[str, ...]) -> None:
-        self._publisher = Publisher(client.session)
-        self._reference = reference
-        self._mount_from = mount_from
-
-    def names(self, digest: Digest) -> bool:
-        return self._publisher.manifest_digest(self._reference, _ACCEPT) == digest
-
-    def put(self, descriptor: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> Outcome:
-        return self._publisher.push_blob(self._reference, descriptor, pieces, mount_from=self._mount_from)
-
-    def put_document(self, document: Document, *, top: bool) -> None:
-        plain = Reference(self._reference.registry, self._reference.repository, digest=document.digest)
-        self._publisher.put_manifest(self._reference if top else plain, document.raw, document.media_type)
-
-    def put_referring(self, one: Referring, subject: Digest) -> None:
-        document, there = one.document, self._reference
-        if one.tag:
-            self._publisher.put_manifest(Reference(there.registry, there.repository, one.tag), document.raw, document.media_type)
-        else:
-            place = Reference(there.registry, there.repository, digest=document.digest)
-            self._publisher.put_referrer(place, document.raw, document.media_type, subject, one.entry)
-
-
-class _ToLayout:
-    def __init__(self, folder: LayoutFolder, tag: str) -> None:
-        self._folder = folder
-        self._tag = tag
-
-    def names(self, digest: Digest) -> bool:
-        return False  # its blobs are compared one by one, which costs nothing
-
-    def put(self, descriptor: Descriptor, pieces: Callable[[], Iterator[bytes]]) -> Outcome:
-        if self._folder.has(descriptor):
-            return "there"
-        self._folder.put(descriptor.digest, _exactly(descriptor, pieces()))
-        return "sent"
-
-    def put_document(self, document: Document, *, top: bool) -> None:
-        descriptor = Descriptor(media_type=document.media_type, digest=document.digest, size=len(document.raw))
-        self._folder.put(document.digest, (document.raw,))
-        if top:
-            self._folder.name(descriptor, self._tag)
-
-    def put_referring(self, one: Referring, subject: Digest) -> None:
-        self._folder.put(one.document.digest, (one.document.raw,))
-        self._folder.name(one.entry, one.tag)
-
-
-def _exactly(descriptor: Descriptor, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """A source that goes on and on must not fill the disk before its digest is found to be wrong."""
-    left = descriptor.size
-    for piece in pieces:
-        left -= len(piece)
-        if left < 0:
-            raise BadArchive(f"blob {descriptor.digest} is longer than the {descriptor.size} bytes that are stated for it")
-        yield piece
-
-
 def _source(
     store: LocalStore, client: RegistryClient, place: Place, platform: Platform, compression: Compression, stack: ExitStack
 ) -> Source:
     match place.kind:
         case "docker":
-            return _FromRegistry(client, Reference.parse(place.name).with_default_tag())
+            return FromRegistry(client, Reference.parse(place.name).with_default_tag())
         case "oci" | "oci-archive":
             layout = Layout(stack.enter_context(opened(place.file, store.scratch())))
-            return _FromLayout(layout, _selected(layout, place))
+            return FromLayout(layout, _selected(layout, place))
         case _:
-            return _FromStore(store, leaving(store, _into_store(store, client, place, platform, stack), compression))
+            return FromStore(store, leaving(store, _into_store(store, client, place, platform, stack), compression))
 
 
 def _target(store: LocalStore, client: RegistryClient, place: Place, source: Place, stack: ExitStack) -> Target:
@@ -329,27 +179,13 @@ def _target(store: LocalStore, client: RegistryClient, place: Place, source: Pla
         reference = Reference.parse(place.name).with_default_tag()
         origin = Reference.parse(source.name) if source.kind == "docker" else None
         mount = (origin.repository,) if origin and origin.registry == reference.registry else ()
-        return _ToRegistry(client, reference, mount)
+        return ToRegistry(client, reference, mount)
     if place.name.startswith("@"):
         raise BadPlace(f"{place}: an image is written under a tag, not under a digest")
     if place.kind == "oci":
-        return _ToLayout(LayoutFolder(place.file), place.name)
+        return ToLayout(LayoutFolder(place.file), place.name)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=store.scratch())))
-    return _Archive(folder, place)
-
-
-class _Archive(_ToLayout):
-    """A layout of its own, which becomes the archive when the image is complete."""
-
-    def __init__(self, folder: Path, place: Place) -> None:
-        super().__init__(LayoutFolder(folder), place.name)
-        self._place = place
-        self._scratch = folder
-
-    def put_document(self, document: Document, *, top: bool) -> None:
-        super().put_document(document, top=top)
-        if top:
-            write_archive(self._scratch, self._place.file)
+    return ToArchive(folder, place)
 
 
 def _into_store(store: LocalStore, client: RegistryClient, place: Place, platform: Platform, stack: ExitStack) -> Image:
@@ -434,8 +270,3 @@ def _selected(layout: Layout, place: Place) -> Descriptor:
     if place.name.startswith("@"):
         return layout.select(digest=parse_digest(place.name[1:]))
     return layout.select(place.name)
-
-
-def _document(raw: bytes, media_type: str) -> Document:
-    value = parse_checked(raw, media_type)
-    return Document(raw, sha256(raw), value.media_type or (OCI_INDEX if isinstance(value, Index) else OCI_MANIFEST), value)

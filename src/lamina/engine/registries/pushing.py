@@ -16,15 +16,14 @@ from lamina.engine.images.indexing import IndexEntry, index_over
 from lamina.engine.registries.packing import Compression, LeavingImage, LeavingLayer, ensure_blob, leaving
 from lamina.engine.request import Output
 from lamina.oci.digest import Digest, sha256
-from lamina.oci.manifest import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Descriptor
+from lamina.oci.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor
 from lamina.oci.reference import Reference
-from lamina.registry.client import RegistryClient, is_foreign
+from lamina.registry.client import ACCEPT, RegistryClient, is_foreign
 from lamina.registry.errors import RegistryError
 from lamina.registry.push import Outcome, Publisher
 from lamina.store.local import LocalStore
 from lamina.store.refs import Image
 
-_ACCEPT = ", ".join((OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST))
 _PARALLEL = 4
 
 
@@ -125,7 +124,7 @@ class _Push:
         single = len(going) == 1 and not beside
         raw, media_type = (going[0].raw, going[0].media_type) if single else (_index(going, beside), OCI_INDEX)
         digest = sha256(raw)
-        if self._publisher.manifest_digest(self._reference, _ACCEPT) == digest:
+        if self._publisher.manifest_digest(self._reference, ACCEPT) == digest:
             return Pushed(self._reference, digest, unchanged=True)
         self._blobs(going)
         for attached in beside:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MODE = 0o600  # of the fetched file in the image
 _CHUNK = 1 << 20
-_ACCEPT = {"User-Agent": "lamina", "Accept-Encoding": "identity"}
+_HEADERS = {"User-Agent": "lamina", "Accept-Encoding": "identity"}
 
 
 class FetchFailed(LaminaError):
@@ -73,7 +73,7 @@ def fetch(
     FetchFailed, ChecksumMismatch.
     """
     known = answers.get(url) if answers is not None else None
-    headers = dict(_ACCEPT)
+    headers = dict(_HEADERS)
     if known is not None and have and (checksum is None or checksum == known.digest):
         headers |= _conditions(known)
         if known.etag and _etag(url, timeout) == known.etag:  # some servers answer a conditional GET with the whole body
@@ -99,7 +99,7 @@ def fetch(
 
 def _etag(url: str, timeout: float) -> str:
     """What HEAD says; "" when it says none."""
-    with _request("HEAD", url, _ACCEPT, timeout) as response:
+    with _request("HEAD", url, _HEADERS, timeout) as response:
         return response.headers.get("ETag", "") if response.status == 200 else ""
 
 
@@ -108,7 +108,7 @@ def probe(url: str, *, timeout: float = 15.0) -> str:
 
     FetchFailed when there is no answer; the caller may then go by its old one.
     """
-    with _request("HEAD", url, _ACCEPT, timeout) as response:
+    with _request("HEAD", url, _HEADERS, timeout) as response:
         if response.status == 200:
             etag = response.headers.get("ETag", "")
             if etag:
@@ -118,7 +118,7 @@ def probe(url: str, *, timeout: float = 15.0) -> str:
                 return f"modified:{modified}"
         elif response.status not in (403, 404, 405, 501):
             _expect(response, url)
-    with _request("GET", url, _ACCEPT, timeout) as response:
+    with _request("GET", url, _HEADERS, timeout) as response:
         _expect(response, url)
         hasher = hashlib.sha256()
         with _network(url):
@@ -138,7 +138,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 def seen(url: str, etag: str, modified: str, *, timeout: float = 15.0) -> Seen:
     """Ask without reading. `etag` and `modified` are those of a download, "" where it had none. FetchFailed for no answer and for what is gone."""
-    with _request("HEAD", url, _ACCEPT, timeout) as response:
+    with _request("HEAD", url, _HEADERS, timeout) as response:
         if response.status in (403, 405, 501):
             return Seen(False, False, None)
         _expect(response, url)
@@ -154,7 +154,7 @@ def digest_of(url: str, limit: int, *, timeout: float = 30.0) -> Digest | None:
     """Of the bytes that a URL gives now; None when they are more than `limit`. FetchFailed."""
     hasher = hashlib.sha256()
     size = 0
-    with _request("GET", url, _ACCEPT, timeout) as response:
+    with _request("GET", url, _HEADERS, timeout) as response:
         _expect(response, url)
         with _network(url):
             for chunk in response.stream(_CHUNK, decode_content=False):
