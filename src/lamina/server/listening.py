@@ -65,7 +65,7 @@ def open_sockets(
 
 def _handed_over(environment: Mapping[str, str], pid: int) -> list[socket.socket]:
     count = environment.get("LISTEN_FDS", "")
-    if environment.get("LISTEN_PID") != str(pid) or not count.isdigit():
+    if environment.get("LISTEN_PID") != str(pid) or not count.isascii() or not count.isdecimal() or len(count) > 4:
         return []
     found = []
     for number in range(_LISTEN_FDS_START, _LISTEN_FDS_START + int(count)):
@@ -106,7 +106,7 @@ def _unix(path: Path) -> socket.socket:
 def _tcp(place: str, tls: Tls | None, insecure: bool) -> socket.socket:
     address, colon, port = place.rpartition(":")
     address = address.strip("[]")
-    if not colon or not port.isdecimal() or int(port) > 65535:
+    if not colon or not port.isascii() or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise CannotListen(f"--host tcp://{place}: an address and a port are needed, as in tcp://127.0.0.1:2375")
     verified = tls is not None and tls.ca is not None
     loopback = address in ("localhost", "::1") or address.startswith("127.")

@@ -43,6 +43,13 @@ def test_nobody_gets_in_by_accident(host: str) -> None:
         opened(host)
 
 
+@pytest.mark.parametrize("port", ["", "x", "\N{SUPERSCRIPT TWO}", "65536", "9" * 5000])
+def test_a_port_that_is_none(port: str) -> None:
+    """Python's ValueError and OverflowError ended the server with a traceback."""
+    with pytest.raises(CannotListen, match="an address and a port are needed"):
+        opened(f"tcp://127.0.0.1:{port}", insecure=True)
+
+
 def test_insecure_tcp_is_for_loopback_alone() -> None:
     (listener,) = opened("tcp://127.0.0.1:0", insecure=True)
     listener.close()

@@ -169,7 +169,7 @@ def _status(headers: Headers) -> tuple[int, str]:
         return UNKNOWN, f"HTTP status {values[b':status'].decode('latin-1')}"
     text = values.get(b"grpc-status", b"2").decode("latin-1")
     message = unquote(values.get(b"grpc-message", b"").decode("latin-1"), errors="replace")
-    return int(text) if text.isdigit() and len(text) < 4 else UNKNOWN, message
+    return int(text) if text.isdecimal() and len(text) < 4 else UNKNOWN, message
 
 
 # As server

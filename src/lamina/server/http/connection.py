@@ -363,7 +363,7 @@ def _is_small(headers: dict[str, str]) -> bool:
     if "transfer-encoding" in headers:
         return False
     length = headers.get("content-length", "0")
-    return length.isdigit() and int(length) <= _SMALL
+    return length.isascii() and length.isdecimal() and int(length[:20]) <= _SMALL
 
 
 def _request(event: h11.Request, headers: dict[str, str], body: BinaryIO) -> Request:
