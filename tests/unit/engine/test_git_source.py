@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.engine.runners.git import CommitMismatch, GitFailed, GitUrl, InvalidGitUrl, checkout, parse_git_url, resolve
+from lamina.engine.runners.git import CommitMismatch, GitFailed, GitUrl, InvalidGitUrl, _bounded, checkout, parse_git_url, resolve
 from lamina.store.removal import remove
 
 
@@ -186,3 +186,10 @@ def test_a_deep_repository_is_checked_out_and_leaves_nothing(repository: Path, t
     assert (tmp_path / "out" / ".git.1").read_text() == "kept"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("git-")] == []
     remove(tmp_path / "out")
+
+
+def test_files_that_cannot_be_listed_have_no_bound(tmp_path: Path) -> None:
+    """The list ended early, and what was seen of it was taken for all."""
+    git(tmp_path, "init", "--quiet", ".")
+    with pytest.raises(GitFailed, match="cannot be listed"):
+        _bounded(GitUrl("https://h/r.git"), "0" * 40, tmp_path)

@@ -122,7 +122,7 @@ def checkout(
     work = Path(tempfile.mkdtemp(prefix="git-", dir=into.parent))
     try:
         _fetch(url, commit, work, ssh, timeout)
-        _bounded(url, commit, work, timeout)
+        _bounded(url, commit, work)
         _git(["checkout", "--quiet", "--force", "--detach", commit], cwd=work, timeout=timeout)
         if submodules and (work / ".gitmodules").is_file():
             _git(["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"], cwd=work, ssh=ssh, timeout=timeout)
@@ -159,7 +159,7 @@ def _fetch(url: GitUrl, commit: str, work: Path, ssh: Path | None, timeout: floa
     _git([*base, "origin", "+refs/*:refs/remotes/origin/*"], cwd=work, ssh=ssh, timeout=timeout)
 
 
-def _bounded(url: GitUrl, commit: str, work: Path, timeout: float) -> None:
+def _bounded(url: GitUrl, commit: str, work: Path) -> None:
     """GitFailed for a commit whose files are far more than what was fetched, or more than any file system likes: a few kilobytes of trees that
     name each other can mean billions of files."""
     fetched = sum(path.stat().st_size for path in (work / ".git" / "objects").rglob("*") if path.is_file())
@@ -182,6 +182,8 @@ def _bounded(url: GitUrl, commit: str, work: Path, timeout: float) -> None:
                     child.kill()
                     what = f"{limit >> 20} MB, far more than was fetched" if size > limit else f"{_MOST_FILES} files"
                     raise GitFailed(f"{_plain(url.remote)} is refused: at {commit[:12]} it has more than {what}")
+        if child.returncode:  # what cannot be listed has no bound
+            raise GitFailed(f"{_plain(url.remote)}: the files of {commit[:12]} cannot be listed")
 
 
 def _with_query(url: GitUrl, pairs: Sequence[tuple[str, str]], fragment: bool) -> GitUrl:
