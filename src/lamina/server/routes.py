@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lamina.server.handlers import build, buildkit, containers, images, system, ui, volumes
+from lamina.server.handlers import build, buildkit, containers, execs, images, streams, system, ui, volumes
 from lamina.server.router import Route, Router
 
 _SWARM = ("swarm", "services", "tasks", "nodes", "secrets", "configs")
@@ -61,21 +61,21 @@ ROUTES = (
     Route("POST", "/containers/{name}/rename", containers.rename),
     Route("POST", "/containers/{name}/update", containers.update),
     Route("POST", "/containers/{name}/wait", containers.wait),
-    Route("POST", "/containers/{name}/attach", containers.attach),
-    Route("GET", "/containers/{name}/attach/ws", containers.attach_websocket),
+    Route("POST", "/containers/{name}/attach", streams.attach),
+    Route("GET", "/containers/{name}/attach/ws", streams.attach_websocket),
     Route("POST", "/containers/{name}/resize", containers.resize),
-    Route("GET", "/containers/{name}/logs", containers.logs),
+    Route("GET", "/containers/{name}/logs", streams.logs),
     Route("GET", "/containers/{name}/top", containers.top),
-    Route("GET", "/containers/{name}/stats", containers.stats),
+    Route("GET", "/containers/{name}/stats", streams.stats),
     Route("GET", "/containers/{name}/changes", containers.changes),
     Route("GET", "/containers/{name}/export", containers.export),
     Route("GET", "/containers/{name}/archive", containers.archive_get),
     Route("PUT", "/containers/{name}/archive", containers.archive_put),
     Route("DELETE", "/containers/{name}", containers.remove),
-    Route("POST", "/containers/{name}/exec", containers.exec_create),
-    Route("POST", "/exec/{name}/start", containers.exec_start),
-    Route("POST", "/exec/{name}/resize", containers.exec_resize),
-    Route("GET", "/exec/{name}/json", containers.exec_inspect),
+    Route("POST", "/containers/{name}/exec", execs.create),
+    Route("POST", "/exec/{name}/start", execs.start),
+    Route("POST", "/exec/{name}/resize", execs.resize),
+    Route("GET", "/exec/{name}/json", execs.inspect),
     Route("GET", "/volumes", volumes.volume_index),
     Route("POST", "/volumes/create", volumes.volume_create),
     Route("POST", "/volumes/prune", volumes.volume_prune),
