@@ -154,7 +154,7 @@ def _version_text(flavour: Flavour) -> str:
 def _create(layout: Layout, flavour: Flavour) -> str:
     """Make an empty store; several processes may try at once. VERSION comes last: with it the store exists."""
     layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not layout.version.exists() and layout.foreign():
+    if layout.foreign() and not layout.version.exists():  # in this order: what another process makes after its VERSION is no stranger's
         raise OtherStore(f"{layout.root} is not empty and is no lamina store", hint="choose an empty folder with --root")
     for folder in layout.folders():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

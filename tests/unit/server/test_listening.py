@@ -65,8 +65,3 @@ def test_tls_without_client_certificates_is_not_enough() -> None:
 def test_sockets_for_another_process_are_not_taken() -> None:
     with pytest.raises(CannotListen):
         opened("fd://", environment={"LISTEN_FDS": "1", "LISTEN_PID": "1"})
-
-
-def test_a_port_that_is_none() -> None:
-    with pytest.raises(CannotListen, match="an address and a port are needed"):
-        opened("tcp://127.0.0.1:99999", insecure=True)

@@ -14,6 +14,7 @@ from lamina.oci.digest import LayerId, sha256
 from lamina.store.errors import OtherStore, StoreDamaged
 from lamina.store.gc import collect_garbage
 from lamina.store.layers import LayerFacts
+from lamina.store.layout import Layout
 from lamina.store.local import LocalStore
 from lamina.store.protocols import BlobNotFound, StoreError
 
@@ -202,3 +203,16 @@ def test_a_store_that_several_make_at_once(tmp_path: Path) -> None:
         for number in range(40):
             for done in [pool.submit(work, tmp_path / str(number)) for _ in range(2)]:
                 done.result()
+
+
+def test_a_store_that_another_makes_while_we_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made between our look for a VERSION and our look at what lies there: its database was taken for a stranger's file."""
+    looked = Layout.foreign
+
+    def foreign(layout: Layout) -> bool:
+        monkeypatch.undo()
+        open_(tmp_path / "root").close()
+        return looked(layout)
+
+    monkeypatch.setattr(Layout, "foreign", foreign)
+    open_(tmp_path / "root").close()
