@@ -113,7 +113,7 @@ class CopyAction(msgspec.Struct, frozen=True):
     owner: Owner | None = None
     mode: str | None = None  # octal ("755") or symbolic ("u+x"), as BuildKit takes them
     unpack: bool = False  # a local tar archive is extracted
-    required: bool = True  # a missing path is an error; False: a wildcard may match nothing
+    required: bool = True  # --parents: `include` must match something (plain paths must be there always, wildcards need not match)
     follow_symlink: bool = True  # of the source itself, not inside of folders
     dir_contents: bool = True  # a folder source stands for its contents
 

@@ -184,8 +184,10 @@ def select(
     mode: ModeRule | None = None,
     owned: bool = False,
 ) -> Selection:
-    """Find what `source` stands for. SourceNotFound when nothing is there and `required` (a plain path is always required).
+    """Find what `source` stands for. SourceNotFound when a plain path is not there, or the folder that a pattern looks into; a pattern
+    that matches nothing in it stands for nothing (`COPY package.json yarn.lock* ./`), as with BuildKit.
 
+    `required` (--parents): something must be there that `include` takes.
     `owned`: --chown overrides the owner. `include` (--parents) narrows a folder to patterns and keeps what leads there.
     """
     raw = source.encode("utf-8", "surrogateescape") if isinstance(source, str) else source
@@ -196,13 +198,13 @@ def select(
     else:
         found = _match(tree, path, path.rpartition(b"/")[2], b"", follow_symlink)
         matches = (found,) if found is not None else ()
-    if not matches and (required or not is_pattern):
-        raise _missing(tree, path, raw, is_pattern)
+        if not matches:
+            raise _missing(tree, path, raw)
     patterns = tuple(p.encode("utf-8", "surrogateescape") if isinstance(p, str) else p for p in include)
     selection = Selection(tree, matches, pattern=is_pattern, include=patterns, excluded=excluded, mode=mode, owned=owned)
     if patterns and required and not any(selection.below(match) for match in matches if match.entry.kind is Kind.DIRECTORY):
         inside = _join(path, patterns[0])
-        raise _missing(tree, inside, inside, has_wildcard(inside))
+        raise _nothing(inside) if has_wildcard(inside) else _missing(tree, inside, inside)
     return selection
 
 
@@ -227,6 +229,9 @@ def _glob(tree: FileTree, pattern: bytes, follow_symlink: bool) -> list[Match]:
     while not has_wildcard(parts[fixed]):
         fixed += 1
     start = tree.resolve(b"/".join(parts[:fixed]))
+    if start is None and fixed == len(parts) - 1:
+        folder = b"/".join(parts[:fixed])
+        raise _missing(tree, folder, b"/" + folder)
     if start is None:
         return []
     entry = tree.entry(start)
@@ -253,10 +258,12 @@ def _glob(tree: FileTree, pattern: bytes, follow_symlink: bool) -> list[Match]:
     return found
 
 
-def _missing(tree: FileTree, path: bytes, raw: bytes, pattern: bool) -> SourceNotFound:
+def _nothing(pattern: bytes) -> SourceNotFound:
+    return SourceNotFound(f"no file matches {_text(pattern)!r}")
+
+
+def _missing(tree: FileTree, path: bytes, raw: bytes) -> SourceNotFound:
     shown = _text(raw)
-    if pattern:
-        return SourceNotFound(f"no file matches {shown!r}")
     if isinstance(tree, ContextTree) and tree.hidden(path):
         return SourceNotFound(
             f"{shown!r} is excluded from the build context by its ignore file",

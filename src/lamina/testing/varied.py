@@ -207,6 +207,8 @@ CASES: dict[str, str] = {
         COPY t*/x.sh /w/x
         COPY tree/s* /w/s/
         COPY [ab].txt tree/su?/de* /w/both/
+        COPY a.txt absent* /w/optional/
+        COPY tree/absent* /w/none/
         """,
     "sparse-and-large": """
         FROM base:1

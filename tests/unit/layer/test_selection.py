@@ -103,18 +103,26 @@ def test_source_links_are_followed() -> None:
 def test_patterns(pattern: str, found: list[bytes]) -> None:
     if not found and "*" not in pattern.replace("\\*", ""):
         with pytest.raises(SourceNotFound):
-            select(tree(), pattern, required=False)
+            select(tree(), pattern)
         return
-    assert names(select(tree(), pattern, required=False)) == found
+    assert names(select(tree(), pattern)) == found
+
+
+def test_a_pattern_may_match_nothing_where_its_folder_exists() -> None:
+    """`COPY package.json yarn.lock* ./`: the lock file is copied if there is one. BuildKit asks for the folder only."""
+    assert names(select(tree(), "yarn.lock*")) == []
+    assert names(select(tree(), "dir/*.none")) == []
+    assert names(select(tree(), "dri/*/c.md")) == []
+    with pytest.raises(SourceNotFound, match="'/dri' does not exist") as caught:
+        select(tree(), "dri/*.txt")
+    assert caught.value.hint == "did you mean 'dir'?"
 
 
 def test_pattern_digest_has_names_and_no_order() -> None:
     one = MemoryTree().file("a.txt", b"1").file("b.txt", b"2")
     other = MemoryTree().file("b.txt", b"1").file("a.txt", b"2")
     assert select(one, "*.txt").digest() != select(other, "*.txt").digest()
-    assert select(one, "*.none", required=False).digest() == select(other, "*.nil", required=False).digest()
-    with pytest.raises(SourceNotFound, match="matches"):
-        select(one, "*.none")
+    assert select(one, "*.none").digest() == select(other, "*.nil").digest()
 
 
 @pytest.mark.parametrize(
