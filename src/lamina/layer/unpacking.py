@@ -1,7 +1,8 @@
 """ADD of a local archive: unpack it upon a filesystem, as Docker does for tar, plain or compressed with gzip, bzip2, xz or zstd.
 
 Owners, modes and times are the archive's. Parents that it does not name are made 0755 root. The entry "." changes nothing.
-Nothing leaves the destination: '..' is refused, links in parents are followed with the destination as root.
+Nothing leaves the destination: names are cleaned as text ('a/../b' and '/../b' are 'b', as Docker has it), '../b' is refused,
+links in parents are followed with the destination as root.
 """
 
 from __future__ import annotations
@@ -127,9 +128,14 @@ def _hard_link(target: Target, entry: Entry, item: TarInfo, where: bytes) -> Non
 
 
 def _parts(name: str) -> list[bytes]:
-    parts = [part for part in _bytes(name).split(b"/") if part not in (b"", b".")]
-    if b".." in parts:
-        raise CopyFailed(f"the archive's {name!r} points out of the folder it is unpacked to")
+    parts: list[bytes] = []
+    for part in _bytes(name).split(b"/"):
+        if part == b"..":
+            if not parts and not name.startswith("/"):
+                raise CopyFailed(f"the archive's {name!r} points out of the folder it is unpacked to")
+            del parts[-1:]
+        elif part not in (b"", b"."):
+            parts.append(part)
     return parts
 
 

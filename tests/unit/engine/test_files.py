@@ -254,6 +254,13 @@ def test_archive_replaces_kinds_and_stays_inside() -> None:
     assert b"etc" not in out.entries
 
 
+def test_names_in_an_archive_are_cleaned_as_text() -> None:
+    data = archive({"a/../up": b"1", "/../top": b"2", "x/y/../../z": b"3"}, {"h/../hard": (tarfile.LNKTYPE, "q/../up")})
+    out = run(copy("t", "/o", unpack=True), tree=MemoryTree().file("t", data))
+    assert {path: out.bytes[path] for path in out.bytes} == {b"o/up": b"1", b"o/top": b"2", b"o/z": b"3"}
+    assert out.entries[b"o/hard"].link == b"o/up"
+
+
 @pytest.mark.parametrize(
     "data",
     [
