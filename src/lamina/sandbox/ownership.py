@@ -12,6 +12,7 @@ from lamina.layer.xattrs import OWNER, owner_value, parse_owner
 from lamina.sandbox.protocols import SandboxSpec
 
 UNCHANGED = 0xFFFFFFFF
+_OPAQUE = "user.overlay.opaque"
 _COPIED = "user.overlay.origin"  # overlay's mark on what was copied up
 
 
@@ -60,7 +61,28 @@ class Lowers:
         self._owners = any(extra.owners for _, extra in self._layers)
 
     def have(self, name: bytes) -> bool:
-        return any(os.path.lexists(os.path.join(folder, name)) for folder, _ in self._layers)
+        """Whether the filesystem below shows this name: a layer has it, and none above that one took it away."""
+        parts = name.split(b"/")
+        for folder, extra in self._layers:
+            path, relative = folder, b""
+            for number, part in enumerate(parts, 1):
+                opaque = relative in extra.opaque or (bool(relative) and _has(path, _OPAQUE))
+                path, relative = os.path.join(path, part), os.path.join(relative, part)
+                if relative in extra.whiteouts:
+                    return False
+                try:
+                    found = os.lstat(path)
+                except OSError:
+                    if opaque:
+                        return False
+                    break
+                if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
+                    return False
+                if number == len(parts):
+                    return True
+                if not stat.S_ISDIR(found.st_mode):
+                    return False
+        return False
 
     def owner(self, path: bytes, name: bytes, found: os.stat_result) -> tuple[int, int] | None:
         """Of a link or pipe that was copied up; None when no table knows it."""

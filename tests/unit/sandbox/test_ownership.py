@@ -60,3 +60,21 @@ def test_new_files_belong_to_the_user_and_to_the_group_of_a_setgid_folder(spec: 
     assert os.stat(upper / "new").st_mtime == 5
     with pytest.raises(OSError, match=r".*"):
         os.getxattr(upper / "old", OWNER)
+
+
+def test_what_a_layer_between_took_away_is_new_when_it_comes_again(spec: SandboxSpec, tmp_path: Path) -> None:
+    upper, lower = spec.root.upper, spec.root.lowers[0]
+    between = tmp_path / "between" / "diff"
+    for name in ("gone/below", "replaced", "emptied", "stays"):
+        (lower / name).mkdir(parents=True)
+        (upper / name).mkdir(parents=True)
+    for name in ("replaced", "emptied", "stays"):
+        (lower / name / "x").touch()
+        (upper / name / "x").touch()
+    (between / "emptied").mkdir(parents=True)
+    os.setxattr(between / "emptied", "user.overlay.opaque", b"y")
+    (between / "replaced").symlink_to("stays")
+    write_extra(between.parent, Extra(whiteouts={b"gone"}))
+    complete(SandboxSpec(Overlay((between, lower), upper, tmp_path / "work"), ("true",), ()), [], [], (7, 8))
+    found = {str(path.relative_to(upper)) for path in upper.rglob("*") if OWNER in os.listxattr(path)}
+    assert found == {"gone", "gone/below", "replaced/x", "emptied/x"}
