@@ -36,6 +36,11 @@ CASES: dict[str, str] = {
         USER 12:34
         WORKDIR /numbered
         RUN id -u > /tmp/n; id -g >> /tmp/n
+        USER 0
+        WORKDIR /gone/below
+        RUN rm -r /gone
+        USER worker
+        RUN touch made-by-worker
         """,
     "multi-stage": """
         ARG TOP=3

@@ -49,7 +49,9 @@ def start(spec, out, err, write_error, made):
     make_points(root, spec, mounts, made)
     bundle = os.path.join(injected, "bundle")
     os.mkdir(bundle)
-    config = configuration(spec, root, workload.identity(spec["user"], handle_of(root)), mounts)
+    who = workload.identity(spec["user"], handle_of(root))
+    workload.make_folder(spec["cwd"], who[0], who[1], handle_of(root))
+    config = configuration(spec, root, who, mounts)
     with open(os.path.join(bundle, "config.json"), "w") as file:
         json.dump(config, file)
     null = os.open("/dev/null", os.O_RDONLY)

@@ -52,6 +52,7 @@ def start(spec, out, err, write_error, teller=None):
     os.chdir("/")
     if program:
         proot(spec, program, uid, gid, home, keep)
+    make_folder(spec["cwd"], uid, gid)
     other = spec["single"] and (uid or gid)
     if other:
         tell(4, struct.pack("=cII", b"U", uid, gid))
@@ -93,10 +94,42 @@ def environment_of(spec, home):
     return found
 
 
+def make_folder(path, uid, gid, root=None):
+    """Make what the image lacks of its working directory, 0755 and the user's, as BuildKit does: an earlier RUN may have removed it, a base
+    may only name it. `root`: the image's root where it is not ours. What cannot be made is told by who enters the folder."""
+    where = "/"
+    try:
+        for name in path.strip("/").split("/"):
+            above, where = where, os.path.join(where, name)
+            try:
+                os.close(_open(root, where))
+            except FileNotFoundError:
+                parent = _open(root, above)
+                try:
+                    os.mkdir(name, 0o755, dir_fd=parent)
+                    give(name, uid, gid, parent)
+                finally:
+                    os.close(parent)
+    except OSError:
+        pass
+
+
+def give(name, uid, gid, folder):
+    try:
+        os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        pass  # one id only: what the user's commands make is counted as theirs
+
+
+def _open(root, path):
+    return os.open(path, os.O_PATH | os.O_CLOEXEC) if root is None else kernel.open_in_root(root, path, os.O_PATH)
+
+
 def proot(spec, program, uid, gid, home, keep):
     """Never returns. What exec would say is found out before, as proot's own exit codes do not tell."""
     environment = environment_of(spec, home)
     root = os.open(spec["tree"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    make_folder(spec["cwd"], uid, gid, root)
     name, code, why = spec["argv"][0], 127, "not found"
     candidates = [name] if "/" in name else [os.path.join(f or ".", name) for f in environment.get("PATH", os.defpath).split(":")]
     for path in candidates:

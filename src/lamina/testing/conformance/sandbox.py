@@ -569,9 +569,13 @@ def environment_is_complete(b: Bench) -> None:
 
 def working_directory(b: Bench) -> None:
     assert b.run("pwd", cwd="/home").out == "/home\n"
-    missing = b.run("pwd", cwd="/nowhere")
-    assert missing.code == 126
-    assert "/nowhere" in missing.err
+    made = b.run("pwd; mkdir in", cwd="/no/where", user="7:8")
+    assert (made.code, made.out) == (0, "/no/where\n"), made.err
+    found = {os.fsdecode(entry.path): entry for entry in b.entries(made)}
+    assert [(found[path].mode, found[path].uid, found[path].gid) for path in ("no", "no/where", "no/where/in")] == [(0o755, 7, 8)] * 3
+    no_folder = b.run("pwd", cwd="/etc/passwd/x")
+    assert no_folder.code == 126
+    assert "/etc/passwd/x" in no_folder.err
 
 
 def host_names(b: Bench) -> None:
