@@ -231,7 +231,7 @@ def test_same_image(seed: int, tmp_path: Path, docker: dockerd.Daemon, store: Pa
     ours = lamina(store, *asked, "--exact-modes", str(tmp_path))
     said = f"{(tmp_path / 'Dockerfile').read_text()}\n{theirs.stderr.decode()[-1500:]}\n{ours.stderr.decode()[-1500:]}"
     if theirs.returncode and b"failed to compute cache key" in theirs.stderr:
-        return  # a link that docker's client did not follow when it chose what to send
+        pytest.skip("docker's client did not follow a link when it chose what to send")
     assert (theirs.returncode == 0) == (ours.returncode == 0), said
     if theirs.returncode:
         return
