@@ -6,8 +6,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TYPE_CHECKING, Generic
 
@@ -63,7 +64,7 @@ class Driver(Generic[N, R]):
             signal.signal(signal.SIGINT, self._interrupted)
         try:
             while True:
-                outcome = self._step(self._inbox.get())
+                outcome = self._step(self._next())
                 if outcome is not None:
                     return outcome
         except BaseException:
@@ -76,6 +77,13 @@ class Driver(Generic[N, R]):
             self._withdraw()
             self._runs.close()
             self._others.close()
+
+    def _next(self) -> Event[N, R]:
+        """The next event. It is looked for once a second: a signal that comes in the instant before the wait begins, or to another thread, does not
+        end the wait, and its handler would run with the next event only."""
+        while True:
+            with suppress(Empty):
+                return self._inbox.get(timeout=1.0)
 
     def _step(self, event: Event[N, R]) -> Outcome[N, R] | None:
         """Handle one event, and those that answer its cheap commands."""
