@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import socket
-import struct
 
 import first
 import kernel
 import limits
 import rootfs
 from watching import Watch
+from wire import answer, read_spec
 
 
 def begin():
@@ -146,28 +146,3 @@ def parent_of(process):
             return int(file.read().rpartition(b")")[2].split()[1])
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def read_spec(connection):
-    """(its length as it came, its JSON)."""
-    header = read_exactly(connection, 4)
-    return header, read_exactly(connection, struct.unpack("!I", header)[0])
-
-
-def read_exactly(connection, count):
-    """Ends the process where the other side is gone."""
-    parts = []
-    while count:
-        data = connection.recv(min(count, 1 << 20))
-        if not data:
-            os._exit(0)
-        parts.append(data)
-        count -= len(data)
-    return b"".join(parts)
-
-
-def answer(connection, report):
-    try:
-        connection.sendall(json.dumps(report).encode() + b"\n")
-    except OSError:
-        pass

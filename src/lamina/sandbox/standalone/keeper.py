@@ -27,6 +27,7 @@ import limits
 import rootfs
 import seccomp
 import workload
+from wire import answer, read_spec
 
 TIOCSPTLCK, TIOCGPTPEER = 0x40045431, 0x5441
 NAMESPACES = (
@@ -69,7 +70,7 @@ def helper(stdin, out, err, run):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     connection = socket.socket(fileno=run)
-    spec = json.loads(read_exactly(connection, struct.unpack("!I", read_exactly(connection, 4))[0]))
+    spec = json.loads(read_spec(connection)[1])
     if spec["kind"] == "archive":
         copyfiles.serve(spec, stdin, out, lambda document: answer(connection, document))
         return
@@ -385,24 +386,6 @@ def watch(spec, child, read_error, connection, terminal, groups, keeping):
     ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
     return {"exit_code": code, "signal": ended_by, "max_rss": usage.ru_maxrss * 1024, "cpu": usage.ru_utime + usage.ru_stime}
-
-
-def read_exactly(connection, count):
-    parts = []
-    while count:
-        data = connection.recv(min(count, 1 << 20))
-        if not data:
-            os._exit(0)
-        parts.append(data)
-        count -= len(data)
-    return b"".join(parts)
-
-
-def answer(connection, document):
-    try:
-        connection.sendall(json.dumps(document).encode() + b"\n")
-    except OSError:
-        pass
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import helper
 import kernel
 import limits
 import seccomp
+import wire
 
 
 def serve(descriptor):
@@ -130,9 +131,9 @@ def wait_for_run(zygote):
     code = 1
     try:
         connection = socket.socket(fileno=run)
-        header, body = helper.read_spec(connection)
+        header, body = wire.read_spec(connection)
         if refused is not None:
-            helper.answer(connection, {"setup_error": refused})
+            wire.answer(connection, {"setup_error": refused})
         else:
             group.count_again()
             socket.send_fds(inner, [header], [out, err])
@@ -152,7 +153,7 @@ def wait_to_be_first(outer, write_error, group):
     header, descriptors, _, _ = socket.recv_fds(outer, 4, 2)
     if len(header) != 4:
         os._exit(0)
-    spec = json.loads(helper.read_exactly(outer, struct.unpack("!I", header)[0]))
+    spec = json.loads(wire.read_exactly(outer, struct.unpack("!I", header)[0]))
     outer.close()
     first.become(spec, *descriptors, write_error, helper.made_list(spec), None, group)
 
